@@ -11,12 +11,12 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // The benchmarks come in pairs that use the same kind of broker: one for this package, and one for
 // the plain Kafka client as the floor to compare with.
-
-var benchSizes = []int{100, 1024}
 
 func benchCluster(b *testing.B) Config {
 	_, cfg := newCluster(b, kfake.SeedTopics(6, "bench"), kfake.DataDir(b.TempDir()))
@@ -37,84 +37,62 @@ func payloads(size int) [][]byte {
 	return all
 }
 
-func BenchmarkSend(b *testing.B) {
-	for _, size := range benchSizes {
+// benchmark runs a benchmark with values of two sizes, and a broker of its own for each.
+func benchmark(b *testing.B, run func(b *testing.B, cfg Config, next func() []byte)) {
+	for _, size := range []int{100, 1024} {
 		b.Run(fmt.Sprint(size), func(b *testing.B) {
-			l := openLogger(b, benchCluster(b))
-			values := payloads(size)
-			i := 0
+			values, i := payloads(size), 0
 			b.SetBytes(int64(size))
 			b.ReportAllocs()
-			for b.Loop() {
-				i++
-				l.Send(Event{Topic: "bench", Value: values[i%len(values)]}, func(_ Record, err error) {
-					if err != nil {
-						b.Error(err)
-					}
-				})
-			}
-			if err := l.Flush(context.Background()); err != nil {
-				b.Fatal(err)
-			}
+			run(b, benchCluster(b), func() []byte { i++; return values[i%len(values)] })
 		})
 	}
+}
+
+func BenchmarkSend(b *testing.B) {
+	benchmark(b, func(b *testing.B, cfg Config, next func() []byte) {
+		l := openLogger(b, cfg)
+		for b.Loop() {
+			l.Send(Event{Topic: "bench", Value: next()}, func(_ Record, err error) {
+				if err != nil {
+					b.Error(err)
+				}
+			})
+		}
+		testkit.Must(b, l.Flush(context.Background()))
+	})
 }
 
 func BenchmarkPlainProduce(b *testing.B) {
-	for _, size := range benchSizes {
-		b.Run(fmt.Sprint(size), func(b *testing.B) {
-			client := plainClient(b, benchCluster(b))
-			values := payloads(size)
-			i := 0
-			b.SetBytes(int64(size))
-			b.ReportAllocs()
-			for b.Loop() {
-				i++
-				client.Produce(context.Background(), &kgo.Record{Topic: "bench", Value: values[i%len(values)]}, func(_ *kgo.Record, err error) {
-					if err != nil {
-						b.Error(err)
-					}
-				})
-			}
-			if err := client.Flush(context.Background()); err != nil {
-				b.Fatal(err)
-			}
-		})
-	}
+	benchmark(b, func(b *testing.B, cfg Config, next func() []byte) {
+		client := plain(b, cfg)
+		for b.Loop() {
+			client.Produce(context.Background(), &kgo.Record{Topic: "bench", Value: next()}, func(_ *kgo.Record, err error) {
+				if err != nil {
+					b.Error(err)
+				}
+			})
+		}
+		testkit.Must(b, client.Flush(context.Background()))
+	})
 }
 
 func BenchmarkLog(b *testing.B) {
-	for _, size := range benchSizes {
-		b.Run(fmt.Sprint(size), func(b *testing.B) {
-			l := openLogger(b, benchCluster(b))
-			values := payloads(size)
-			i := 0
-			b.ReportAllocs()
-			for b.Loop() {
-				i++
-				if err := l.Log(context.Background(), Event{Topic: "bench", Value: values[i%len(values)]}); err != nil {
-					b.Fatal(err)
-				}
-			}
-		})
-	}
+	benchmark(b, func(b *testing.B, cfg Config, next func() []byte) {
+		l := openLogger(b, cfg)
+		for b.Loop() {
+			testkit.Must(b, l.Log(context.Background(), Event{Topic: "bench", Value: next()}))
+		}
+	})
 }
 
 func BenchmarkPlainProduceSync(b *testing.B) {
-	for _, size := range benchSizes {
-		b.Run(fmt.Sprint(size), func(b *testing.B) {
-			client := plainClient(b, benchCluster(b))
-			values := payloads(size)
-			i := 0
-			b.ReportAllocs()
-			for b.Loop() {
-				i++
-				if err := client.ProduceSync(context.Background(), &kgo.Record{Topic: "bench", Value: values[i%len(values)]}).FirstErr(); err != nil {
-					b.Fatal(err)
-				}
-			}
-		})
-	}
+	benchmark(b, func(b *testing.B, cfg Config, next func() []byte) {
+		client := plain(b, cfg)
+		for b.Loop() {
+			testkit.Must(b, client.ProduceSync(context.Background(), &kgo.Record{Topic: "bench", Value: next()}).FirstErr())
+		}
+	})
 }
 
 // BenchmarkHandler logs through slog until everything is acknowledged. Its allocations include
@@ -122,9 +100,7 @@ func BenchmarkPlainProduceSync(b *testing.B) {
 func BenchmarkHandler(b *testing.B) {
 	l := openLogger(b, benchCluster(b))
 	benchmarkSlog(b, NewHandler(l, &HandlerOptions{Topic: "bench"}))
-	if err := l.Flush(context.Background()); err != nil {
-		b.Fatal(err)
-	}
+	testkit.Must(b, l.Flush(context.Background()))
 }
 
 func BenchmarkSlogJSONDiscarded(b *testing.B) {
@@ -141,13 +117,4 @@ func benchmarkSlog(b *testing.B, h slog.Handler) {
 		log.LogAttrs(ctx, slog.LevelInfo, "shot taken", slog.String("instrument", "L1"), slog.Int("shot", i),
 			slog.Float64("energy_keV", 12.4), slog.Duration("took", 1500*time.Microsecond), slog.Bool("beam", true))
 	}
-}
-
-func plainClient(b *testing.B, cfg Config) *kgo.Client {
-	client, err := kgo.NewClient(kgo.SeedBrokers(cfg.Brokers...))
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(client.Close)
-	return client
 }

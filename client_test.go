@@ -17,6 +17,7 @@ import (
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/aclclient"
 	"github.com/diaspora-streams/diaspora/internal/terminal"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // endpoint serves as an ACL endpoint, and returns a client of it that has a token.
@@ -31,9 +32,7 @@ func newClient(t testing.TB, cfg Config) *Client {
 	t.Helper()
 	cfg.TokenSource = canarySource()
 	c, err := NewClient(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	t.Cleanup(c.closeIdle)
 	return c
 }
@@ -284,9 +283,7 @@ func TestClientWithoutAToken(t *testing.T) {
 		"expired": globus.StaticToken(globus.Token{AccessToken: canary, Expiry: time.Now().Add(-time.Hour)}),
 	} {
 		c, err := NewClient(Config{URL: s.URL, TokenSource: source})
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		_, err = c.Topics(within(t))
 		if !errors.Is(err, ErrUnauthenticated) || Hint(err) != defaultLogin {
 			t.Errorf("%s: Topics = %v, want ErrUnauthenticated and what to do", name, err)
@@ -387,9 +384,7 @@ func TestOneQuestionKeepsNoConnection(t *testing.T) {
 	defer s.Close()
 	cfg := Config{URL: s.URL, TokenSource: canarySource()}
 	f, err := cfg.resolve(within(t))
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	if _, _, err := f.Config.spoolSubject(within(t)); err != nil {
 		t.Fatal(err)
 	}

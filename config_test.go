@@ -1,27 +1,19 @@
 package diaspora
 
 import (
-	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -31,6 +23,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 	"github.com/diaspora-streams/diaspora/internal/trust"
 )
 
@@ -38,9 +31,7 @@ func TestConfigsThatAreWrong(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	large, empty := filepath.Join(dir, "large"), filepath.Join(dir, "empty")
-	if err := errors.Join(os.WriteFile(large, make([]byte, trust.MaxCABytes+1), 0o600), os.WriteFile(empty, []byte("no PEM"), 0o600)); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, errors.Join(os.WriteFile(large, make([]byte, trust.MaxCABytes+1), 0o600), os.WriteFile(empty, []byte("no PEM"), 0o600)))
 	here := []string{"127.0.0.1:9092"}
 	for name, try := range map[string]struct {
 		cfg  Config
@@ -171,40 +162,15 @@ func TestFabricIsAsked(t *testing.T) {
 	}
 }
 
-// certificate makes a self-signed certificate, and returns it in PEM too.
-func certificate(t testing.TB, host string, until time.Time) (tls.Certificate, []byte) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), NotBefore: until.Add(-48 * time.Hour), NotAfter: until,
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
-	}
-	if ip := net.ParseIP(host); ip != nil {
-		template.IPAddresses = []net.IP{ip}
-	} else {
-		template.DNSNames = []string{host}
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-}
-
 // TestTLS has brokers and ACL endpoints with trusted and with untrusted certificates.
 func TestTLS(t *testing.T) {
 	t.Parallel()
-	good, goodPEM := certificate(t, "127.0.0.1", time.Now().Add(time.Hour))
-	_, otherPEM := certificate(t, "127.0.0.1", time.Now().Add(time.Hour))
-	elsewhere, elsewherePEM := certificate(t, "broker.example.org", time.Now().Add(time.Hour))
-	old, oldPEM := certificate(t, "127.0.0.1", time.Now().Add(-time.Hour))
+	good, goodPEM := testkit.Certificate(t, time.Now().Add(time.Hour), "127.0.0.1")
+	_, otherPEM := testkit.Certificate(t, time.Now().Add(time.Hour), "127.0.0.1")
+	elsewhere, elsewherePEM := testkit.Certificate(t, time.Now().Add(time.Hour), "broker.example.org")
+	old, oldPEM := testkit.Certificate(t, time.Now().Add(-time.Hour), "127.0.0.1")
 	file := filepath.Join(t.TempDir(), "ca.pem")
-	if err := os.WriteFile(file, goodPEM, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, os.WriteFile(file, goodPEM, 0o600))
 	for name, try := range map[string]struct {
 		cert tls.Certificate
 		cfg  Config
@@ -252,11 +218,7 @@ func TestTLS(t *testing.T) {
 	}
 
 	// A server that speaks another protocol.
-	other, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { other.Close() })
+	other := testkit.Listen(t)
 	go func() {
 		for {
 			conn, err := other.Accept()
@@ -281,9 +243,7 @@ func TestDial(t *testing.T) {
 	t.Parallel()
 	_, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
 	client, err := Dial(within(t), cfg, kgo.ClientID("mine"), kgo.DefaultProduceTopic("weather"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	defer client.Close()
 	if got := client.OptValue(kgo.ClientID); got != "mine" {
 		t.Errorf("the client's ID is %v, want the caller's", got)
@@ -339,17 +299,8 @@ func TestDialWaits(t *testing.T) {
 		t.Errorf("Dial = %v after %d tries, want ErrUnauthenticated after 3", err, asked.Load())
 	}
 
-	silent, err := net.Listen("tcp", "127.0.0.1:0") // accepts connections and sends nothing
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer silent.Close()
-	gone, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	gone.Close()
-	for name, address := range map[string]string{"silent": silent.Addr().String(), "gone": gone.Addr().String()} {
+	silent := testkit.Listen(t) // accepts connections and sends nothing
+	for name, address := range map[string]string{"silent": silent.Addr().String(), "gone": testkit.FreeAddress(t)} {
 		cfg := Config{Brokers: []string{address}, anonymous: true, DialTimeout: 300 * time.Millisecond}
 		ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second)
 		_, err := Dial(ctx, cfg)
@@ -401,9 +352,8 @@ func TestDiagnostics(t *testing.T) {
 	for _, level := range []slog.Level{slog.LevelDebug, slog.LevelInfo, slog.LevelWarn} {
 		c, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
 		d := newDoor(c, &cfg)
-		var mu sync.Mutex
-		var out bytes.Buffer
-		cfg.Diagnostics = slog.New(slog.NewTextHandler(lockedWriter{&mu, &out}, &slog.HandlerOptions{Level: level}))
+		var out testkit.Text
+		cfg.Diagnostics = slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: level}))
 		l := openLogger(t, cfg)
 		logValues(t, l, "weather", "event value")
 		d.shut.Store(true)
@@ -412,9 +362,7 @@ func TestDiagnostics(t *testing.T) {
 		ended, end := context.WithCancel(t.Context())
 		end()
 		l.Close(ended)
-		mu.Lock()
 		text := out.String()
-		mu.Unlock()
 		if strings.Contains(text, canary) || strings.Contains(text, "event value") {
 			t.Errorf("level %v: the diagnostics hold the token or the event", level)
 		}
@@ -425,15 +373,4 @@ func TestDiagnostics(t *testing.T) {
 			t.Errorf("level %v: the diagnostics are\n%s", level, text)
 		}
 	}
-}
-
-type lockedWriter struct {
-	mu *sync.Mutex
-	to *bytes.Buffer
-}
-
-func (w lockedWriter) Write(p []byte) (int, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.to.Write(p)
 }

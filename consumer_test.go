@@ -20,6 +20,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/diaspora-streams/diaspora/internal/faultnet"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // epoch is when the first record of a numbered topic was stored; each further record is one second
@@ -32,9 +33,7 @@ func number(t testing.TB, cfg Config, topic string, from, to int) {
 	client := plain(t, cfg, kgo.RecordPartitioner(kgo.ManualPartitioner()))
 	for i := from; i < to; i++ {
 		r := &kgo.Record{Topic: topic, Value: fmt.Append(nil, i), Timestamp: epoch.Add(time.Duration(i) * time.Second)}
-		if err := client.ProduceSync(within(t), r).FirstErr(); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, client.ProduceSync(within(t), r).FirstErr())
 	}
 }
 
@@ -42,9 +41,7 @@ func TestPositions(t *testing.T) {
 	t.Parallel()
 	c, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
 	number(t, cfg, "weather", 0, 6)
-	if err := c.DeleteRecords("weather", 0, 1); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, c.DeleteRecords("weather", 0, 1))
 	for _, try := range []struct {
 		from, until Position
 		want        string
@@ -92,9 +89,7 @@ func TestPositionsAhead(t *testing.T) {
 			number(t, cfg, "weather", 3, 6)
 			var got []Record
 			for r, err := range consumer.Records(within(t)) {
-				if err != nil {
-					t.Fatal(err)
-				}
+				testkit.Must(t, err)
 				if got = append(got, r); string(r.Value) == "5" {
 					break
 				}
@@ -165,9 +160,7 @@ func TestTopicsNamedTwice(t *testing.T) {
 func take(t testing.TB, c *Consumer, n int) (got []Record) {
 	t.Helper()
 	for r, err := range c.Records(within(t)) {
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		if got = append(got, r); len(got) == n {
 			break
 		}
@@ -195,9 +188,7 @@ func TestBreakLeavesTheRecordForTheNextLoop(t *testing.T) {
 			if err != nil || string(r.Value) != "3" {
 				t.Fatalf("group %q: the third loop got %s, %v", group, r.Value, err)
 			}
-			if err := c.Commit(within(t), r); err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, c.Commit(within(t), r))
 			break
 		}
 		if got := values(take(t, c, 1)); got != "[4]" {
@@ -209,9 +200,7 @@ func TestBreakLeavesTheRecordForTheNextLoop(t *testing.T) {
 func progress(t testing.TB, c *Consumer) []Progress {
 	t.Helper()
 	p, err := c.Progress(within(t))
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	return p
 }
 
@@ -224,9 +213,7 @@ func TestGroupGoesOnWhereItWas(t *testing.T) {
 	if got := values(take(t, c, 3)); got != "[0 1 2]" {
 		t.Fatalf("the first member got %s", got)
 	}
-	if err := c.Close(within(t)); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, c.Close(within(t)))
 	options.From, options.Until = End, End // without effect, because the group has committed offsets
 	if got := values(read(t, openConsumer(t, cfg, options))); got != "[2 3 4 5]" {
 		t.Errorf("the second member got %s, want [2 3 4 5]", got)
@@ -245,17 +232,13 @@ func TestCommitEvery(t *testing.T) {
 
 	never := openConsumer(t, cfg, ConsumerOptions{Topics: []string{"weather"}, Group: "never", CommitEvery: -1})
 	take(t, never, 3)
-	if err := never.Close(within(t)); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, never.Close(within(t)))
 	if got := committed(t, cfg, "never", "weather"); got != -1 {
 		t.Errorf("with CommitEvery < 0 the group has committed %d", got)
 	}
 	never = openConsumer(t, cfg, ConsumerOptions{Topics: []string{"weather"}, Group: "never", CommitEvery: -1})
 	take(t, never, 3)
-	if err := never.Commit(within(t)); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, never.Commit(within(t)))
 	if got := committed(t, cfg, "never", "weather"); got != 2 {
 		t.Errorf("Commit has committed %d, want 2", got)
 	}
@@ -270,9 +253,7 @@ func committed(t testing.TB, cfg Config, group, topic string) int64 {
 	req.Group = group
 	req.Groups = append(req.Groups, g)
 	resp, err := req.RequestWith(within(t), plain(t, cfg))
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	for _, g := range resp.Groups {
 		for _, tp := range g.Topics {
 			if tp.Topic == topic && len(tp.Partitions) > 0 {
@@ -319,9 +300,7 @@ func TestRebalanceLosesNothing(t *testing.T) {
 		for i := from; i < to; i++ {
 			l.Send(Event{Topic: "weather", Key: fmt.Append(nil, i%17), Value: fmt.Append(nil, i)}, nil)
 		}
-		if err := l.Flush(within(t)); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, l.Flush(within(t)))
 	}
 	log(0, n/4)
 	second := openConsumer(t, cfg, options)
@@ -352,16 +331,12 @@ func TestPartitionsAreChosen(t *testing.T) {
 	_, cfg := newCluster(t, kfake.SeedTopics(3, "weather"))
 	client := plain(t, cfg, kgo.RecordPartitioner(kgo.ManualPartitioner()))
 	for p := range int32(3) {
-		if err := client.ProduceSync(within(t), &kgo.Record{Topic: "weather", Partition: p, Value: fmt.Append(nil, p)}).FirstErr(); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, client.ProduceSync(within(t), &kgo.Record{Topic: "weather", Partition: p, Value: fmt.Append(nil, p)}).FirstErr())
 	}
 	c := openConsumer(t, cfg, ConsumerOptions{Topics: []string{"weather"}, Partitions: []int32{2, 0}, Until: End})
 	var read []Record
 	for r, err := range c.Records(within(t)) {
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		read = append(read, r)
 	}
 	got := values(read)
@@ -532,17 +507,11 @@ func TestUntilTheEndOfWhatIsEmpty(t *testing.T) {
 	client := plain(t, cfg, kgo.TransactionalID("tx"))
 	transact := func(topic string, commit kgo.TransactionEndTry, values ...string) {
 		t.Helper()
-		if err := client.BeginTransaction(); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, client.BeginTransaction())
 		for _, v := range values {
-			if err := client.ProduceSync(within(t), &kgo.Record{Topic: topic, Value: []byte(v)}).FirstErr(); err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, client.ProduceSync(within(t), &kgo.Record{Topic: topic, Value: []byte(v)}).FirstErr())
 		}
-		if err := client.EndTransaction(within(t), commit); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, client.EndTransaction(within(t), commit))
 	}
 	transact("committed", kgo.TryCommit, "a", "b")
 	transact("aborted", kgo.TryAbort, "never")
@@ -573,21 +542,15 @@ func TestUntilTheEndOfACompactedTopic(t *testing.T) {
 	t.Parallel()
 	c, cfg := newCluster(t)
 	err := c.CreateTopic("latest", 1, map[string]string{"cleanup.policy": "compact", "min.compaction.lag.ms": "0", "segment.bytes": "1", "delete.retention.ms": "0", "min.cleanable.dirty.ratio": "0"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	l := openLogger(t, cfg)
 	for i := range 6 {
-		if err := l.Log(within(t), Event{Topic: "latest", Key: []byte("k"), Value: fmt.Append(nil, i)}); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, l.Log(within(t), Event{Topic: "latest", Key: []byte("k"), Value: fmt.Append(nil, i)}))
 	}
 	deleted := Event{Topic: "latest", Key: []byte("k")}
 	last := Event{Topic: "latest", Key: []byte("other"), Value: []byte("last")} // compaction never touches the newest batch
 	for _, ev := range []Event{deleted, last} {
-		if err := l.Log(within(t), ev); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, l.Log(within(t), ev))
 	}
 	c.Compact()
 	read := func(from, until Position) string {
@@ -626,9 +589,7 @@ func TestCloseEndsALoopThatWaits(t *testing.T) {
 			t.Errorf("a second loop at the same time = %v, want ErrInvalid", err)
 		}
 	}
-	if err := c.Close(within(t)); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, c.Close(within(t)))
 	if err := <-ended; !errors.Is(err, ErrClosed) {
 		t.Errorf("the loop ended with %v, want ErrClosed", err)
 	}
@@ -697,9 +658,7 @@ func TestCloseConsumerInSilence(t *testing.T) {
 		return nil, nil, false
 	})
 	proxy, err := faultnet.Start(cfg.Brokers[0])
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	t.Cleanup(func() { proxy.Close() })
 	c := openConsumer(t, Through(cfg, proxy.Dial, 0), ConsumerOptions{Topics: []string{"weather"}, Group: "analysis"})
 	reading, stop := context.WithCancel(within(t))
@@ -789,9 +748,7 @@ func TestTopicThatWasMadeAgain(t *testing.T) {
 	number(t, cfg, "weather", 0, 10)
 	consumer := openConsumer(t, cfg, ConsumerOptions{Topics: []string{"weather"}, From: Offset(5)})
 	take(t, consumer, 5)
-	if err := c.DeleteTopic("weather"); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, c.DeleteTopic("weather"))
 	// The Kafka client takes about ten seconds until it reports the topic as deleted.
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -803,9 +760,7 @@ func TestTopicThatWasMadeAgain(t *testing.T) {
 		}
 		if err != nil {
 			if missed++; missed == 1 {
-				if err := c.CreateTopic("weather", 1, nil); err != nil {
-					t.Fatal(err)
-				}
+				testkit.Must(t, c.CreateTopic("weather", 1, nil))
 				number(t, cfg, "weather", 100, 103)
 			}
 			continue
@@ -843,9 +798,7 @@ func TestCommittedBehindTheEnd(t *testing.T) {
 	if got := values(take(t, c, 3)); got != "[0 1 2]" {
 		t.Errorf("got %s, want [0 1 2]", got)
 	}
-	if err := c.Commit(within(t)); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, c.Commit(within(t)))
 	if got := committed(t, cfg, "analysis", "weather"); got != 2 {
 		t.Errorf("the group has committed %d, want 2", got)
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/accesskey"
 	"github.com/diaspora-streams/diaspora/internal/spool"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 	"github.com/diaspora-streams/diaspora/internal/trust"
 )
 
@@ -47,24 +48,16 @@ func saved(t testing.TB, names ...string) string {
 	dir := t.TempDir()
 	p := OpenProfiles(dir)
 	for i, name := range names {
-		if err := p.Save(Profile{Name: name, URL: "https://" + name + ".example.org", Discovery: someDiscovery()}); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, p.Save(Profile{Name: name, URL: "https://" + name + ".example.org", Discovery: someDiscovery()}))
 		store, err := p.Store(name)
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		login := &globus.Login{
 			Identity: globus.Identity{Subject: "subject-" + name, Username: name + "@example.edu"},
 			Tokens:   []globus.Token{{ResourceServer: "server", AccessToken: canary, RefreshToken: canary + "-refresh", Expiry: time.Now().Add(time.Hour)}},
 		}
-		if err := store.Save(t.Context(), login); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, store.Save(t.Context(), login))
 		if i == 0 {
-			if err := p.Use(name); err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, p.Use(name))
 		}
 	}
 	return dir
@@ -74,11 +67,9 @@ func saved(t testing.TB, names ...string) string {
 func TestConfigFromEnv(t *testing.T) {
 	t.Parallel()
 	dir := saved(t, "first", "second")
-	_, pemBytes := certificate(t, "127.0.0.1", time.Now().Add(time.Hour))
+	_, pemBytes := testkit.Certificate(t, time.Now().Add(time.Hour), "127.0.0.1")
 	ca := filepath.Join(t.TempDir(), "ca.pem")
-	if err := os.WriteFile(ca, pemBytes, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, os.WriteFile(ca, pemBytes, 0o600))
 	for name, try := range map[string]struct {
 		env                []string
 		url, who           string
@@ -148,13 +139,9 @@ const (
 func keyFileOfTests(t testing.TB, address string) string {
 	t.Helper()
 	text, err := accesskey.Format("", getenv("DIASPORA_URL", address, "DIASPORA_KEY_ID", keyIDOfTests, "DIASPORA_KEY_SECRET", keySecretOfTests))
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	path := filepath.Join(t.TempDir(), "key.env")
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, os.WriteFile(path, []byte(text), 0o600))
 	return path
 }
 
@@ -205,13 +192,9 @@ func TestKeyIsNoLogin(t *testing.T) {
 		"file":      {[]string{"DIASPORA_KEY_FILE", keyFileOfTests(t, "https://h.example.org")}, "unset DIASPORA_KEY_FILE and run"},
 	} {
 		cfg, err := ConfigFromEnv(getenv(append(try.env, "DIASPORA_URL", "https://h.example.org", "DIASPORA_CONFIG_DIR", t.TempDir())...))
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		client, err := NewClient(cfg)
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		for op, err := range map[string]error{
 			"Claim": second(client.Claim(t.Context(), ClaimRequest{Name: "weather"})), "Topics": second(client.Topics(t.Context())),
 			"CreateKey": second(client.CreateKey(t.Context(), AccessKeyRequest{})), "Keys": second(client.Keys(t.Context())),
@@ -256,9 +239,7 @@ func TestEnvThatIsWrong(t *testing.T) {
 	t.Parallel()
 	dir := saved(t, "first", "second")
 	keyFile, openFile := keyFileOfTests(t, "https://second.example.org"), keyFileOfTests(t, "https://second.example.org")
-	if err := os.Chmod(openFile, 0o644); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, os.Chmod(openFile, 0o644))
 	for name, try := range map[string]struct {
 		env  []string
 		want error
@@ -323,9 +304,7 @@ func TestEnvironmentIsReadInOnePlace(t *testing.T) {
 				continue
 			}
 			data, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, err)
 			for _, bad := range []string{"os.Getenv(", "os.LookupEnv(", "os.Environ("} {
 				if strings.Contains(string(data), bad) {
 					t.Errorf("%s calls %s", file, bad)
@@ -376,9 +355,7 @@ func TestRefreshTokenGoesWhereTheFabricSays(t *testing.T) {
 		asked, fabrics, others = 0, 0, 0
 		env := append(try.env, "DIASPORA_CONFIG_DIR", t.TempDir(), "DIASPORA_URL", acl.URL, "DIASPORA_REFRESH", canary)
 		cfg, err := ConfigFromEnv(getenv(env...))
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		if asked != 0 {
 			t.Errorf("%s: ConfigFromEnv has touched the network", name)
 		}
@@ -407,9 +384,7 @@ func TestDiscoveryHoldsUpNobody(t *testing.T) {
 	t.Cleanup(server.Close)
 	t.Cleanup(func() { close(release) })
 	cfg, err := ConfigFromEnv(getenv("DIASPORA_CONFIG_DIR", t.TempDir(), "DIASPORA_URL", server.URL, "DIASPORA_REFRESH", canary))
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	first, stop := context.WithCancel(context.Background())
 	defer stop()
 	go cfg.TokenSource.Token(first)
@@ -443,9 +418,7 @@ func TestMemoryIsPrivate(t *testing.T) {
 	config := func(refresh string) Config {
 		t.Helper()
 		cfg, err := ConfigFromEnv(getenv("DIASPORA_CONFIG_DIR", dir, "DIASPORA_URL", endpoint.URL, "DIASPORA_REFRESH", refresh))
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		return cfg
 	}
 	ada := globus.Identity{Subject: "ada", Username: "ada@example.edu"}
@@ -460,9 +433,7 @@ func TestMemoryIsPrivate(t *testing.T) {
 	}
 	known := config(canary)
 	client, err := NewClient(known)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	if d, err := client.discoverOnce(within(t)); err != nil || d.Globus != discovery.Globus {
 		t.Errorf("while the fabric is away it is %+v, %v, want what it said before", d, err)
 	}
@@ -478,15 +449,11 @@ func TestMemoryIsPrivate(t *testing.T) {
 		path       string
 		mode, back os.FileMode
 	}{{file, 0o660, 0o600}, {file, 0o604, 0o600}, {filepath.Dir(file), 0o777, 0o700}} {
-		if err := os.Chmod(spoil.path, spoil.mode); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, os.Chmod(spoil.path, spoil.mode))
 		if got := config(canary).Identity; got.Subject != "" {
 			t.Errorf("with mode %v of %s, %+v was taken from it", spoil.mode, spoil.path, got)
 		}
-		if err := os.Chmod(spoil.path, spoil.back); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, os.Chmod(spoil.path, spoil.back))
 	}
 }
 

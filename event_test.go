@@ -5,14 +5,21 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"math"
+	"net"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+	"unicode/utf8"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 func TestJSON(t *testing.T) {
@@ -77,9 +84,7 @@ func TestEventsComeBackAsTheyWere(t *testing.T) {
 	for i := range events {
 		events[i].Topic = "weather"
 	}
-	if err := l.Log(within(t), events...); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, l.Log(within(t), events...))
 	got := readAll(t, cfg, "weather")
 	if len(got) != len(events) {
 		t.Fatalf("%d events came back, want %d", len(got), len(events))
@@ -107,9 +112,7 @@ func TestRecordsOfOthers(t *testing.T) {
 	_, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
 	client := plain(t, cfg)
 	headers := []kgo.RecordHeader{{Key: "diaspora-time", Value: []byte("yesterday")}, {Key: "diaspora-key", Value: []byte("x")}, {Key: "Diaspora-ID", Value: []byte("y")}}
-	if err := client.ProduceSync(context.Background(), &kgo.Record{Topic: "weather", Value: []byte("v"), Headers: headers, Timestamp: epoch}).FirstErr(); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, client.ProduceSync(context.Background(), &kgo.Record{Topic: "weather", Value: []byte("v"), Headers: headers, Timestamp: epoch}).FirstErr())
 	got := readAll(t, cfg, "weather")[0]
 	if !got.Time.Equal(epoch) || !got.Stored.Equal(epoch) || got.ID != "" || len(got.Headers) != 2 {
 		t.Errorf("consumed %+v, want the cluster's time, no ID and the other headers", got)
@@ -157,6 +160,92 @@ func TestValidTopic(t *testing.T) {
 		var topic *TopicError
 		if (err == nil) != want || err != nil && (!errors.Is(err, ErrInvalid) || !errors.As(err, &topic) || len(err.Error()) > 200) {
 			t.Errorf("ValidTopic(%.20q) = %v, want valid: %v", name, err, want)
+		}
+	}
+}
+
+func TestHint(t *testing.T) {
+	t.Parallel()
+	hinted := &Error{Condition: ErrNotFound, Reason: "why", Hint: "do this"}
+	for _, try := range []struct {
+		err  error
+		want string
+	}{
+		{nil, ""}, {errors.New("x"), ""}, {hinted, "do this"}, {&Error{Condition: ErrNotFound, Reason: "why"}, ""},
+		{fmt.Errorf("a: %w", fmt.Errorf("b: %w", hinted)), "do this"},
+		{&EventError{Failed: []int{1}, Total: 3, Err: &TopicError{"log", "weather", hinted}}, "do this"},
+		{fmt.Errorf("%w, and more", hinted), ""}, // the hint is not at the end
+	} {
+		if got := Hint(try.err); got != try.want {
+			t.Errorf("Hint(%v) = %q, want %q", try.err, got, try.want)
+		}
+	}
+	if got := hinted.Error(); got != "not found: why; do this" {
+		t.Errorf("the error is %q", got)
+	}
+}
+
+func TestExplain(t *testing.T) {
+	t.Parallel()
+	for _, try := range []struct{ err, want error }{
+		{kerr.TopicAuthorizationFailed, ErrPermission}, {kerr.GroupAuthorizationFailed, ErrPermission},
+		{kerr.SaslAuthenticationFailed, ErrUnauthenticated}, {kerr.UnknownTopicOrPartition, ErrNotFound}, {kerr.UnknownTopicID, ErrNotFound},
+		{kerr.TopicAlreadyExists, ErrConflict}, {kerr.MessageTooLarge, ErrInvalid}, {kerr.InvalidTopicException, ErrInvalid},
+		{kerr.NotEnoughReplicas, ErrUnavailable}, {kerr.CoordinatorNotAvailable, ErrUnavailable}, {kerr.UnknownServerError, ErrUnavailable},
+		{kgo.ErrRecordTimeout, ErrUnavailable}, {io.EOF, ErrUnavailable}, {&net.OpError{Op: "dial", Err: errors.New("refused")}, ErrUnavailable},
+		{globus.ErrUnavailable, ErrUnavailable}, {globus.ErrLoginRequired, ErrUnauthenticated},
+		{context.Canceled, context.Canceled}, {context.DeadlineExceeded, context.DeadlineExceeded}, {invalid("x"), ErrInvalid},
+	} {
+		got := explain(fmt.Errorf("inside: %w", try.err))
+		if !errors.Is(got, try.want) || !errors.Is(got, try.err) {
+			t.Errorf("explain(%v) = %v, want %v and the cause", try.err, got, try.want)
+		}
+		if again := explain(got); again != got {
+			t.Errorf("explain of what was explained = %v, want the same", again)
+		}
+	}
+	if explain(nil) != nil {
+		t.Error("explain(nil) is an error")
+	}
+}
+
+func TestAdviseOnlyOnce(t *testing.T) {
+	t.Parallel()
+	f := &Error{Condition: ErrUnauthenticated, Reason: "why"}
+	advised := withHint(f, ErrUnauthenticated, "first")
+	if got := Hint(withHint(advised, ErrUnauthenticated, "second")); got != "first" {
+		t.Errorf("the hint is %q, want the first", got)
+	}
+	if f.Hint != "" {
+		t.Error("the error itself was changed")
+	}
+	for _, err := range []error{withHint(f, ErrNotFound, "x"), withHint(f, ErrUnauthenticated, ""), withHint(io.EOF, ErrUnauthenticated, "x")} {
+		if Hint(err) != "" {
+			t.Errorf("%v has a hint", err)
+		}
+	}
+}
+
+func TestEventErrorInWords(t *testing.T) {
+	t.Parallel()
+	cause := errors.New("why")
+	for want, e := range map[string]*EventError{
+		"why": {Failed: []int{0}, Total: 1, Err: cause},
+		"2 of 5 events failed, the first at index 3: why": {Failed: []int{3, 4}, Total: 5, Err: cause},
+	} {
+		if got := e.Error(); got != want || !errors.Is(e, cause) {
+			t.Errorf("Error() = %q, want %q", got, want)
+		}
+	}
+}
+
+// TestClip fails when untrusted text is not shortened, or is cut within a character.
+func TestClip(t *testing.T) {
+	t.Parallel()
+	for _, s := range []string{"", "short", strings.Repeat("x", 200), strings.Repeat("x", 201), strings.Repeat("ü€😀", 100), "x" + strings.Repeat("😀", 100)} {
+		got := clip(s)
+		if len(got) > 203 || !utf8.ValidString(got) || len(s) <= 200 && got != s {
+			t.Errorf("clip of %d bytes = %q", len(s), got)
 		}
 	}
 }

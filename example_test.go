@@ -15,30 +15,28 @@ import (
 
 // start starts a fabric in which ada owns the topic "beamline". A real program gets its
 // configuration from [diaspora.ConfigFromEnv].
-func start() (diaspora.Config, func()) {
+func start() (context.Context, diaspora.Config, func()) {
 	ctx := context.Background()
 	f, err := fabric.Start(ctx, fabric.Config{})
-	if err != nil {
-		log.Fatal(err)
-	}
+	check(err)
 	cfg, err := f.As(ctx, "ada@example.edu")
-	if err != nil {
-		log.Fatal(err)
-	}
+	check(err)
 	client, err := diaspora.NewClient(cfg)
+	check(err)
+	_, err = client.Claim(ctx, diaspora.ClaimRequest{Name: "beamline"})
+	check(err)
+	return ctx, cfg, func() { f.Close() }
+}
+
+func check(err error) {
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
-	if _, err := client.Claim(ctx, diaspora.ClaimRequest{Name: "beamline"}); err != nil {
-		log.Fatal(err)
-	}
-	return cfg, func() { f.Close() }
 }
 
 func Example() {
-	cfg, stop := start()
+	ctx, cfg, stop := start()
 	defer stop()
-	ctx := context.Background()
 
 	logger, err := diaspora.OpenLogger(ctx, cfg)
 	if err != nil {
@@ -69,35 +67,25 @@ func Example() {
 // A program on a machine where nobody is logged in signs in with an access key. Usually,
 // ConfigFromEnv finds the key in DIASPORA_KEY_FILE.
 func ExampleKey() {
-	cfg, stop := start()
+	ctx, cfg, stop := start()
 	defer stop()
-	ctx := context.Background()
 	client, err := diaspora.NewClient(cfg) // where somebody is logged in
-	if err != nil {
-		log.Fatal(err)
-	}
+	check(err)
 	key, err := client.CreateKey(ctx, diaspora.AccessKeyRequest{Name: "detector", Topics: []string{"beamline"}, Write: true})
-	if err != nil {
-		log.Fatal(err)
-	}
+	check(err)
 
 	logger, err := diaspora.OpenLogger(ctx, diaspora.Config{URL: cfg.URL, Key: diaspora.Key{ID: key.ID, Secret: key.Secret}})
-	if err != nil {
-		log.Fatal(err)
-	}
+	check(err)
 	defer logger.Close(ctx)
 	fmt.Println(logger.Log(ctx, diaspora.Event{Topic: "beamline", Value: []byte("shutter open")}))
 	// Output: <nil>
 }
 
 func ExampleLogger_Log() {
-	cfg, stop := start()
+	ctx, cfg, stop := start()
 	defer stop()
-	ctx := context.Background()
 	logger, err := diaspora.OpenLogger(ctx, cfg)
-	if err != nil {
-		log.Fatal(err)
-	}
+	check(err)
 	defer logger.Close(ctx)
 
 	err = logger.Log(ctx,
@@ -114,13 +102,10 @@ func ExampleLogger_Log() {
 }
 
 func ExampleLogger_Send() {
-	cfg, stop := start()
+	ctx, cfg, stop := start()
 	defer stop()
-	ctx := context.Background()
 	logger, err := diaspora.OpenLogger(ctx, cfg)
-	if err != nil {
-		log.Fatal(err)
-	}
+	check(err)
 	for i := range 3 {
 		event := diaspora.Event{Topic: "beamline", Value: fmt.Append(nil, "frame ", i)}
 		logger.Send(event, func(record diaspora.Record, err error) {
@@ -132,9 +117,7 @@ func ExampleLogger_Send() {
 		})
 	}
 	// Close waits for the callbacks.
-	if err := logger.Close(ctx); err != nil {
-		log.Fatal(err)
-	}
+	check(logger.Close(ctx))
 	// Output:
 	// frame 0 is at offset 0
 	// frame 1 is at offset 1
@@ -142,35 +125,24 @@ func ExampleLogger_Send() {
 }
 
 func ExampleJSON() {
-	cfg, stop := start()
+	ctx, cfg, stop := start()
 	defer stop()
-	ctx := context.Background()
 	logger, err := diaspora.OpenLogger(ctx, cfg)
-	if err != nil {
-		log.Fatal(err)
-	}
+	check(err)
 	defer logger.Close(ctx)
 	type reading struct {
 		Sensor string  `json:"sensor"`
 		Kelvin float64 `json:"kelvin"`
 	}
-	if err := logger.Log(ctx, diaspora.JSON("beamline", reading{"cryo 1", 4.2})); err != nil {
-		log.Fatal(err)
-	}
+	check(logger.Log(ctx, diaspora.JSON("beamline", reading{"cryo 1", 4.2})))
 
 	consumer, err := diaspora.OpenConsumer(ctx, cfg, diaspora.ConsumerOptions{Topics: []string{"beamline"}, Until: diaspora.End})
-	if err != nil {
-		log.Fatal(err)
-	}
+	check(err)
 	defer consumer.Close(ctx)
 	for record, err := range consumer.Records(ctx) {
-		if err != nil {
-			log.Fatal(err)
-		}
+		check(err)
 		var r reading
-		if err := record.Decode(&r); err != nil {
-			log.Fatal(err)
-		}
+		check(record.Decode(&r))
 		fmt.Printf("%s is at %.1f K\n", r.Sensor, r.Kelvin)
 	}
 	// Output: cryo 1 is at 4.2 K
@@ -178,38 +150,27 @@ func ExampleJSON() {
 
 // The members of a group share the partitions, and continue where the group stopped.
 func ExampleConsumer() {
-	cfg, stop := start()
+	ctx, cfg, stop := start()
 	defer stop()
-	ctx := context.Background()
 	logger, err := diaspora.OpenLogger(ctx, cfg)
-	if err != nil {
-		log.Fatal(err)
-	}
+	check(err)
 	defer logger.Close(ctx)
 	for _, value := range []string{"one", "two", "three"} {
-		if err := logger.Log(ctx, diaspora.Event{Topic: "beamline", Value: []byte(value)}); err != nil {
-			log.Fatal(err)
-		}
+		check(logger.Log(ctx, diaspora.Event{Topic: "beamline", Value: []byte(value)}))
 	}
 
 	options := diaspora.ConsumerOptions{Topics: []string{"beamline"}, Group: "analysis", Until: diaspora.End}
 	for range 2 {
 		consumer, err := diaspora.OpenConsumer(ctx, cfg, options)
-		if err != nil {
-			log.Fatal(err)
-		}
+		check(err)
 		for record, err := range consumer.Records(ctx) {
-			if err != nil {
-				log.Fatal(err)
-			}
+			check(err)
 			fmt.Printf("%s\n", record.Value)
 			if string(record.Value) == "two" {
 				break // the record is not handled and is delivered again
 			}
 		}
-		if err := consumer.Close(ctx); err != nil {
-			log.Fatal(err)
-		}
+		check(consumer.Close(ctx))
 	}
 	// Output:
 	// one
@@ -218,28 +179,19 @@ func ExampleConsumer() {
 }
 
 func ExampleClient() {
-	cfg, stop := start()
+	ctx, cfg, stop := start()
 	defer stop()
-	ctx := context.Background()
 	client, err := diaspora.NewClient(cfg)
-	if err != nil {
-		log.Fatal(err)
-	}
+	check(err)
 	topic, err := client.Claim(ctx, diaspora.ClaimRequest{Name: "weather", Description: "on the roof"})
-	if err != nil {
-		log.Fatal(err)
-	}
+	check(err)
 	fmt.Println(topic.Name, topic.Created)
 	topics, err := client.Topics(ctx)
-	if err != nil {
-		log.Fatal(err)
-	}
+	check(err)
 	for _, t := range topics {
 		fmt.Println(t.Name, t.Partitions)
 	}
-	if err := client.Release(ctx, "weather"); err != nil {
-		log.Fatal(err)
-	}
+	check(client.Release(ctx, "weather"))
 	// Output:
 	// weather true
 	// beamline 1
@@ -269,30 +221,14 @@ func ExampleConfigFromEnv_refreshToken() {
 		"DIASPORA_REFRESH": "AgRefreshTokenOfGlobus",
 	}
 	cfg, err := diaspora.ConfigFromEnv(func(name string) string { return env[name] })
-	if err != nil {
-		log.Fatal(err)
-	}
+	check(err)
 	fmt.Println(cfg.URL)
 	// Output: https://diaspora.example.org
 }
 
-// weather starts a fabric and claims a topic, as `diaspora up` and
-// `diaspora topic claim weather` do.
-func weather(ctx context.Context) (cfg diaspora.Config, stop func() error) {
-	f, err := fabric.Start(ctx, fabric.Config{})
-	check(err)
-	cfg, err = f.As(ctx, "ada@example.edu")
-	check(err)
-	client, err := diaspora.NewClient(cfg)
-	check(err)
-	_, err = client.Claim(ctx, diaspora.ClaimRequest{Name: "weather"})
-	check(err)
-	return cfg, f.Close
-}
-
 // show prints the values in the topic, without their times.
 func show(ctx context.Context, cfg diaspora.Config) {
-	consumer, err := diaspora.OpenConsumer(ctx, cfg, diaspora.ConsumerOptions{Topics: []string{"weather"}, Until: diaspora.End})
+	consumer, err := diaspora.OpenConsumer(ctx, cfg, diaspora.ConsumerOptions{Topics: []string{"beamline"}, Until: diaspora.End})
 	check(err)
 	defer consumer.Close(ctx)
 	for record, err := range consumer.Records(ctx) {
@@ -307,20 +243,13 @@ func show(ctx context.Context, cfg diaspora.Config) {
 	}
 }
 
-func check(err error) {
-	if err != nil {
-		panic(err)
-	}
-}
-
 func ExampleNewHandler() {
-	ctx := context.Background()
-	cfg, stop := weather(ctx) // a real program gets its Config from ConfigFromEnv
+	ctx, cfg, stop := start() // a real program gets its Config from ConfigFromEnv
 	defer stop()
 	logger, err := diaspora.OpenLogger(ctx, cfg)
 	check(err)
 
-	log := slog.New(diaspora.NewHandler(logger, &diaspora.HandlerOptions{Topic: "weather"}))
+	log := slog.New(diaspora.NewHandler(logger, &diaspora.HandlerOptions{Topic: "beamline"}))
 	log.Info("station is up", "height_m", 512)
 	log.With("sensor", 3).WithGroup("reading").Warn("too cold", "celsius", -40.5, "took", 20*time.Millisecond)
 
@@ -333,14 +262,13 @@ func ExampleNewHandler() {
 
 // ReplaceAttr can redact secrets, or leave them out.
 func ExampleHandlerOptions_redact() {
-	ctx := context.Background()
-	cfg, stop := weather(ctx)
+	ctx, cfg, stop := start()
 	defer stop()
 	logger, err := diaspora.OpenLogger(ctx, cfg)
 	check(err)
 
 	log := slog.New(diaspora.NewHandler(logger, &diaspora.HandlerOptions{
-		Topic: "weather",
+		Topic: "beamline",
 		ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
 			if a.Key == "password" {
 				a.Value = slog.StringValue("[redacted]")
@@ -371,14 +299,13 @@ type spanKey struct{}
 //		return span.TraceID().String(), span.SpanID().String()
 //	},
 func ExampleHandlerOptions_trace() {
-	ctx := context.Background()
-	cfg, stop := weather(ctx)
+	ctx, cfg, stop := start()
 	defer stop()
 	logger, err := diaspora.OpenLogger(ctx, cfg)
 	check(err)
 
 	log := slog.New(diaspora.NewHandler(logger, &diaspora.HandlerOptions{
-		Topic: "weather",
+		Topic: "beamline",
 		Trace: func(ctx context.Context) (traceID, spanID string) {
 			span, ok := ctx.Value(spanKey{}).(spanContext)
 			if !ok {
@@ -399,13 +326,12 @@ func ExampleHandlerOptions_trace() {
 }
 
 func ExampleNewWriter() {
-	ctx := context.Background()
-	cfg, stop := weather(ctx)
+	ctx, cfg, stop := start()
 	defer stop()
 	logger, err := diaspora.OpenLogger(ctx, cfg)
 	check(err)
 
-	w := diaspora.NewWriter(logger, &diaspora.WriterOptions{Topic: "weather"})
+	w := diaspora.NewWriter(logger, &diaspora.WriterOptions{Topic: "beamline"})
 	log := log.New(w, "station: ", 0) // or log.SetOutput(w)
 	log.Printf("sensor %d is up", 3)
 	fmt.Fprint(w, "a line comes ")
@@ -420,17 +346,16 @@ func ExampleNewWriter() {
 }
 
 func ExampleDistinct() {
-	ctx := context.Background()
-	cfg, stop := weather(ctx)
+	ctx, cfg, stop := start()
 	defer stop()
 	logger, err := diaspora.OpenLogger(ctx, cfg)
 	check(err)
 	for _, id := range []string{"shot-1", "shot-2", "shot-1", "shot-3"} { // the third event repeats the first
-		check(logger.Log(ctx, diaspora.Event{Topic: "weather", Value: []byte(id), ID: id}))
+		check(logger.Log(ctx, diaspora.Event{Topic: "beamline", Value: []byte(id), ID: id}))
 	}
 	check(logger.Close(ctx))
 
-	consumer, err := diaspora.OpenConsumer(ctx, cfg, diaspora.ConsumerOptions{Topics: []string{"weather"}, Until: diaspora.End})
+	consumer, err := diaspora.OpenConsumer(ctx, cfg, diaspora.ConsumerOptions{Topics: []string{"beamline"}, Until: diaspora.End})
 	check(err)
 	defer consumer.Close(ctx)
 	for record, err := range diaspora.Distinct(consumer.Records(ctx), 0) {

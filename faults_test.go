@@ -16,7 +16,8 @@ import (
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/fabric"
 	"github.com/diaspora-streams/diaspora/internal/faultnet"
-	"github.com/diaspora-streams/diaspora/internal/longtest"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
+	"github.com/diaspora-streams/diaspora/internal/testkit/fabrictest"
 )
 
 // netFault describes what happens to the network between a client and the fabric.
@@ -66,10 +67,10 @@ var netFaults = map[string]netFault{
 // lost, when events with the same key come out of order, or when an outage leaks goroutines.
 func TestNetworkFaults(t *testing.T) {
 	t.Parallel()
-	f := startFabric(t, fabric.Config{})
-	good := as(t, f, ada)
+	f := fabrictest.Start(t, fabric.Config{})
+	good := fabrictest.As(t, f, fabrictest.Ada)
 	good.DialTimeout = time.Minute
-	slowTimes := longtest.Scaled(t, "NETWORK_SLOW_TIMES", 1) // with 4, batches have their maximum size
+	slowTimes := testkit.Scaled(t, "NETWORK_SLOW_TIMES", 1) // with 4, batches have their maximum size
 	var all sync.WaitGroup
 	for name, fault := range netFaults {
 		fault.size *= slowTimes // the size is 0 for the other faults
@@ -77,13 +78,9 @@ func TestNetworkFaults(t *testing.T) {
 			"logger": tryLogger, "spool": trySpool, "consumer": tryConsumer,
 		} {
 			topic := what + "_" + strings.ReplaceAll(name, "-", "_")
-			if _, err := newClient(t, good).Claim(within(t), diaspora.ClaimRequest{Name: topic}); err != nil {
-				t.Fatal(err)
-			}
+			fabrictest.Claim(t, good, topic)
 			proxy, err := faultnet.Start(f.Discovery().Brokers[0])
-			if err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, err)
 			t.Cleanup(func() { proxy.Close() })
 			proxy.Set(fault.link)
 			r := faultTry{

@@ -24,6 +24,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 const logTopic = "logs"
@@ -31,9 +32,7 @@ const logTopic = "logs"
 // logged returns the values of the topic's events, in order.
 func logged(t testing.TB, l *Logger, cfg Config) []string {
 	t.Helper()
-	if err := l.Flush(within(t)); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, l.Flush(within(t)))
 	var values []string
 	for _, r := range readAll(t, cfg, logTopic) {
 		values = append(values, string(r.Value))
@@ -197,9 +196,7 @@ func TestHandlerOptions(t *testing.T) {
 	if h.Enabled(ctx, slog.LevelDebug-1) {
 		t.Error("a record below the level is enabled")
 	}
-	if err := l.Flush(within(t)); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, l.Flush(within(t)))
 	r := readAll(t, cfg, logTopic)[0]
 	if string(r.Key) != "host-7" {
 		t.Errorf("the event's key is %q", r.Key)
@@ -323,15 +320,11 @@ func TestHandlerDropsIfAllowed(t *testing.T) {
 				t.Errorf("Lost() = %d, Stats().Failed = %d, want 3 of each", h.Lost(), l.Stats().Failed)
 			}
 			release()
-			if err := l.Flush(within(t)); err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, l.Flush(within(t)))
 			const more = 50
 			for range more {
 				slog.New(h).Info("next")
-				if err := l.Flush(within(t)); err != nil {
-					t.Fatal(err)
-				}
+				testkit.Must(t, l.Flush(within(t)))
 			}
 			got := logged(t, l, cfg)
 			if len(got) != taken+more {
@@ -372,9 +365,7 @@ func TestHandlerTellsOfFailures(t *testing.T) {
 			return resp, nil, true
 		})
 		slog.New(h).Info("refused")
-		if err := l.Flush(within(t)); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, l.Flush(within(t)))
 	}
 	slog.New(h).Info("taken")
 	got := logged(t, l, cfg)
@@ -471,9 +462,7 @@ func TestCallbacksMayLog(t *testing.T) {
 	case <-within(t).Done():
 		t.Fatal("a callback that logs waits for itself")
 	}
-	if err := l.Flush(within(t)); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, l.Flush(within(t)))
 	slog.New(h).Info("next")
 	if got := logged(t, l, cfg); len(got) != taken+1 || decoded(t, got[taken])["lost"] != 1.0 {
 		t.Errorf("the topic has %q, want %d events, the last of which says lost: 1", got, taken+1)
@@ -502,9 +491,7 @@ func TestTokensMayLog(t *testing.T) {
 			return nil, errors.New("no network")
 		}),
 	}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	go client.RefreshSource("r", "rs", "").Token(within(t))
 	select {
 	case err := <-said:
@@ -718,9 +705,7 @@ func TestWriterLines(t *testing.T) {
 			}
 		}
 		copy(buf, bytes.Repeat([]byte("!"), len(buf))) // the buffer is the caller's again
-		if err := errors.Join(w.Close(), w.Close()); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, errors.Join(w.Close(), w.Close()))
 		if n, err := w.Write([]byte("late\n")); n != 0 || !errors.Is(err, ErrClosed) {
 			t.Fatalf("Write() after Close = %d, %v, want 0, ErrClosed", n, err)
 		}
@@ -848,15 +833,11 @@ func TestWriterSaysWhatItDropped(t *testing.T) {
 		}
 	}
 	release()
-	if err := l.Flush(within(t)); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, l.Flush(within(t)))
 	const more = 50
 	for range more {
 		io.WriteString(w, "next\n")
-		if err := l.Flush(within(t)); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, l.Flush(within(t)))
 	}
 	records := readAll(t, cfg, logTopic)
 	if len(records) != taken+more {
@@ -878,9 +859,7 @@ func TestWriterOnAClosedLogger(t *testing.T) {
 	_, cfg := newCluster(t, kfake.SeedTopics(1, logTopic))
 	l := openLogger(t, cfg)
 	w := NewWriter(l, &WriterOptions{Topic: logTopic})
-	if err := l.Close(within(t)); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, l.Close(within(t)))
 	if n, err := io.WriteString(w, "a\nb\n"); n != 4 || !errors.Is(err, ErrClosed) || w.Lost() != 2 {
 		t.Errorf("Write() = %d, %v with %d lost, want 4, ErrClosed, 2", n, err, w.Lost())
 	}

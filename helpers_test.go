@@ -17,8 +17,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/diaspora-streams/diaspora/globus"
-	"github.com/diaspora-streams/diaspora/internal/backoff"
 	"github.com/diaspora-streams/diaspora/internal/kafka"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // door stands for the gateway's login: it accepts tokens, or rejects them while it is shut.
@@ -84,24 +84,16 @@ func (g *gate) release() {
 	}
 }
 
-// eventually waits for a condition.
 func eventually(t testing.TB, what string, met func() bool) {
 	t.Helper()
-	ctx := within(t)
-	for !met() {
-		if !backoff.Sleep(ctx, 2*time.Millisecond) {
-			t.Fatalf("did not happen in time: %s", what)
-		}
-	}
+	testkit.Eventually(t, what, met)
 }
 
 // plain returns a plain Kafka client, for operations that the library does not offer.
 func plain(t testing.TB, cfg Config, opts ...kgo.Opt) *kgo.Client {
 	t.Helper()
 	client, err := kgo.NewClient(append([]kgo.Opt{kgo.SeedBrokers(cfg.Brokers...)}, opts...)...)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	t.Cleanup(client.Close)
 	return client
 }
@@ -110,9 +102,7 @@ func plain(t testing.TB, cfg Config, opts ...kgo.Opt) *kgo.Client {
 func logValues(t testing.TB, l *Logger, topic string, values ...string) {
 	t.Helper()
 	for _, v := range values {
-		if err := l.Log(within(t), Event{Topic: topic, Value: []byte(v)}); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, l.Log(within(t), Event{Topic: topic, Value: []byte(v)}))
 	}
 }
 
@@ -120,27 +110,17 @@ func logValues(t testing.TB, l *Logger, topic string, values ...string) {
 func newCluster(t testing.TB, opts ...kfake.Opt) (*kfake.Cluster, Config) {
 	t.Helper()
 	c, err := kfake.NewCluster(append([]kfake.Opt{kfake.NumBrokers(1), kfake.DefaultNumPartitions(1)}, opts...)...)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	t.Cleanup(c.Close)
 	return c, Config{Brokers: c.ListenAddrs(), anonymous: true}
 }
 
-// within bounds what a test waits for.
-func within(t testing.TB) context.Context {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	t.Cleanup(cancel)
-	return ctx
-}
+func within(t testing.TB) context.Context { return testkit.Within(t) }
 
 func openLogger(t testing.TB, cfg Config) *Logger {
 	t.Helper()
 	l, err := OpenLogger(within(t), cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	t.Cleanup(func() { l.Close(context.Background()) })
 	return l
 }
@@ -148,9 +128,7 @@ func openLogger(t testing.TB, cfg Config) *Logger {
 func openConsumer(t testing.TB, cfg Config, options ConsumerOptions) *Consumer {
 	t.Helper()
 	c, err := OpenConsumer(within(t), cfg, options)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	t.Cleanup(func() { c.Close(context.Background()) })
 	return c
 }
@@ -166,9 +144,7 @@ func read(t testing.TB, c *Consumer) []Record {
 	t.Helper()
 	var records []Record
 	for r, err := range c.Records(within(t)) {
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		records = append(records, r)
 	}
 	return records

@@ -20,6 +20,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/diaspora-streams/diaspora/internal/kafka"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 func TestLogThenConsume(t *testing.T) {
@@ -54,9 +55,7 @@ func TestSend(t *testing.T) {
 			offsets <- r.Offset
 		})
 	}
-	if err := l.Close(within(t)); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, l.Close(within(t)))
 	for i := range n {
 		if got := <-offsets; got != int64(i) {
 			t.Fatalf("callback %d has offset %d, want %d", i, got, i)
@@ -77,9 +76,7 @@ func TestLogDoesNotLinger(t *testing.T) {
 	l := openLogger(t, cfg)
 	sent := make(chan error, 1)
 	l.Send(Event{Topic: "weather", Value: []byte("first")}, func(Record, error) {})
-	if err := l.Flush(within(t)); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, l.Flush(within(t)))
 	l.Send(Event{Topic: "weather", Value: []byte("lingers")}, func(_ Record, err error) { sent <- err })
 	if err := l.Log(within(t), Event{Topic: "weather", Value: []byte("does not")}); err != nil {
 		t.Errorf("Log beside an event that lingers = %v", err)
@@ -327,9 +324,7 @@ func TestOrderPerKey(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if err := l.Flush(within(t)); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, l.Flush(within(t)))
 	next := map[string]int{}
 	seen := map[string]bool{}
 	for _, r := range readAll(t, cfg, "weather") {
@@ -364,9 +359,7 @@ func TestSendGivesTheEventBack(t *testing.T) {
 			}
 			got = r
 		})
-		if err := l.Flush(within(t)); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, l.Flush(within(t)))
 		if &got.Key[0] != &ev.Key[0] || &got.Value[0] != &ev.Value[0] {
 			t.Error("the callback's Record has other slices than the event")
 		}
@@ -494,9 +487,7 @@ func TestFlush(t *testing.T) {
 		t.Errorf("Flush whose context has ended = %v, want context.Canceled and 3 events", err)
 	}
 	g.release()
-	if err := l.Flush(within(t)); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, l.Flush(within(t)))
 	if got := calls.Load(); got != 3 {
 		t.Errorf("%d callbacks had returned when Flush did, want 3", got)
 	}
@@ -514,9 +505,7 @@ func TestCloseLogger(t *testing.T) {
 			}
 		})
 	}
-	if err := l.Close(within(t)); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, l.Close(within(t)))
 	if got := acknowledged.Load(); got != 10 {
 		t.Errorf("%d events were acknowledged when Close returned, want 10", got)
 	}
@@ -618,9 +607,7 @@ func TestSendCallsBackOneByOne(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if err := l.Close(within(t)); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, l.Close(within(t)))
 	if calls != writers*each {
 		t.Errorf("%d callbacks, want %d", calls, writers*each)
 	}
@@ -633,23 +620,17 @@ func TestLogToATopicThatWasMadeAgain(t *testing.T) {
 	c, cfg := newCluster(t, kfake.SeedTopics(1, "weather"))
 	l := openLogger(t, cfg)
 	logValues(t, l, "weather", "old")
-	if err := c.DeleteTopic("weather"); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, c.DeleteTopic("weather"))
 	if err := l.Log(within(t), Event{Topic: "weather"}); !errors.Is(err, ErrNotFound) {
 		t.Errorf("Log to a topic that was deleted = %v, want ErrNotFound", err)
 	}
-	if err := c.CreateTopic("weather", 1, nil); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, c.CreateTopic("weather", 1, nil))
 	var err error
 	eventually(t, "Log to work again", func() bool {
 		err = l.Log(within(t), Event{Topic: "weather", Value: []byte("new")})
 		return err == nil || !errors.Is(err, ErrNotFound)
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	if got := values(readAll(t, cfg, "weather")); got != "[new]" {
 		t.Errorf("the topic has %s, want [new]", got)
 	}
@@ -687,18 +668,12 @@ func TestCompression(t *testing.T) {
 				cfg = withSpool(t, cfg)
 			}
 			l := openLogger(t, cfg)
-			if err := errors.Join(l.Log(within(t), events...), l.Flush(within(t))); err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, errors.Join(l.Log(within(t), events...), l.Flush(within(t))))
 			reader, err := kgo.NewClient(kgo.SeedBrokers(cfg.Brokers...), kgo.ConsumeTopics("weather"), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
-			if err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, err)
 			fetches := reader.PollRecords(within(t), 1)
 			reader.Close()
-			if err := fetches.Err(); err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, fetches.Err())
 			if got := fetches.Records()[0].Attrs.CompressionType(); got != want {
 				t.Errorf("with Compression %q, spooled %v, batches are stored with type %d, want %d", compression, spooled, got, want)
 			}
@@ -943,9 +918,7 @@ func TestCommitErrors(t *testing.T) {
 		number(t, cfg, topic, 0, 3)
 		consumer := openConsumer(t, cfg, ConsumerOptions{Topics: []string{topic}, Group: group, CommitEvery: -1})
 		for r, err := range consumer.Records(within(t)) {
-			if err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, err)
 			if r.Offset == 2 {
 				break
 			}

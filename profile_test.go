@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 func TestProfiles(t *testing.T) {
@@ -32,9 +34,7 @@ func TestProfiles(t *testing.T) {
 	want := Profile{Name: "local", URL: "https://local.example.org", Discovery: someDiscovery()}
 	for _, name := range []string{"work", "local"} {
 		want.Name = name
-		if err := p.Save(want); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, p.Save(want))
 	}
 	got, err := p.Load("local")
 	if err != nil || fmt.Sprint(got) != fmt.Sprint(want) {
@@ -43,9 +43,7 @@ func TestProfiles(t *testing.T) {
 	if names, err := p.Names(); err != nil || fmt.Sprint(names) != "[local work]" {
 		t.Errorf("Names() = %v, %v, want [local work]", names, err)
 	}
-	if err := p.Use("local"); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, p.Use("local"))
 	if name, err := p.Current(); err != nil || name != "local" {
 		t.Errorf("Current() = %q, %v, want local", name, err)
 	}
@@ -65,18 +63,14 @@ func TestProfiles(t *testing.T) {
 		}
 		return nil
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 }
 
 func TestDeleteProfile(t *testing.T) {
 	t.Parallel()
 	dir := saved(t, "first", "second")
 	p := OpenProfiles(dir)
-	if err := os.WriteFile(p.path("second"), []byte("damaged"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, os.WriteFile(p.path("second"), []byte("damaged"), 0o600))
 	for _, name := range []string{"second", "first"} { // a profile that cannot be read can be deleted, too
 		if err := p.Delete(t.Context(), name); err != nil {
 			t.Fatalf("Delete(%s) = %v", name, err)
@@ -100,14 +94,10 @@ func TestProfilesThatAreDamaged(t *testing.T) {
 	t.Parallel()
 	p := OpenProfiles(saved(t, "local"))
 	good, err := os.ReadFile(p.path("local"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	write := func(content string) {
 		t.Helper()
-		if err := os.WriteFile(p.path("local"), []byte(content), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, os.WriteFile(p.path("local"), []byte(content), 0o600))
 	}
 	for name, content := range map[string]string{
 		"empty":     "",
@@ -136,9 +126,7 @@ func TestProfilesThatAreDamaged(t *testing.T) {
 		t.Errorf("Load of a file with a field of a later version = %v", err)
 	}
 	for _, content := range []string{"", "../x", "a b", strings.Repeat("x", 2000)} {
-		if err := os.WriteFile(filepath.Join(p.Dir(), "current"), []byte(content), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, os.WriteFile(filepath.Join(p.Dir(), "current"), []byte(content), 0o600))
 		if name, err := p.Current(); err == nil {
 			t.Errorf("Current() from a file with %.20q = %q", content, name)
 		}
@@ -154,9 +142,7 @@ func TestSaveRefuses(t *testing.T) {
 		"no brokers":                  func(p *Profile) { p.Discovery.Brokers = nil },
 	} {
 		profile, err := p.Load("local")
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		change(&profile)
 		if err := p.Save(profile); !errors.Is(err, ErrInvalid) {
 			t.Errorf("%s: Save = %v, want ErrInvalid", what, err)
@@ -173,9 +159,7 @@ func TestProfilesThatOthersCanChange(t *testing.T) {
 	t.Parallel()
 	dir := saved(t, "local")
 	p := OpenProfiles(dir)
-	if err := p.Use("local"); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, p.Use("local"))
 	use := func() error {
 		if name, err := p.Current(); err != nil {
 			return err
@@ -188,9 +172,7 @@ func TestProfilesThatOthersCanChange(t *testing.T) {
 	for place, good := range map[string]os.FileMode{"current": 0o600, "profiles/local.json": 0o600, "profiles": 0o700, ".": 0o700} {
 		path := filepath.Join(dir, place)
 		for extra := os.FileMode(0); extra <= 0o077; extra++ {
-			if err := os.Chmod(path, good|extra); err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, os.Chmod(path, good|extra))
 			err := use()
 			if wanted := extra&0o022 == 0; (err == nil) != wanted {
 				t.Errorf("%s with mode %v: %v, want it used: %v", place, good|extra, err, wanted)
@@ -198,17 +180,11 @@ func TestProfilesThatOthersCanChange(t *testing.T) {
 				t.Errorf("%s with mode %v: %v, with the hint %q", place, good|extra, err, Hint(err))
 			}
 		}
-		if err := os.Chmod(path, good); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, os.Chmod(path, good))
 	}
 	profile, err := p.Load("local")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chmod(filepath.Join(dir, "profiles"), 0o770); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
+	testkit.Must(t, os.Chmod(filepath.Join(dir, "profiles"), 0o770))
 	if err := p.Save(profile); err == nil {
 		t.Error("Save wrote into a folder that others can change")
 	}
@@ -232,9 +208,7 @@ func TestReplaceIsAtomic(t *testing.T) {
 	t.Parallel()
 	p := OpenProfiles(saved(t, "local"))
 	profile, err := p.Load("local")
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	done := make(chan struct{})
 	var wg sync.WaitGroup
 	for i := range 2 {

@@ -23,6 +23,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/diaspora-streams/diaspora/internal/spool"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // withSpool gives a configuration a spool.
@@ -43,12 +44,8 @@ func TestSpooledLogThenConsume(t *testing.T) {
 		}
 		sent = r
 	})
-	if err := l.Log(within(t), Event{Topic: "beamline", Key: []byte("k"), Value: []byte("b")}, Event{Topic: "beamline", Key: []byte("k"), Value: []byte("c")}); err != nil {
-		t.Fatal(err)
-	}
-	if err := l.Flush(within(t)); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, l.Log(within(t), Event{Topic: "beamline", Key: []byte("k"), Value: []byte("b")}, Event{Topic: "beamline", Key: []byte("k"), Value: []byte("c")}))
+	testkit.Must(t, l.Flush(within(t)))
 	got := readAll(t, cfg, "beamline")
 	if values(got) != "[a b c]" {
 		t.Fatalf("the topic has %s, want [a b c]", values(got))
@@ -69,9 +66,7 @@ func TestSpooledWhileTheBrokerIsAway(t *testing.T) {
 	cfg = withSpool(t, cfg)
 	l := openLogger(t, cfg)
 	for i := range 10 {
-		if err := l.Log(within(t), Event{Topic: "beamline", Key: []byte("k"), Value: fmt.Append(nil, i)}); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, l.Log(within(t), Event{Topic: "beamline", Key: []byte("k"), Value: fmt.Append(nil, i)}))
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	eventually(t, "the reason", func() bool { return errors.Is(l.Stats().Spool.Why, ErrUnavailable) })
@@ -85,9 +80,7 @@ func TestSpooledWhileTheBrokerIsAway(t *testing.T) {
 	_, again := newCluster(t, kfake.SeedTopics(1, "beamline"))
 	again.SpoolDir = cfg.SpoolDir
 	l = openLogger(t, again)
-	if err := l.Close(within(t)); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, l.Close(within(t)))
 	if got := values(readAll(t, again, "beamline")); got != "[0 1 2 3 4 5 6 7 8 9]" {
 		t.Errorf("the topic has %s", got)
 	}
@@ -99,12 +92,8 @@ func TestNoteOfThePast(t *testing.T) {
 	t.Parallel()
 	_, cfg := newCluster(t, kfake.SeedTopics(1, "beamline"))
 	cfg = withSpool(t, cfg)
-	if err := openLogger(t, cfg).Close(within(t)); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(cfg.SpoolDir, "note"), []byte("not authenticated"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, openLogger(t, cfg).Close(within(t)))
+	testkit.Must(t, os.WriteFile(filepath.Join(cfg.SpoolDir, "note"), []byte("not authenticated"), 0o600))
 	l := openLogger(t, cfg)
 	defer l.Close(within(t))
 	eventually(t, "the note's end", func() bool {
@@ -128,14 +117,10 @@ func TestClosePatience(t *testing.T) {
 	for _, patience := range []time.Duration{-1, 300 * time.Millisecond, 3 * time.Second} {
 		cfg.ClosePatience = patience
 		l := openLogger(t, cfg)
-		if err := l.Log(within(t), Event{Topic: "beamline", Value: fmt.Append(nil, n)}); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, l.Log(within(t), Event{Topic: "beamline", Value: fmt.Append(nil, n)}))
 		n++
 		began := time.Now()
-		if err := l.Close(within(t)); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, l.Close(within(t)))
 		stats := l.Stats().Spool
 		if took := time.Since(began); took < patience || took > max(patience, 0)+2*time.Second || stats.Events != int64(n) {
 			t.Errorf("with a patience of %v, Close took %v and left %d events, want %d", patience, took, stats.Events, n)
@@ -167,9 +152,7 @@ func drained(t testing.TB, l *Logger) {
 func numbers(t testing.TB, l *Logger, topic string, from, to int) {
 	t.Helper()
 	for i := from; i < to; i++ {
-		if err := l.Log(within(t), Event{Topic: topic, Key: []byte("k"), Value: fmt.Append(nil, i)}); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, l.Log(within(t), Event{Topic: topic, Key: []byte("k"), Value: fmt.Append(nil, i)}))
 	}
 }
 
@@ -243,9 +226,7 @@ func TestSpooledBelongsToASubject(t *testing.T) {
 	numbers(t, l, "beamline", 0, 3)
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := l.Close(ended); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, l.Close(ended))
 	other := cfg
 	other.Identity.Subject = "grace"
 	if _, err := OpenLogger(within(t), other); !errors.Is(err, ErrConflict) || Hint(err) == "" {
@@ -253,9 +234,7 @@ func TestSpooledBelongsToASubject(t *testing.T) {
 	}
 	g.release()
 	l = openLogger(t, cfg)
-	if err := l.Close(within(t)); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, l.Close(within(t)))
 	wantNumbers(t, readAll(t, cfg, "beamline"), 3)
 	openLogger(t, other) // no events are pending any more
 }
@@ -278,9 +257,7 @@ func TestSpooledHoldsATopic(t *testing.T) {
 	}
 	f.Remove()
 	drained(t, l)
-	if err := l.Flush(within(t)); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, l.Flush(within(t)))
 	wantNumbers(t, readAll(t, cfg, "mine"), 50)
 	if n := wantNumbers(t, readAll(t, cfg, "yours"), 50); n != 0 {
 		t.Errorf("%d events came twice", n)
@@ -299,20 +276,14 @@ func TestSpooledTopicThatComesLater(t *testing.T) {
 	numbers(t, l, "late", 0, 5)
 	numbers(t, l, "other", 0, 5)
 	eventually(t, "the topic to be held", func() bool { return errors.Is(l.Stats().Spool.Held["late"], ErrNotFound) })
-	if err := c.CreateTopic("late", 1, nil); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, c.CreateTopic("late", 1, nil))
 	drained(t, l)
 	wantNumbers(t, readAll(t, cfg, "late"), 5)
 	wantNumbers(t, readAll(t, cfg, "other"), 5)
-	if err := c.DeleteTopic("late"); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, c.DeleteTopic("late"))
 	numbers(t, l, "late", 0, 5)
 	eventually(t, "the topic to be held again", func() bool { return errors.Is(l.Stats().Spool.Held["late"], ErrNotFound) })
-	if err := c.CreateTopic("late", 1, nil); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, c.CreateTopic("late", 1, nil))
 	drained(t, l)
 	wantNumbers(t, readAll(t, cfg, "late"), 5)
 }
@@ -506,14 +477,10 @@ func TestSpooledRestarts(t *testing.T) {
 	for i := range restarts {
 		l := openLogger(t, cfg)
 		numbers(t, l, "beamline", i*each, (i+1)*each)
-		if err := l.Close(ended); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, l.Close(ended))
 	}
 	l := openLogger(t, cfg)
-	if err := l.Close(within(t)); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, l.Close(within(t)))
 	drainedNow(t, l)
 	repeats := wantNumbers(t, readAll(t, cfg, "beamline"), restarts*each)
 	t.Logf("%d repeats in %d restarts", repeats, restarts)
@@ -564,9 +531,7 @@ func TestSpooledHandler(t *testing.T) {
 		t.Errorf("%d records and %d lines are lost", h.Lost(), w.Lost())
 	}
 	g.release()
-	if err := l.Close(within(t)); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, l.Close(within(t)))
 	got := readAll(t, cfg, "beamline")
 	if len(got) != 20_001 || string(got[20_000].Value) != "a line" {
 		t.Errorf("%d records are there, the last %q", len(got), got[len(got)-1].Value)
@@ -653,9 +618,7 @@ func TestSpooledRoundIsOneBatch(t *testing.T) {
 				all = append(all, Event{Topic: "beamline", Key: []byte("k"), Value: fmt.Append(nil, i)})
 			}
 			all[0].Headers = []Header{{"mark", []byte("the first that waits")}}
-			if err := l.Log(within(t), all...); err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, l.Log(within(t), all...))
 			refused := c.Fault(kfake.Fault{
 				Keys: []kmsg.Key{kmsg.Produce}, Topic: "beamline", Err: kerr.TopicAuthorizationFailed,
 				When: func(req kmsg.Request) bool { return carries(req, "the first that waits") },

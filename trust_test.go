@@ -14,7 +14,8 @@ import (
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/globusdev"
-	"github.com/diaspora-streams/diaspora/internal/trust/trusttest"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
+	"github.com/diaspora-streams/diaspora/internal/testkit/fabrictest"
 )
 
 // These tests are attacks. A user is led to an ACL endpoint at evil.example.com. Its discovery
@@ -40,9 +41,7 @@ func startGlobus(t *testing.T) *globusdev.Server {
 		{Scope: scopeOfEvil, ResourceServer: globusdev.ResourceServerID},
 		{Scope: transfer, ResourceServer: "transfer.api.globus.org"},
 	}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	t.Cleanup(func() { auth.Close() })
 	server.Config.Handler = auth
 	server.Start()
@@ -52,9 +51,9 @@ func startGlobus(t *testing.T) *globusdev.Server {
 
 // startThief starts the attacker's endpoint. Its document names the genuine resource server and the
 // attacker's brokers; change may set the rest.
-func startThief(t *testing.T, globus string, change func(*diaspora.Discovery, *trusttest.Thief)) *trusttest.Thief {
+func startThief(t *testing.T, globus string, change func(*diaspora.Discovery, *fabrictest.Thief)) *fabrictest.Thief {
 	t.Helper()
-	thief := trusttest.NewThief(t, "*.example.com", "*.example.org", "*.streams.example.org")
+	thief := fabrictest.NewThief(t, "*.example.com", "*.example.org", "*.streams.example.org")
 	for host, address := range map[string]string{
 		"evil.example.com:443": thief.HTTPS(), "streams.example.org:443": thief.HTTPS(), "evil.example.com:80": thief.HTTP(),
 	} {
@@ -83,7 +82,7 @@ func environ(pairs ...string) func(string) string {
 }
 
 // through connects to the attacker's gateway, whichever broker is dialed.
-func through(thief *trusttest.Thief, cfg diaspora.Config) diaspora.Config {
+func through(thief *fabrictest.Thief, cfg diaspora.Config) diaspora.Config {
 	cfg.DialTimeout = 2 * time.Second
 	return diaspora.Through(cfg, func(ctx context.Context, network, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, network, thief.Gateway())
@@ -91,8 +90,8 @@ func through(thief *trusttest.Thief, cfg diaspora.Config) diaspora.Config {
 }
 
 // uses are all ways in which a program may send a token.
-var uses = map[string]func(context.Context, *testing.T, *trusttest.Thief, diaspora.Config) error{
-	"ACL endpoint": func(ctx context.Context, _ *testing.T, _ *trusttest.Thief, cfg diaspora.Config) error {
+var uses = map[string]func(context.Context, *testing.T, *fabrictest.Thief, diaspora.Config) error{
+	"ACL endpoint": func(ctx context.Context, _ *testing.T, _ *fabrictest.Thief, cfg diaspora.Config) error {
 		client, err := diaspora.NewClient(cfg)
 		if err != nil {
 			return err
@@ -100,26 +99,26 @@ var uses = map[string]func(context.Context, *testing.T, *trusttest.Thief, diaspo
 		_, err = client.Identity(ctx)
 		return err
 	},
-	"dial": func(ctx context.Context, _ *testing.T, thief *trusttest.Thief, cfg diaspora.Config) error {
+	"dial": func(ctx context.Context, _ *testing.T, thief *fabrictest.Thief, cfg diaspora.Config) error {
 		client, err := diaspora.Dial(ctx, through(thief, cfg))
 		if err == nil {
 			client.Close()
 		}
 		return err
 	},
-	"logger": func(ctx context.Context, _ *testing.T, thief *trusttest.Thief, cfg diaspora.Config) error {
+	"logger": func(ctx context.Context, _ *testing.T, thief *fabrictest.Thief, cfg diaspora.Config) error {
 		logger, err := diaspora.OpenLogger(ctx, through(thief, cfg))
 		if err == nil {
 			logger.Close(ctx)
 		}
 		return err
 	},
-	"spool": func(ctx context.Context, t *testing.T, thief *trusttest.Thief, cfg diaspora.Config) error {
+	"spool": func(ctx context.Context, t *testing.T, thief *fabrictest.Thief, cfg diaspora.Config) error {
 		cfg = through(thief, cfg)
 		cfg.SpoolDir = filepath.Join(t.TempDir(), "spool")
 		return logged(ctx, cfg)
 	},
-	"consumer": func(ctx context.Context, _ *testing.T, thief *trusttest.Thief, cfg diaspora.Config) error {
+	"consumer": func(ctx context.Context, _ *testing.T, thief *fabrictest.Thief, cfg diaspora.Config) error {
 		consumer, err := diaspora.OpenConsumer(ctx, through(thief, cfg), diaspora.ConsumerOptions{Topics: []string{"weather"}})
 		if err == nil {
 			consumer.Close(ctx)
@@ -150,7 +149,7 @@ func logged(ctx context.Context, cfg diaspora.Config) error {
 
 // attack is a discovery document and the environment of the user who reads it.
 type attack struct {
-	says     func(*diaspora.Discovery, *trusttest.Thief)
+	says     func(*diaspora.Discovery, *fabrictest.Thief)
 	scope    string // of the refresh token in DIASPORA_REFRESH; if "", a client ID and secret are set instead
 	noGlobus bool   // the user has not named the Globus Auth
 	url      string // default: https://evil.example.com
@@ -162,62 +161,62 @@ var attacks = map[string]attack{
 		scope: scopeOfAPI, words: "names no host",
 	},
 	"the genuine scope, which names its host, and brokers of its own": {
-		says:  func(d *diaspora.Discovery, _ *trusttest.Thief) { d.Globus.Scope = scopeOfHost },
+		says:  func(d *diaspora.Discovery, _ *fabrictest.Thief) { d.Globus.Scope = scopeOfHost },
 		scope: scopeOfHost, words: "evil.example.com is not below streams.example.org",
 	},
 	"the genuine scope and brokers": {
-		says: func(d *diaspora.Discovery, _ *trusttest.Thief) {
+		says: func(d *diaspora.Discovery, _ *fabrictest.Thief) {
 			d.Globus.Scope, d.Brokers = scopeOfHost, []string{"kafka.streams.example.org:9092"}
 		},
 		scope: scopeOfHost, words: "evil.example.com is not below streams.example.org",
 	},
 	"a scope of its own, for a token of the genuine API": {
-		says:  func(d *diaspora.Discovery, _ *trusttest.Thief) { d.Globus.Scope = scopeOfEvil },
+		says:  func(d *diaspora.Discovery, _ *fabrictest.Thief) { d.Globus.Scope = scopeOfEvil },
 		scope: scopeOfHost, words: "evil.example.com is not below streams.example.org",
 	},
 	"brokers on this machine": {
-		says: func(d *diaspora.Discovery, _ *trusttest.Thief) {
+		says: func(d *diaspora.Discovery, _ *fabrictest.Thief) {
 			d.Brokers = []string{"127.0.0.1:9092"}
 		},
 		scope: scopeOfAPI, words: "names no host",
 	},
 	"the genuine scope, to a client with a secret": {words: "names no host"},
 	"the scope of Groups": {
-		says: func(d *diaspora.Discovery, _ *trusttest.Thief) {
+		says: func(d *diaspora.Discovery, _ *fabrictest.Thief) {
 			d.Globus.Scope, d.Globus.ResourceServer = groupsScope, "groups.api.globus.org"
 		},
 		words: "groups.api.globus.org",
 	},
 	"the scope of Transfer": {
-		says: func(d *diaspora.Discovery, _ *trusttest.Thief) {
+		says: func(d *diaspora.Discovery, _ *fabrictest.Thief) {
 			d.Globus.Scope, d.Globus.ResourceServer = transfer, "transfer.api.globus.org"
 		},
 		words: "transfer.api.globus.org",
 	},
 	"two scopes in one": {
-		says: func(d *diaspora.Discovery, _ *trusttest.Thief) {
+		says: func(d *diaspora.Discovery, _ *fabrictest.Thief) {
 			d.Globus.Scope, d.Globus.ResourceServer = scopeOfAPI+" "+groupsScope, "groups.api.globus.org"
 		},
 		words: "is not one scope",
 	},
 	"the scope openid, for a token of Globus Auth itself": {
-		says: func(d *diaspora.Discovery, _ *trusttest.Thief) {
+		says: func(d *diaspora.Discovery, _ *fabrictest.Thief) {
 			d.Globus.Scope, d.Globus.ResourceServer = "openid", "auth.globus.org"
 		},
 		words: "openid",
 	},
 	"a Globus Auth of its own": {
-		says: func(d *diaspora.Discovery, _ *trusttest.Thief) {
+		says: func(d *diaspora.Discovery, _ *fabrictest.Thief) {
 			d.Globus.Issuer, d.Globus.Scope = "https://evil.example.com", scopeOfEvil
 		},
 		scope: scopeOfAPI, noGlobus: true, words: "https://evil.example.com is not Globus",
 	},
 	"a Globus Auth of its own, on this machine, for a refresh token": {
-		says:  func(d *diaspora.Discovery, thief *trusttest.Thief) { d.Globus.Issuer = "http://" + thief.HTTP() },
+		says:  func(d *diaspora.Discovery, thief *fabrictest.Thief) { d.Globus.Issuer = "http://" + thief.HTTP() },
 		scope: scopeOfAPI, noGlobus: true, words: "is not Globus",
 	},
 	"a Globus Auth of its own, on this machine, for a client's secret": {
-		says:     func(d *diaspora.Discovery, thief *trusttest.Thief) { d.Globus.Issuer = "http://" + thief.HTTP() },
+		says:     func(d *diaspora.Discovery, thief *fabrictest.Thief) { d.Globus.Issuer = "http://" + thief.HTTP() },
 		noGlobus: true, words: "is not Globus",
 	},
 	"another person's Globus Auth": {scope: scopeOfAPI, noGlobus: true, words: "is not Globus"},
@@ -232,9 +231,7 @@ func TestHostileDiscovery(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			thief := startThief(t, auth.Issuer(), a.says)
 			for use, send := range uses {
-				ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-				err := send(ctx, t, thief, a.victim(t, auth, thief, t.TempDir()))
-				cancel()
+				err := send(testkit.Within(t), t, thief, a.victim(t, auth, thief, t.TempDir()))
 				if err == nil || !strings.Contains(err.Error(), a.words) || diaspora.Hint(err) == "" {
 					t.Errorf("%s: %v, want an error that says %q, and what to do", use, err, a.words)
 				}
@@ -247,7 +244,7 @@ func TestHostileDiscovery(t *testing.T) {
 }
 
 // victim returns the configuration of a user who was led to the attacker, with profiles in dir.
-func (a attack) victim(t *testing.T, auth *globusdev.Server, thief *trusttest.Thief, dir string, more ...string) diaspora.Config {
+func (a attack) victim(t *testing.T, auth *globusdev.Server, thief *fabrictest.Thief, dir string, more ...string) diaspora.Config {
 	t.Helper()
 	url := a.url
 	if url == "" {
@@ -259,27 +256,21 @@ func (a attack) victim(t *testing.T, auth *globusdev.Server, thief *trusttest.Th
 	}
 	if a.scope == "" {
 		secret, err := auth.ClientSecret(globusdev.ServiceClientID)
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		env = append(env, "DIASPORA_CLIENT_ID", globusdev.ServiceClientID, "DIASPORA_CLIENT_SECRET", secret.Reveal())
 	} else {
 		env = append(env, "DIASPORA_REFRESH", refreshTokenFor(t, auth, a.scope))
 	}
 	cfg, err := diaspora.ConfigFromEnv(environ(env...))
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	return cfg
 }
 
 // refreshTokenFor returns a new refresh token of ada's.
 func refreshTokenFor(t *testing.T, auth *globusdev.Server, scope string) string {
 	t.Helper()
-	grant, err := auth.IssueTokens(ada, globusdev.NativeClientID, []string{scope}, true)
-	if err != nil {
-		t.Fatal(err)
-	}
+	grant, err := auth.IssueTokens(fabrictest.Ada, globusdev.NativeClientID, []string{scope}, true)
+	testkit.Must(t, err)
 	return grant.Tokens[0].RefreshToken.Reveal()
 }
 
@@ -288,9 +279,7 @@ func refreshTokenFor(t *testing.T, auth *globusdev.Server, scope string) string 
 func TestHostilePlainHTTP(t *testing.T) {
 	thief := startThief(t, "https://auth.globus.org", nil)
 	client, err := diaspora.NewClient(diaspora.Config{URL: "http://evil.example.com"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	if _, err := client.Discover(t.Context()); !errors.Is(err, diaspora.ErrInvalid) || !strings.Contains(err.Error(), "is not https") {
 		t.Errorf("Discover = %v, want ErrInvalid that says why", err)
 	}
@@ -300,15 +289,15 @@ func TestHostilePlainHTTP(t *testing.T) {
 }
 
 // genuine is the document of the fabric at streams.example.org.
-func genuine(scope string) func(*diaspora.Discovery, *trusttest.Thief) {
-	return func(d *diaspora.Discovery, _ *trusttest.Thief) {
+func genuine(scope string) func(*diaspora.Discovery, *fabrictest.Thief) {
+	return func(d *diaspora.Discovery, _ *fabrictest.Thief) {
 		d.Globus.Scope, d.Brokers = scope, []string{"kafka.streams.example.org:9092"}
 	}
 }
 
 // got fails unless tokens were sent to both the ACL endpoint and the gateway, or to neither, as
 // wanted.
-func got(t *testing.T, what string, thief *trusttest.Thief, want bool) {
+func got(t *testing.T, what string, thief *fabrictest.Thief, want bool) {
 	t.Helper()
 	loot := strings.Join(thief.Loot(), "\n")
 	if http, kafka := strings.Contains(loot, "/v1/identity: "), strings.Contains(loot, "Kafka: "); http != want || kafka != want {
@@ -320,8 +309,8 @@ func got(t *testing.T, what string, thief *trusttest.Thief, want bool) {
 // confirmed them in one of the possible ways; and the same without the confirmation.
 func TestTokensGoWhereTheyBelong(t *testing.T) {
 	auth := startGlobus(t)
-	saved := func(confirmed bool, scope string) func(*testing.T, string, *trusttest.Thief) {
-		return func(t *testing.T, dir string, thief *trusttest.Thief) {
+	saved := func(confirmed bool, scope string) func(*testing.T, string, *fabrictest.Thief) {
+		return func(t *testing.T, dir string, thief *fabrictest.Thief) {
 			t.Helper()
 			store(t, diaspora.OpenProfiles(dir), auth, thief, confirmed, scope)
 		}
@@ -329,7 +318,7 @@ func TestTokensGoWhereTheyBelong(t *testing.T) {
 	for name, try := range map[string]struct {
 		attack
 		more  []string // further environment variables
-		setup func(*testing.T, string, *trusttest.Thief)
+		setup func(*testing.T, string, *fabrictest.Thief)
 		want  bool
 	}{
 		"a scope that names the host": {attack: attack{says: genuine(scopeOfHost), scope: scopeOfHost}, want: true},
@@ -370,9 +359,7 @@ func TestTokensGoWhereTheyBelong(t *testing.T) {
 				if try.setup != nil {
 					try.setup(t, dir, thief)
 				}
-				ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-				err := send(ctx, t, thief, try.victim(t, auth, thief, dir, try.more...))
-				cancel()
+				err := send(testkit.Within(t), t, thief, try.victim(t, auth, thief, dir, try.more...))
 				if (err == nil) != try.want || err != nil && !strings.Contains(err.Error(), try.words) {
 					t.Errorf("%s: %v, want success: %v, or an error that says %q", use, err, try.want, try.words)
 				}
@@ -383,7 +370,7 @@ func TestTokensGoWhereTheyBelong(t *testing.T) {
 }
 
 // store saves the profile "home" of the genuine fabric with a login of ada's.
-func store(t *testing.T, profiles *diaspora.Profiles, auth *globusdev.Server, thief *trusttest.Thief, confirmed bool, scope string) {
+func store(t *testing.T, profiles *diaspora.Profiles, auth *globusdev.Server, thief *fabrictest.Thief, confirmed bool, scope string) {
 	t.Helper()
 	d := diaspora.Discovery{
 		Brokers: []string{"kafka.streams.example.org:9092"}, Security: "tls", CA: thief.CA,
@@ -391,22 +378,16 @@ func store(t *testing.T, profiles *diaspora.Profiles, auth *globusdev.Server, th
 			Issuer: auth.Issuer(), ClientID: globusdev.NativeClientID, ResourceServer: globusdev.ResourceServerID, Scope: scope,
 		},
 	}
-	grant, err := auth.IssueTokens(ada, globusdev.NativeClientID, []string{scope}, true)
-	if err != nil {
-		t.Fatal(err)
-	}
+	grant, err := auth.IssueTokens(fabrictest.Ada, globusdev.NativeClientID, []string{scope}, true)
+	testkit.Must(t, err)
 	store, err := profiles.Store("home")
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	for _, err := range []error{
 		profiles.Save(diaspora.Profile{Name: "home", URL: "https://streams.example.org", Discovery: d, Confirmed: confirmed}),
 		profiles.Use("home"),
 		store.Save(t.Context(), &globus.Login{Issuer: auth.Issuer(), ClientID: globusdev.NativeClientID, Identity: grant.Identity, Tokens: grant.Tokens}),
 	} {
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 	}
 }
 
@@ -431,9 +412,7 @@ func TestStoredLoginsGoWhereTheyBelong(t *testing.T) {
 			env := append(try.env, "DIASPORA_CONFIG_DIR", dir, "DIASPORA_CA_FILE", thief.CAFile, "GLOBUS_SDK_SERVICE_URL_AUTH", auth.Issuer())
 			for _, use := range []string{"ACL endpoint", "dial"} {
 				cfg, err := diaspora.ConfigFromEnv(environ(env...))
-				if err != nil {
-					t.Fatal(err)
-				}
+				testkit.Must(t, err)
 				err = uses[use](t.Context(), t, thief, cfg)
 				if (err == nil) != (try.want == "") || err != nil && (!errors.Is(err, diaspora.ErrUnauthenticated) || diaspora.Hint(err) != try.want) {
 					t.Errorf("%s: %v, want %q", use, err, try.want)
@@ -453,20 +432,13 @@ func TestRememberedDiscoveryIsNotBelieved(t *testing.T) {
 	open := func() error {
 		cfg, err := diaspora.ConfigFromEnv(environ("DIASPORA_CONFIG_DIR", dir, "DIASPORA_CA_FILE", thief.CAFile, "DIASPORA_URL", "https://evil.example.com",
 			"GLOBUS_SDK_SERVICE_URL_AUTH", auth.Issuer(), "DIASPORA_REFRESH", refresh))
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		return uses["dial"](t.Context(), t, thief, cfg)
 	}
 	if err := open(); err == nil {
 		t.Fatal("the attacker was believed")
 	}
-	away, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	away.Close()
-	diaspora.Hosts.Store("evil.example.com:443", away.Addr().String())
+	diaspora.Hosts.Store("evil.example.com:443", testkit.FreeAddress(t))
 	if err := open(); !errors.Is(err, diaspora.ErrUnauthenticated) || !strings.Contains(err.Error(), "names no host") {
 		t.Errorf("by what was remembered: %v, want ErrUnauthenticated that says why", err)
 	}
@@ -478,7 +450,7 @@ func TestRememberedDiscoveryIsNotBelieved(t *testing.T) {
 // TestOneStrangerAmongBrokers has a genuine endpoint that names one broker on a foreign host.
 func TestOneStrangerAmongBrokers(t *testing.T) {
 	auth := startGlobus(t)
-	thief := startThief(t, auth.Issuer(), func(d *diaspora.Discovery, _ *trusttest.Thief) {
+	thief := startThief(t, auth.Issuer(), func(d *diaspora.Discovery, _ *fabrictest.Thief) {
 		d.Globus.Scope, d.Brokers = scopeOfHost, []string{"kafka.streams.example.org:9092", "evil.example.com:9092"}
 	})
 	a := attack{scope: scopeOfHost, url: "https://streams.example.org"}
@@ -498,13 +470,11 @@ func TestAdvertisedBrokers(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			honest := startThief(t, auth.Issuer(), genuine(scope))
 			honest.Leads("evil.example.com:9092")
-			evil := trusttest.NewThief(t, "evil.example.com")
+			evil := fabrictest.NewThief(t, "evil.example.com")
 			dir := t.TempDir()
 			store(t, diaspora.OpenProfiles(dir), auth, honest, true, scope)
 			cfg, err := diaspora.ConfigFromEnv(environ("DIASPORA_CONFIG_DIR", dir, "DIASPORA_CA_FILE", evil.CAFile))
-			if err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, err)
 			cfg.DialTimeout = 5 * time.Second
 			cfg = diaspora.Through(cfg, func(ctx context.Context, network, address string) (net.Conn, error) {
 				at := honest.Gateway()
@@ -543,9 +513,7 @@ func TestAdvertisedBrokers(t *testing.T) {
 					return nil
 				},
 			} {
-				ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-				err := send(ctx)
-				cancel()
+				err := send(testkit.Within(t))
 				if !errors.Is(err, diaspora.ErrUnauthenticated) || !strings.Contains(err.Error(), words) || diaspora.Hint(err) == "" {
 					t.Errorf("%s: %v, want ErrUnauthenticated that says %q, and what to do", use, err, words)
 				}

@@ -10,6 +10,8 @@ import (
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/fabric"
 	"github.com/diaspora-streams/diaspora/internal/globusdev"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
+	"github.com/diaspora-streams/diaspora/internal/testkit/fabrictest"
 )
 
 // TestAllowList checks that an account that is not admitted is rejected by all parts, with a login and
@@ -19,15 +21,10 @@ func TestAllowList(t *testing.T) {
 	t.Parallel()
 	const grace = "grace@example.org"
 	dir := t.TempDir()
-	f, err := fabric.Start(t.Context(), fabric.Config{Dir: dir})
-	if err != nil {
-		t.Fatal(err)
-	}
-	claim(t, as(t, f, grace), "snow")
-	key := createKey(t, as(t, f, grace), diaspora.AccessKeyRequest{Name: "k", Read: true, Write: true})
-	if err := f.Close(); err != nil {
-		t.Fatal(err)
-	}
+	f := fabrictest.Start(t, fabric.Config{Dir: dir})
+	fabrictest.Claim(t, fabrictest.As(t, f, grace), "snow")
+	key := fabrictest.CreateKey(t, fabrictest.As(t, f, grace), diaspora.AccessKeyRequest{Name: "k", Read: true, Write: true})
+	testkit.Must(t, f.Close())
 	for name, tt := range map[string]struct {
 		domains, subjects []string
 		keyWorks          bool
@@ -35,11 +32,8 @@ func TestAllowList(t *testing.T) {
 		"domains":  {[]string{"example.edu"}, nil, true}, // an access key has a subject but no domain, so a list of domains does not exclude it
 		"subjects": {nil, []string{globusdev.Subject(ada)}, false},
 	} {
-		f, err := fabric.Start(t.Context(), fabric.OpenTo(fabric.Config{Dir: dir}, tt.domains, tt.subjects))
-		if err != nil {
-			t.Fatal(err)
-		}
-		listed, other := as(t, f, ada), as(t, f, grace)
+		f := fabrictest.Start(t, fabric.OpenTo(fabric.Config{Dir: dir}, tt.domains, tt.subjects))
+		listed, other := fabrictest.As(t, f, ada), fabrictest.As(t, f, grace)
 		if client, err := diaspora.NewClient(listed); err != nil {
 			t.Fatal(err)
 		} else if _, err := client.Claim(t.Context(), diaspora.ClaimRequest{Name: "weather"}); err != nil {
@@ -58,22 +52,17 @@ func TestAllowList(t *testing.T) {
 				t.Errorf("%s: %s: %v, want %q, and whom to ask", name, what, err, condition)
 			}
 		}
-		client, err := diaspora.NewClient(other)
-		if err != nil {
-			t.Fatal(err)
-		}
+		client := fabrictest.Client(t, other)
 		_, err = client.Topics(t.Context())
 		refused("the ACL endpoint", err, diaspora.ErrPermission)
 		_, err = diaspora.OpenLogger(t.Context(), other)
 		refused("the gateway", err, diaspora.ErrPermission)
 		token, err := other.TokenSource.Token(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := kafkaClient(t, f, oauth.Auth{Token: token.AccessToken.Reveal()}.AsMechanism()).Ping(t.Context()); err == nil || !strings.Contains(err.Error(), "this fabric is not open to ") {
+		testkit.Must(t, err)
+		if err := fabrictest.Kafka(t, f, oauth.Auth{Token: token.AccessToken.Reveal()}.AsMechanism()).Ping(t.Context()); err == nil || !strings.Contains(err.Error(), "this fabric is not open to ") {
 			t.Errorf("%s: a Kafka client: %v", name, err)
 		}
-		if err := kafkaClient(t, f, byPlain(key)).Ping(t.Context()); (err == nil) != tt.keyWorks {
+		if err := fabrictest.Kafka(t, f, fabrictest.ByPlain(key)).Ping(t.Context()); (err == nil) != tt.keyWorks {
 			t.Errorf("%s: an access key: %v, want it to work: %v", name, err, tt.keyWorks)
 		}
 		if err := f.Close(); err != nil {

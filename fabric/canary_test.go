@@ -26,6 +26,8 @@ import (
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/fabric"
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
+	"github.com/diaspora-streams/diaspora/internal/testkit/fabrictest"
 )
 
 // everything collects all output of the system: diagnostics, responses and errors.
@@ -53,7 +55,7 @@ func (e *everything) String() string {
 func TestNoTokenIsSeen(t *testing.T) {
 	var said everything
 	dir := t.TempDir()
-	f := start(t, fabric.Config{
+	f := fabrictest.Start(t, fabric.Config{
 		Dir:         filepath.Join(dir, "data"),
 		Diagnostics: slog.New(slog.NewTextHandler(&said, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	})
@@ -62,20 +64,11 @@ func TestNoTokenIsSeen(t *testing.T) {
 		Issuer: f.GlobusURL(), ClientID: f.Discovery().Globus.ClientID,
 		Diagnostics: slog.New(slog.NewTextHandler(&said, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	store, err := globus.OpenStore(filepath.Join(dir, "home", "tokens.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	login, err := f.Login(t.Context(), ada)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := store.Save(t.Context(), login); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
+	login := fabrictest.Login(t, f, ada)
+	testkit.Must(t, store.Save(t.Context(), login))
 	token, _ := login.Token(rs)
 	secrets := []globus.Secret{"dev-at-canary-that-was-never-issued-0123456789"}
 	for _, tok := range login.Tokens {
@@ -86,7 +79,7 @@ func TestNoTokenIsSeen(t *testing.T) {
 	useHTTP(t, &said, f, login.Identity.Subject, token.AccessToken, secrets[0])
 	useKafka(t, &said, f, client.StoredSource(store, rs), secrets[0])
 
-	secrets = append(secrets, useKeys(t, &said, f, fixed(token))...)
+	secrets = append(secrets, useKeys(t, &said, f, fabrictest.Fixed(token))...)
 
 	// Refresh a login, use a refresh token without a login, use invalid tokens, and revoke all.
 	refreshed, err := client.Refresh(t.Context(), token.RefreshToken)
@@ -101,7 +94,7 @@ func TestNoTokenIsSeen(t *testing.T) {
 	fmt.Fprintln(&said, err)
 	fmt.Fprintln(&said, client.Revoke(t.Context(), refreshed.AccessToken))
 	fmt.Fprintln(&said, client.RevokeLogin(t.Context(), login))
-	useKafka(t, &said, f, fixed(token), secrets[0]) // revoked by now
+	useKafka(t, &said, f, fabrictest.Fixed(token), secrets[0]) // revoked by now
 
 	for _, secret := range secrets {
 		if secret == "" {
@@ -115,7 +108,7 @@ func TestNoTokenIsSeen(t *testing.T) {
 	if err != nil || !bytes.Contains(tokens, []byte(token.RefreshToken.Reveal())) {
 		t.Errorf("the token file lacks the refresh token, so the search finds nothing: %v", err)
 	}
-	onlyFor(t, filepath.Join(dir, "home"))
+	testkit.CheckPrivate(t, filepath.Join(dir, "home"))
 }
 
 // useHTTP sends tokens to the ACL endpoint in every way that it supports, and in some that it does not.
@@ -147,9 +140,7 @@ func useHTTP(t *testing.T, said io.Writer, f *fabric.Fabric, subject string, goo
 			{"GET", "/v1/topics", http.Header{"Authorization": {"Bearer " + token, "Bearer " + token}}, ""},
 		} {
 			request, err := http.NewRequestWithContext(t.Context(), r.method, f.URL()+r.path, strings.NewReader(r.body))
-			if err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, err)
 			for name, values := range r.header {
 				request.Header[name] = values
 			}
@@ -157,14 +148,10 @@ func useHTTP(t *testing.T, said io.Writer, f *fabric.Fabric, subject string, goo
 				request.Header.Set("Content-Type", "application/json")
 			}
 			response, err := http.DefaultClient.Do(request)
-			if err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, err)
 			dump, err := httputil.DumpResponse(response, true)
 			response.Body.Close()
-			if err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, err)
 			fmt.Fprintf(said, "%s\n", dump)
 		}
 	}
@@ -183,7 +170,7 @@ func useKafka(t *testing.T, said io.Writer, f *fabric.Fabric, source globus.Toke
 	}
 	_, err = diaspora.OpenConsumer(t.Context(), cfg, diaspora.ConsumerOptions{Topics: []string{"weather", "nobodys"}})
 	fmt.Fprintln(said, err)
-	cfg.TokenSource = fixed(globus.Token{AccessToken: bad})
+	cfg.TokenSource = fabrictest.Fixed(globus.Token{AccessToken: bad})
 	_, err = diaspora.OpenLogger(t.Context(), cfg)
 	fmt.Fprintln(said, err)
 	fmt.Fprintf(said, "%v %+v %#v\n", cfg, cfg, cfg)
@@ -195,9 +182,7 @@ func useKafka(t *testing.T, said io.Writer, f *fabric.Fabric, source globus.Toke
 		kgo.ClientID(bad.Reveal()[:10]),
 	} {
 		client, err := kgo.NewClient(kgo.SeedBrokers(f.Brokers()...), kgo.RetryTimeout(1), opt)
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		fmt.Fprintln(said, client.Ping(t.Context()))
 		client.Close()
 	}
@@ -207,26 +192,17 @@ func useKafka(t *testing.T, said io.Writer, f *fabric.Fabric, source globus.Toke
 // returns their secrets and tokens.
 func useKeys(t *testing.T, said io.Writer, f *fabric.Fabric, source globus.TokenSource) []globus.Secret {
 	t.Helper()
-	client, err := diaspora.NewClient(diaspora.Config{URL: f.URL(), TokenSource: source})
-	if err != nil {
-		t.Fatal(err)
-	}
+	client := fabrictest.Client(t, diaspora.Config{URL: f.URL(), TokenSource: source})
 	key, err := client.CreateKey(t.Context(), diaspora.AccessKeyRequest{Name: "canary", Read: true, Write: true})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	for diaspora.ValidTopic(key.Secret.Reveal()) != nil { // the secret must also be valid as the name of a topic
-		if err := client.RevokeKey(t.Context(), key.ID); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, client.RevokeKey(t.Context(), key.ID))
 		if key, err = client.CreateKey(t.Context(), diaspora.AccessKeyRequest{Name: "canary", Read: true, Write: true}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	part, err := client.CreateKey(t.Context(), diaspora.AccessKeyRequest{Name: "part", Topics: []string{"weather"}, Read: true})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	encoded, err := json.Marshal(key)
 	fmt.Fprintln(said, "the key", key, fmt.Sprintf("%+v %#v %s", key, key, encoded), err)
 	slog.New(slog.NewJSONHandler(said, nil)).Info("the key", "key", key, "secret", key.Secret)
@@ -237,22 +213,16 @@ func useKeys(t *testing.T, said io.Writer, f *fabric.Fabric, source globus.Token
 	ask := func(method, path, body string, header http.Header) {
 		t.Helper()
 		request, err := http.NewRequestWithContext(t.Context(), method, f.URL()+path, strings.NewReader(body))
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		request.Header = header
 		response, err := http.DefaultClient.Do(request)
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		defer response.Body.Close()
 		var token struct {
 			AccessToken string `json:"access_token"`
 		}
 		answer, err := io.ReadAll(response.Body)
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		if json.Unmarshal(answer, &token); token.AccessToken != "" { // only this response may contain a token
 			secrets = append(secrets, globus.Secret(token.AccessToken))
 			answer = nil
@@ -282,9 +252,7 @@ func useKeys(t *testing.T, said io.Writer, f *fabric.Fabric, source globus.Token
 	signIn := func(mechanism sasl.Mechanism) {
 		t.Helper()
 		client, err := kgo.NewClient(kgo.SeedBrokers(f.Brokers()...), kgo.RetryTimeout(1), kgo.SASL(mechanism))
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		defer client.Close()
 		fmt.Fprintln(said, client.Ping(t.Context()))
 	}
@@ -328,23 +296,5 @@ func lookInFiles(t *testing.T, dir string, secret globus.Secret) {
 	})
 	if err != nil || seen == 0 {
 		t.Errorf("search in %s: %d files, %v", dir, seen, err)
-	}
-}
-
-// onlyFor fails the test if a file under dir can be read by other users than its owner.
-func onlyFor(t *testing.T, dir string) {
-	t.Helper()
-	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		info, err := entry.Info()
-		if err == nil && info.Mode().Perm()&0o077 != 0 {
-			t.Errorf("%s has mode %v", path, info.Mode())
-		}
-		return err
-	})
-	if err != nil {
-		t.Error(err)
 	}
 }

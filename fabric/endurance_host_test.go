@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,6 +21,7 @@ import (
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/fabric"
 	"github.com/diaspora-streams/diaspora/internal/inside"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // hostEnv is an environment variable. If it is set, the test binary runs a fabric instead of the
@@ -106,7 +106,7 @@ func login(f *fabric.Fabric, dir string) error {
 // host is a process that runs serveHost.
 type host struct {
 	hostConfig
-	said lockedText
+	said testkit.Text
 
 	mu      sync.Mutex // guards the fields below
 	cmd     *exec.Cmd
@@ -176,51 +176,18 @@ type home struct{ dir string }
 func (h *host) newHome(t *testing.T) home {
 	t.Helper()
 	at := home{t.TempDir()}
-	if err := h.ask("login %s", at.dir); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, h.ask("login %s", at.dir))
 	return at
 }
 
 func (h home) config(t *testing.T) diaspora.Config {
 	t.Helper()
 	cfg, err := diaspora.OpenProfiles(h.dir).Config("lab")
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	return cfg
 }
 
 // env returns the environment for a command that uses this folder.
 func (h home) env() []string {
 	return append(os.Environ(), "DIASPORA_CONFIG_DIR="+h.dir, "DIASPORA_STATE_DIR="+filepath.Join(h.dir, "state"))
-}
-
-// freeAddress returns an address on which no process listens.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
-// lockedText collects the output of a process. It may be used concurrently.
-type lockedText struct {
-	mu   sync.Mutex // guards text
-	text strings.Builder
-}
-
-func (l *lockedText) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *lockedText) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
 }

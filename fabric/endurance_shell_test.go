@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/diaspora-streams/diaspora/internal/history"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // shell is a running diaspora command.
@@ -147,9 +148,7 @@ func (e *endurance) watch(a *actor, at home) {
 	}
 	start := func() *shell {
 		s, err := e.shell(a, at, receipt, "produce", "weather", "--watch", folder, "--settle", "0", "--input", "ndjson", "-o", "json")
-		if err != nil {
-			e.Fatal(err)
-		}
+		testkit.Must(e, err)
 		return s
 	}
 	s := start()

@@ -26,6 +26,8 @@ import (
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/internal/faultnet"
 	"github.com/diaspora-streams/diaspora/internal/history"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
+	"github.com/diaspora-streams/diaspora/internal/testkit/fabrictest"
 )
 
 // The actors sleep to limit their rate, and each fault lasts for some time. The results of the test do
@@ -156,13 +158,9 @@ func TestEndurance(t *testing.T) {
 	lab := e.host.newHome(t)
 	cfg := lab.config(t)
 	client, err := diaspora.NewClient(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	topic, err := client.Claim(within(t), diaspora.ClaimRequest{Name: "weather", Partitions: 4})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
+	topic, err := client.Claim(testkit.Within(t), diaspora.ClaimRequest{Name: "weather", Partitions: 4})
+	testkit.Must(t, err)
 
 	var stopWriting, stopReading context.CancelFunc
 	e.writing, stopWriting = context.WithCancel(t.Context())
@@ -229,7 +227,7 @@ func newEndurance(t *testing.T, duration time.Duration) *endurance {
 	if out, err := exec.Command("go", "build", "-o", e.binary, "../cmd/diaspora").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	e.host = &host{hostConfig: hostConfig{Dir: t.TempDir(), Kafka: freeAddress(t), HTTP: freeAddress(t), Globus: freeAddress(t)}}
+	e.host = &host{hostConfig: hostConfig{Dir: t.TempDir(), Kafka: testkit.FreeAddress(t), HTTP: testkit.FreeAddress(t), Globus: testkit.FreeAddress(t)}}
 	size := 256 + int(duration.Minutes())*10 // in MB; a tmpfs uses memory
 	if err := syscall.Mount("tmpfs", e.host.Dir, "tmpfs", 0, fmt.Sprintf("size=%dm,mode=0700", size)); err != nil {
 		t.Logf("the fabric's disk is never full, as a small one cannot be made: %v", err)
@@ -247,9 +245,7 @@ func newEndurance(t *testing.T, duration time.Duration) *endurance {
 	}
 	t.Cleanup(func() { e.proxy.Close() })
 	e.host.KafkaForOther = e.proxy.Addr()
-	if err := e.host.start(); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, e.host.start())
 	t.Cleanup(func() { e.host.signal(syscall.SIGKILL) })
 	return e
 }
@@ -276,9 +272,7 @@ func (e *endurance) disturb(random *rand.Rand, lab home, subject string, duratio
 		"killed": func() {
 			e.host.signal(syscall.SIGKILL)
 			wait(0, 8*time.Second)
-			if err := e.host.start(); err != nil {
-				e.Fatal(err)
-			}
+			testkit.Must(e, e.host.start())
 		},
 		"frozen": func() {
 			e.host.signal(syscall.SIGSTOP)
@@ -408,12 +402,10 @@ func (e *endurance) await() {
 
 // judge reads the whole topic, and checks it and the events of each group against the acknowledged events.
 func (e *endurance) judge(lab home, counts map[string]int) {
-	consumer := openConsumer(e.T, lab.config(e.T), diaspora.ConsumerOptions{Topics: []string{"weather"}, Until: diaspora.End})
+	consumer := fabrictest.OpenConsumer(e.T, lab.config(e.T), diaspora.ConsumerOptions{Topics: []string{"weather"}, Until: diaspora.End})
 	stored := map[int32][]history.Event{}
 	for r, err := range consumer.Records(e.Context()) {
-		if err != nil {
-			e.Fatal(err)
-		}
+		testkit.Must(e, err)
 		event, err := history.Parse(r.Key, r.Value, r.ID)
 		if err != nil {
 			e.Error(err)
@@ -527,7 +519,7 @@ func (e *endurance) log(a *actor, at home, spool string) {
 			e.Errorf("%s: %v", a.name, err)
 			return
 		}
-		if err := errors.Join(logger.Flush(within(e.T)), logger.Close(e.Context())); err != nil {
+		if err := errors.Join(logger.Flush(testkit.Within(e.T)), logger.Close(e.Context())); err != nil {
 			e.Errorf("%s: at the end: %v", a.name, err)
 		}
 	}

@@ -1,110 +1,36 @@
 package fabric_test
 
 import (
-	"context"
 	"errors"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/fabric"
-	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
+	"github.com/diaspora-streams/diaspora/internal/testkit/fabrictest"
 )
 
-const (
-	ada   = "ada@example.edu"
-	grace = "grace@example.org"
-)
-
-func start(t *testing.T, cfg fabric.Config) *fabric.Fabric {
-	t.Helper()
-	f, err := fabric.Start(t.Context(), cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := f.Close(); err != nil {
-			t.Errorf("Close: %v", err)
-		}
-	})
-	return f
-}
-
-func as(t *testing.T, f *fabric.Fabric, username string) diaspora.Config {
-	t.Helper()
-	cfg, err := f.As(t.Context(), username)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return cfg
-}
-
-func claim(t *testing.T, cfg diaspora.Config, name string) {
-	t.Helper()
-	client, err := diaspora.NewClient(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := client.Claim(t.Context(), diaspora.ClaimRequest{Name: name}); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func openLogger(t *testing.T, cfg diaspora.Config) *diaspora.Logger {
-	t.Helper()
-	logger, err := diaspora.OpenLogger(t.Context(), cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		// Some tests leave events behind that can never be sent, so Close must not wait for long.
-		ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
-		defer cancel()
-		logger.Close(ctx)
-	})
-	return logger
-}
+const ada, grace = fabrictest.Ada, fabrictest.Grace
 
 // TestLoginSurvivesARestart checks that a token is still valid after the fabric was restarted.
 func TestLoginSurvivesARestart(t *testing.T) {
 	dir := t.TempDir()
-	f, err := fabric.Start(t.Context(), fabric.Config{Dir: dir})
-	if err != nil {
-		t.Fatal(err)
-	}
-	claim(t, as(t, f, ada), "weather")
-	login, err := f.Login(t.Context(), ada)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := f.Close(); err != nil {
-		t.Fatal(err)
-	}
-	again := start(t, fabric.Config{Dir: dir})
-	openLogger(t, withToken(again, login))
+	f := fabrictest.Start(t, fabric.Config{Dir: dir})
+	fabrictest.Claim(t, fabrictest.As(t, f, ada), "weather")
+	login := fabrictest.Login(t, f, ada)
+	testkit.Must(t, f.Close())
+	again := fabrictest.Start(t, fabric.Config{Dir: dir})
+	fabrictest.OpenLogger(t, fabrictest.WithToken(again, login))
 }
-
-// withToken returns the configuration of a client that uses the access token of a login.
-func withToken(f *fabric.Fabric, login *globus.Login) diaspora.Config {
-	token, _ := login.Token(f.Discovery().Globus.ResourceServer)
-	return diaspora.Config{URL: f.URL(), Brokers: f.Brokers(), Identity: login.Identity, TokenSource: fixed(token)}
-}
-
-type fixed globus.Token
-
-func (f fixed) Token(context.Context) (globus.Token, error) { return globus.Token(f), nil }
 
 // TestKafkaFile checks the errors for a KafkaFile that is missing or invalid. Package interop tests a
 // fabric in front of a real Apache Kafka cluster.
 func TestKafkaFile(t *testing.T) {
 	damaged := filepath.Join(t.TempDir(), "cluster.json")
-	if err := os.WriteFile(damaged, []byte(`{"nodes": []}`), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, os.WriteFile(damaged, []byte(`{"nodes": []}`), 0o600))
 	for _, cfg := range []fabric.Config{
 		{KafkaFile: filepath.Join(t.TempDir(), "cluster.json")},
 		{KafkaFile: damaged},
@@ -119,7 +45,7 @@ func TestKafkaFile(t *testing.T) {
 
 func TestOneProcessADirectory(t *testing.T) {
 	dir := t.TempDir()
-	f := start(t, fabric.Config{Dir: dir})
+	f := fabrictest.Start(t, fabric.Config{Dir: dir})
 	_, err := fabric.Start(t.Context(), fabric.Config{Dir: dir})
 	var inUse *fabric.InUseError
 	if !errors.As(err, &inUse) {
@@ -131,11 +57,7 @@ func TestOneProcessADirectory(t *testing.T) {
 }
 
 func TestPortTaken(t *testing.T) {
-	taken, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer taken.Close()
+	taken := testkit.Listen(t)
 	addr := taken.Addr().String()
 	for _, cfg := range []fabric.Config{{KafkaAddr: addr}, {HTTPAddr: addr}, {GlobusAddr: addr}} {
 		_, err := fabric.Start(t.Context(), cfg)
@@ -156,11 +78,9 @@ func TestLoopbackOnly(t *testing.T) {
 }
 
 func TestHealth(t *testing.T) {
-	f := start(t, fabric.Config{})
+	f := fabrictest.Start(t, fabric.Config{})
 	response, err := http.Get(f.URL() + "/healthz")
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	response.Body.Close()
 	if response.StatusCode != http.StatusOK {
 		t.Errorf("GET /healthz answers %s", response.Status)
@@ -168,10 +88,7 @@ func TestHealth(t *testing.T) {
 }
 
 func TestCloseTwice(t *testing.T) {
-	f, err := fabric.Start(t.Context(), fabric.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	f := fabrictest.Start(t, fabric.Config{})
 	if err := errors.Join(f.Close(), f.Close()); err != nil {
 		t.Errorf("Close twice: %v", err)
 	}

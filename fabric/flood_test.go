@@ -25,7 +25,8 @@ import (
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/globusdev"
 	"github.com/diaspora-streams/diaspora/internal/inside"
-	"github.com/diaspora-streams/diaspora/internal/longtest"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
+	"github.com/diaspora-streams/diaspora/internal/testkit/fabrictest"
 )
 
 // busyGlobus answers introspection requests after 350 ms. It answers ten requests a second, and rejects
@@ -132,10 +133,7 @@ func identity(ctx context.Context, from, url, token string) error {
 // accessToken logs a user in and returns the access token.
 func accessToken(t *testing.T, f *fabric.Fabric, username string) string {
 	t.Helper()
-	login, err := f.Login(within(t), username)
-	if err != nil {
-		t.Fatal(err)
-	}
+	login := fabrictest.Login(t, f, username)
 	token, _ := login.Token(globusdev.ResourceServerID)
 	return token.AccessToken.Reveal()
 }
@@ -158,10 +156,10 @@ func TestFloodOfTokens(t *testing.T) {
 		revocation                   = 5 * time.Second
 		impatient                    = 100 * time.Millisecond // an attacker waits this long for an answer
 	)
-	long := longtest.Scaled(t, "FLOOD_SECONDS", 0)
+	long := testkit.Scaled(t, "FLOOD_SECONDS", 0)
 	addresses := []string{"127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.5"}
 	busy := &busyGlobus{}
-	f := start(t, fabric.AroundGlobus(fabric.Config{RevocationInterval: revocation}, func(globus http.Handler) http.Handler {
+	f := fabrictest.Start(t, fabric.AroundGlobus(fabric.Config{RevocationInterval: revocation}, func(globus http.Handler) http.Handler {
 		busy.Handler = globus
 		return busy
 	}))
@@ -174,19 +172,13 @@ func TestFloodOfTokens(t *testing.T) {
 		newcomers = append(newcomers, accessToken(t, f, grace))
 	}
 	for _, token := range known {
-		conn, err := signIn(within(t), "127.0.0.1", gateway, token)
-		if err != nil {
-			t.Fatal(err)
-		}
+		conn, err := signIn(testkit.Within(t), "127.0.0.1", gateway, token)
+		testkit.Must(t, err)
 		conn.Close()
-		if err := identity(within(t), "127.0.0.1", f.URL(), token); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, identity(testkit.Within(t), "127.0.0.1", f.URL(), token))
 	}
-	open, err := signIn(within(t), "127.0.0.1", gateway, revoked)
-	if err != nil {
-		t.Fatal(err)
-	}
+	open, err := signIn(testkit.Within(t), "127.0.0.1", gateway, revoked)
+	testkit.Must(t, err)
 	defer open.Close()
 
 	ctx, stop := context.WithCancel(t.Context())
@@ -195,7 +187,7 @@ func TestFloodOfTokens(t *testing.T) {
 	before, began := busy.asked(), time.Now()
 	var guesses atomic.Int64
 	for _, from := range addresses {
-		for range longtest.Fewer(8) {
+		for range testkit.Fewer(8) {
 			flood.Go(func() {
 				for ctx.Err() == nil {
 					guess, cancel := context.WithTimeout(ctx, impatient)
@@ -263,7 +255,7 @@ func TestFloodOfTokens(t *testing.T) {
 	for i := 0; ; i++ {
 		select {
 		case <-done:
-			if time.Since(began) > time.Duration(long)*time.Second && i >= longtest.Fewer(100) {
+			if time.Since(began) > time.Duration(long)*time.Second && i >= testkit.Fewer(100) {
 				goto over
 			}
 		default:

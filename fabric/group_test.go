@@ -13,7 +13,8 @@ import (
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/fabric"
-	"github.com/diaspora-streams/diaspora/internal/longtest"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
+	"github.com/diaspora-streams/diaspora/internal/testkit/fabrictest"
 )
 
 // evict removes all members of a consumer group, as the group coordinator does when their sessions
@@ -21,9 +22,7 @@ import (
 // group.
 func evict(t *testing.T, client *kgo.Client, group string) {
 	t.Helper()
-	if err := evictWith(within(t), client, group); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, evictWith(testkit.Within(t), client, group))
 }
 
 func evictWith(ctx context.Context, client *kgo.Client, group string) error {
@@ -49,33 +48,27 @@ func evictWith(ctx context.Context, client *kgo.Client, group string) error {
 // does not take this for the end of the topic.
 func TestUntilThroughAnEviction(t *testing.T) {
 	t.Parallel()
-	f := start(t, fabric.Config{})
-	cfg := as(t, f, ada)
-	claim(t, cfg, "weather")
+	f := fabrictest.Start(t, fabric.Config{})
+	cfg := fabrictest.As(t, f, ada)
+	fabrictest.Claim(t, cfg, "weather")
 	logNumbers(t, cfg, "weather", 0, 50)
 	owner := dial(t, cfg)
-	consumer := openConsumer(t, cfg, diaspora.ConsumerOptions{
+	consumer := fabrictest.OpenConsumer(t, cfg, diaspora.ConsumerOptions{
 		Topics: []string{"weather"}, Group: "g", Until: diaspora.End, SessionTimeout: 6 * time.Second,
 	})
 	read, evicted := map[string]bool{}, false
-	for r, err := range consumer.Records(within(t)) {
-		if err != nil {
-			t.Fatal(err)
-		}
+	for r, err := range consumer.Records(testkit.Within(t)) {
+		testkit.Must(t, err)
 		if read[string(r.Value)] = true; len(read) < 5 || evicted {
 			continue
 		}
 		evicted = true
 		evict(t, owner, "g")
-		for ctx := within(t); ; time.Sleep(time.Millisecond) { // until the member has noticed
-			at, err := consumer.Progress(ctx)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if len(at) == 0 {
-				break
-			}
-		}
+		testkit.Eventually(t, "the member notices", func() bool {
+			at, err := consumer.Progress(testkit.Within(t))
+			testkit.Must(t, err)
+			return len(at) == 0
+		})
 	}
 	if len(read) != 50 {
 		t.Errorf("the loop ended without an error after %d of 50 records", len(read))
@@ -87,21 +80,19 @@ func TestUntilThroughAnEviction(t *testing.T) {
 func TestCommitsDoNotGoBack(t *testing.T) {
 	t.Parallel()
 	const rounds, records = 60, 100
-	f := start(t, fabric.Config{})
-	cfg := as(t, f, ada)
-	claim(t, cfg, "weather")
+	f := fabrictest.Start(t, fabric.Config{})
+	cfg := fabrictest.As(t, f, ada)
+	fabrictest.Claim(t, cfg, "weather")
 	logNumbers(t, cfg, "weather", 0, records)
 	owner := kadm.NewClient(dial(t, cfg))
-	for round := range longtest.Fewer(rounds) {
+	for round := range testkit.Fewer(rounds) {
 		group := fmt.Sprint("g", round)
-		consumer := openConsumer(t, cfg, diaspora.ConsumerOptions{Topics: []string{"weather"}, Group: group, CommitEvery: time.Millisecond})
+		consumer := fabrictest.OpenConsumer(t, cfg, diaspora.ConsumerOptions{Topics: []string{"weather"}, Group: group, CommitEvery: time.Millisecond})
 		var commits sync.WaitGroup
-		for r, err := range consumer.Records(within(t)) {
-			if err != nil {
-				t.Fatal(err)
-			}
+		for r, err := range consumer.Records(testkit.Within(t)) {
+			testkit.Must(t, err)
 			commits.Go(func() {
-				if err := consumer.Commit(within(t), r); err != nil {
+				if err := consumer.Commit(testkit.Within(t), r); err != nil {
 					t.Errorf("commit of record %d: %v", r.Offset, err)
 				}
 			})
@@ -110,10 +101,8 @@ func TestCommitsDoNotGoBack(t *testing.T) {
 			}
 		}
 		commits.Wait()
-		offsets, err := owner.FetchOffsets(within(t), group)
-		if err != nil {
-			t.Fatal(err)
-		}
+		offsets, err := owner.FetchOffsets(testkit.Within(t), group)
+		testkit.Must(t, err)
 		if o, _ := offsets.Lookup("weather", 0); o.At != records {
 			t.Errorf("group %s: %d is committed after all commits, want %d", group, o.At, records)
 		}

@@ -14,6 +14,8 @@ import (
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/fabric"
 	"github.com/diaspora-streams/diaspora/internal/spool"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
+	"github.com/diaspora-streams/diaspora/internal/testkit/fabrictest"
 )
 
 // withKey returns the configuration of a program that has only an access key.
@@ -24,53 +26,42 @@ func withKey(f *fabric.Fabric, key diaspora.NewAccessKey) diaspora.Config {
 // TestKeyIsEnough logs and reads with only an access key while Globus Auth is unreachable.
 func TestKeyIsEnough(t *testing.T) {
 	t.Parallel()
-	f := start(t, fabric.Config{})
-	cfg := as(t, f, ada)
-	claim(t, cfg, "weather")
-	full := withKey(f, createKey(t, cfg, diaspora.AccessKeyRequest{Name: "full", Read: true, Write: true}))
-	reads := createKey(t, cfg, diaspora.AccessKeyRequest{Name: "reads", Read: true, Topics: []string{"weather"}})
-	if err := f.StopGlobus(); err != nil {
-		t.Fatal(err)
-	}
+	f := fabrictest.Start(t, fabric.Config{})
+	cfg := fabrictest.As(t, f, ada)
+	fabrictest.Claim(t, cfg, "weather")
+	full := withKey(f, fabrictest.CreateKey(t, cfg, diaspora.AccessKeyRequest{Name: "full", Read: true, Write: true}))
+	reads := fabrictest.CreateKey(t, cfg, diaspora.AccessKeyRequest{Name: "reads", Read: true, Topics: []string{"weather"}})
+	testkit.Must(t, f.StopGlobus())
 	spooled := full
 	spooled.SpoolDir = filepath.Join(t.TempDir(), "spool")
 	brokersOnly := full
 	brokersOnly.URL, brokersOnly.Brokers = "", f.Brokers()
 	for i, with := range []diaspora.Config{full, spooled, brokersOnly} {
-		logger := openLogger(t, with)
-		if err := logger.Log(within(t), diaspora.Event{Topic: "weather", Value: fmt.Append(nil, i)}); err != nil {
-			t.Fatal(err)
-		}
-		if err := logger.Close(within(t)); err != nil {
-			t.Fatal(err)
-		}
+		logger := fabrictest.OpenLogger(t, with)
+		testkit.Must(t, logger.Log(testkit.Within(t), diaspora.Event{Topic: "weather", Value: fmt.Append(nil, i)}))
+		testkit.Must(t, logger.Close(testkit.Within(t)))
 	}
-	if got := values(t, withKey(f, reads), "weather"); !slices.Equal(got, []string{"0", "1", "2"}) {
+	if got := fabrictest.Values(fabrictest.ReadAll(t, withKey(f, reads), "weather")); !slices.Equal(got, []string{"0", "1", "2"}) {
 		t.Errorf("the topic has %q", got)
 	}
-	group := openConsumer(t, full, diaspora.ConsumerOptions{Topics: []string{"weather"}, Group: "analysis", Until: diaspora.End})
+	group := fabrictest.OpenConsumer(t, full, diaspora.ConsumerOptions{Topics: []string{"weather"}, Group: "analysis", Until: diaspora.End})
 	n := 0
-	for _, err := range group.Records(within(t)) {
-		if err != nil {
-			t.Fatal(err)
-		}
+	for _, err := range group.Records(testkit.Within(t)) {
+		testkit.Must(t, err)
 		n++
 	}
 	if n != 3 {
 		t.Errorf("a group reads %d events, want 3", n)
 	}
-	if err := dial(t, full).Ping(within(t)); err != nil {
+	if err := dial(t, full).Ping(testkit.Within(t)); err != nil {
 		t.Error(err)
 	}
-	client, err := diaspora.NewClient(full)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if who, err := client.Identity(within(t)); err != nil || who.Subject != cfg.Identity.Subject {
+	client := fabrictest.Client(t, full)
+	if who, err := client.Identity(testkit.Within(t)); err != nil || who.Subject != cfg.Identity.Subject {
 		t.Errorf("Identity = %+v, %v, want %s", who, err, cfg.Identity.Subject)
 	}
 
-	err = openLogger(t, withKey(f, reads)).Log(within(t), diaspora.Event{Topic: "weather"})
+	err := fabrictest.OpenLogger(t, withKey(f, reads)).Log(testkit.Within(t), diaspora.Event{Topic: "weather"})
 	if !errors.Is(err, diaspora.ErrPermission) || !strings.Contains(err.Error(), "the access key "+reads.ID+" may not write to it") || !strings.Contains(diaspora.Hint(err), "use an access key that may") {
 		t.Errorf("a key for reading logs: %v", err)
 	}
@@ -80,11 +71,11 @@ func TestKeyIsEnough(t *testing.T) {
 // error.
 func TestBadKeyIsRefused(t *testing.T) {
 	t.Parallel()
-	f := start(t, fabric.Config{})
-	cfg := as(t, f, ada)
-	claim(t, cfg, "weather")
-	key := createKey(t, cfg, diaspora.AccessKeyRequest{Name: "k", Read: true, Write: true})
-	gone := createKey(t, cfg, diaspora.AccessKeyRequest{Name: "gone", Read: true, Write: true})
+	f := fabrictest.Start(t, fabric.Config{})
+	cfg := fabrictest.As(t, f, ada)
+	fabrictest.Claim(t, cfg, "weather")
+	key := fabrictest.CreateKey(t, cfg, diaspora.AccessKeyRequest{Name: "k", Read: true, Write: true})
+	gone := fabrictest.CreateKey(t, cfg, diaspora.AccessKeyRequest{Name: "gone", Read: true, Write: true})
 	revokeKey(t, cfg, gone.ID)
 	wrong := key
 	wrong.Secret = gone.Secret
@@ -92,9 +83,9 @@ func TestBadKeyIsRefused(t *testing.T) {
 		"the access key was revoked":                             withKey(f, gone),
 		"there is no such access key, or this is not its secret": withKey(f, wrong),
 	} {
-		_, logger := diaspora.OpenLogger(within(t), with)
-		_, consumer := diaspora.OpenConsumer(within(t), with, diaspora.ConsumerOptions{Topics: []string{"weather"}})
-		_, dial := diaspora.Dial(within(t), with)
+		_, logger := diaspora.OpenLogger(testkit.Within(t), with)
+		_, consumer := diaspora.OpenConsumer(testkit.Within(t), with, diaspora.ConsumerOptions{Topics: []string{"weather"}})
+		_, dial := diaspora.Dial(testkit.Within(t), with)
 		for op, err := range map[string]error{"OpenLogger": logger, "OpenConsumer": consumer, "Dial": dial} {
 			if !errors.Is(err, diaspora.ErrUnauthenticated) || !strings.Contains(err.Error(), words) || !strings.Contains(diaspora.Hint(err), "diaspora key create") {
 				t.Errorf("%s: %v, want %q", op, err, words)
@@ -111,19 +102,14 @@ func TestBadKeyIsRefused(t *testing.T) {
 // with another credential.
 func TestRefusedCredentialSpools(t *testing.T) {
 	t.Parallel()
-	f := start(t, fabric.Config{})
-	cfg := as(t, f, ada)
-	claim(t, cfg, "weather")
-	good := createKey(t, cfg, diaspora.AccessKeyRequest{Name: "good", Write: true})
-	gone := createKey(t, cfg, diaspora.AccessKeyRequest{Name: "gone", Write: true})
+	f := fabrictest.Start(t, fabric.Config{})
+	cfg := fabrictest.As(t, f, ada)
+	fabrictest.Claim(t, cfg, "weather")
+	good := fabrictest.CreateKey(t, cfg, diaspora.AccessKeyRequest{Name: "good", Write: true})
+	gone := fabrictest.CreateKey(t, cfg, diaspora.AccessKeyRequest{Name: "gone", Write: true})
 	revokeKey(t, cfg, gone.ID)
-	login, err := f.Login(t.Context(), grace)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := f.RevokeTokens(login.Identity.Username); err != nil {
-		t.Fatal(err)
-	}
+	login := fabrictest.Login(t, f, grace)
+	testkit.Must(t, f.RevokeTokens(login.Identity.Username))
 	wrong := good
 	wrong.Secret = gone.Secret
 	unknown := gone
@@ -142,18 +128,14 @@ func TestRefusedCredentialSpools(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			c.env["DIASPORA_URL"], c.env["DIASPORA_CONFIG_DIR"] = f.URL(), t.TempDir()
 			with, err := diaspora.ConfigFromEnv(func(name string) string { return c.env[name] })
-			if err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, err)
 			with.SpoolDir = filepath.Join(t.TempDir(), "spool")
-			logger, err := diaspora.OpenLogger(within(t), with)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := logger.Log(within(t), diaspora.Event{Topic: "weather", Value: []byte(name)}); err != nil {
+			logger, err := diaspora.OpenLogger(testkit.Within(t), with)
+			testkit.Must(t, err)
+			if err := logger.Log(testkit.Within(t), diaspora.Event{Topic: "weather", Value: []byte(name)}); err != nil {
 				t.Error(err)
 			}
-			if err := logger.Close(within(t)); err != nil {
+			if err := logger.Close(testkit.Within(t)); err != nil {
 				t.Error(err)
 			}
 			left := logger.Stats().Spool
@@ -165,17 +147,15 @@ func TestRefusedCredentialSpools(t *testing.T) {
 			}
 			other := withKey(f, good)
 			other.SpoolDir = with.SpoolDir
-			logger, err = diaspora.OpenLogger(within(t), other)
+			logger, err = diaspora.OpenLogger(testkit.Within(t), other)
 			if !c.sends {
 				if !errors.Is(err, diaspora.ErrConflict) {
 					t.Errorf("another credential: %v", err)
 				}
 				return
 			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := logger.Close(within(t)); err != nil || logger.Stats().Spool.Events != 0 {
+			testkit.Must(t, err)
+			if err := logger.Close(testkit.Within(t)); err != nil || logger.Stats().Spool.Events != 0 {
 				t.Errorf("another key of the same person: %v, %+v", err, logger.Stats().Spool)
 			}
 		})
@@ -188,23 +168,18 @@ func TestRefusedCredentialSpools(t *testing.T) {
 func TestSpoolOfAKey(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	f, err := fabric.Start(t.Context(), fabric.Config{Dir: dir})
-	if err != nil {
-		t.Fatal(err)
-	}
-	cfg, other := as(t, f, ada), as(t, f, grace)
-	claim(t, cfg, "weather")
-	claim(t, other, "snow")
+	f := fabrictest.Start(t, fabric.Config{Dir: dir})
+	cfg, other := fabrictest.As(t, f, ada), fabrictest.As(t, f, grace)
+	fabrictest.Claim(t, cfg, "weather")
+	fabrictest.Claim(t, other, "snow")
 	full := diaspora.AccessKeyRequest{Read: true, Write: true}
 	create := func(cfg diaspora.Config, name string) diaspora.NewAccessKey {
 		full.Name = name
-		return createKey(t, cfg, full)
+		return fabrictest.CreateKey(t, cfg, full)
 	}
 	first, second, graces := create(cfg, "first"), create(cfg, "second"), create(other, "graces")
 	url := f.URL()
-	if err := f.Close(); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, f.Close())
 
 	spoolDir := filepath.Join(t.TempDir(), "spool")
 	config := t.TempDir()
@@ -212,40 +187,32 @@ func TestSpoolOfAKey(t *testing.T) {
 		t.Helper()
 		env := map[string]string{"DIASPORA_URL": url, "DIASPORA_KEY_ID": key.ID, "DIASPORA_KEY_SECRET": key.Secret.Reveal(), "DIASPORA_CONFIG_DIR": config}
 		cfg, err := diaspora.ConfigFromEnv(func(name string) string { return env[name] })
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		cfg.SpoolDir = spoolDir
 		return cfg
 	}
 	log := func(key diaspora.NewAccessKey, value string) {
 		t.Helper()
-		logger, err := diaspora.OpenLogger(within(t), with(key))
+		logger, err := diaspora.OpenLogger(testkit.Within(t), with(key))
 		if err == nil {
-			err = logger.Log(within(t), diaspora.Event{Topic: "weather", Value: []byte(value)})
+			err = logger.Log(testkit.Within(t), diaspora.Event{Topic: "weather", Value: []byte(value)})
 		}
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		ended, end := context.WithCancel(t.Context())
 		end()
-		if err := logger.Close(ended); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, logger.Close(ended))
 	}
 	subject := func() string {
 		t.Helper()
 		info, err := spool.Inspect(spoolDir)
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		return info.Subject
 	}
 	refuses := func(key diaspora.NewAccessKey, condition error) {
 		t.Helper()
-		logger, err := diaspora.OpenLogger(within(t), with(key))
+		logger, err := diaspora.OpenLogger(testkit.Within(t), with(key))
 		if err == nil {
-			logger.Close(within(t))
+			logger.Close(testkit.Within(t))
 		}
 		if !errors.Is(err, condition) || diaspora.Hint(err) == "" {
 			t.Errorf("the spool is opened with another key: %v, want %v", err, condition)
@@ -253,9 +220,9 @@ func TestSpoolOfAKey(t *testing.T) {
 	}
 	sends := func(key diaspora.NewAccessKey) {
 		t.Helper()
-		logger, err := diaspora.OpenLogger(within(t), with(key))
+		logger, err := diaspora.OpenLogger(testkit.Within(t), with(key))
 		if err == nil {
-			err = logger.Close(within(t))
+			err = logger.Close(testkit.Within(t))
 		}
 		if err != nil || logger.Stats().Spool.Events != 0 {
 			t.Fatalf("the spool is not sent: %v", err)
@@ -270,32 +237,30 @@ func TestSpoolOfAKey(t *testing.T) {
 	refuses(graces, diaspora.ErrConflict)
 	refuses(second, diaspora.ErrConflict) // the library cannot know yet that both keys belong to the same user
 
-	f = start(t, fabric.Config{Dir: dir, HTTPAddr: url[len("http://"):]})
-	cfg = as(t, f, ada)
+	f = fabrictest.Start(t, fabric.Config{Dir: dir, HTTPAddr: url[len("http://"):]})
+	cfg = fabrictest.As(t, f, ada)
 	revokeKey(t, cfg, first.ID)
 	refuses(graces, diaspora.ErrConflict)
 	log(first, "late") // is added to the pending events
 	sends(second)
-	if got := values(t, cfg, "weather"); !slices.Equal(got, []string{"one", "two", "late"}) {
+	if got := fabrictest.Values(fabrictest.ReadAll(t, cfg, "weather")); !slices.Equal(got, []string{"one", "two", "late"}) {
 		t.Errorf("the topic has %q", got)
 	}
 
 	// From here on, the owner of the key is known even while the fabric is unreachable.
-	if err := f.Close(); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, f.Close())
 	log(second, "three")
 	if got := subject(); got != cfg.Identity.Subject {
 		t.Errorf("the spool is of %q, want the key's owner", got)
 	}
 	refuses(graces, diaspora.ErrConflict)
-	f = start(t, fabric.Config{Dir: dir, HTTPAddr: url[len("http://"):]})
-	cfg = as(t, f, ada)
+	f = fabrictest.Start(t, fabric.Config{Dir: dir, HTTPAddr: url[len("http://"):]})
+	cfg = fabrictest.As(t, f, ada)
 	third := create(cfg, "third")
 	revokeKey(t, cfg, second.ID)
 	refuses(graces, diaspora.ErrConflict)
 	sends(third)
-	if got := values(t, cfg, "weather"); !slices.Equal(got, []string{"one", "two", "late", "three"}) {
+	if got := fabrictest.Values(fabrictest.ReadAll(t, cfg, "weather")); !slices.Equal(got, []string{"one", "two", "late", "three"}) {
 		t.Errorf("the topic has %q", got)
 	}
 	sends(graces) // no events are pending any more
@@ -316,31 +281,27 @@ func TestSpoolOfAKey(t *testing.T) {
 // known at that time, are sent with a login of the owner, but not with the login of another user.
 func TestSpoolOfAKeyGoesToItsOwner(t *testing.T) {
 	t.Parallel()
-	f := start(t, fabric.Config{})
-	cfg, other := as(t, f, ada), as(t, f, grace)
-	claim(t, cfg, "weather")
-	key := createKey(t, cfg, diaspora.AccessKeyRequest{Name: "k", Write: true})
+	f := fabrictest.Start(t, fabric.Config{})
+	cfg, other := fabrictest.As(t, f, ada), fabrictest.As(t, f, grace)
+	fabrictest.Claim(t, cfg, "weather")
+	key := fabrictest.CreateKey(t, cfg, diaspora.AccessKeyRequest{Name: "k", Write: true})
 	away := withKey(f, key)
 	away.URL, away.DialTimeout = "http://127.0.0.1:1", time.Second // no service listens on this port
 	away.SpoolDir = filepath.Join(t.TempDir(), "spool")
-	logger := openLogger(t, away)
-	if err := logger.Log(within(t), diaspora.Event{Topic: "weather", Value: []byte("x")}); err != nil {
-		t.Fatal(err)
-	}
+	logger := fabrictest.OpenLogger(t, away)
+	testkit.Must(t, logger.Log(testkit.Within(t), diaspora.Event{Topic: "weather", Value: []byte("x")}))
 	ended, end := context.WithCancel(t.Context())
 	end()
-	if err := logger.Close(ended); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, logger.Close(ended))
 	other.SpoolDir, cfg.SpoolDir = away.SpoolDir, away.SpoolDir
-	if _, err := diaspora.OpenLogger(within(t), other); !errors.Is(err, diaspora.ErrConflict) || !strings.Contains(diaspora.Hint(err), "another one of the same person") {
+	if _, err := diaspora.OpenLogger(testkit.Within(t), other); !errors.Is(err, diaspora.ErrConflict) || !strings.Contains(diaspora.Hint(err), "another one of the same person") {
 		t.Errorf("with the login of somebody else: %v", err)
 	}
-	logger = openLogger(t, cfg)
-	if err := logger.Close(within(t)); err != nil || logger.Stats().Spool.Events != 0 {
+	logger = fabrictest.OpenLogger(t, cfg)
+	if err := logger.Close(testkit.Within(t)); err != nil || logger.Stats().Spool.Events != 0 {
 		t.Errorf("with the owner's login: %v, %+v", err, logger.Stats().Spool)
 	}
-	if got := values(t, cfg, "weather"); !slices.Equal(got, []string{"x"}) {
+	if got := fabrictest.Values(fabrictest.ReadAll(t, cfg, "weather")); !slices.Equal(got, []string{"x"}) {
 		t.Errorf("the topic has %q", got)
 	}
 }
@@ -350,25 +311,17 @@ func TestSpoolOfAKeyGoesToItsOwner(t *testing.T) {
 // must sign in again, and so find out that the key was revoked, before it treats the denial as final.
 func TestKeyRevokedElsewhere(t *testing.T) {
 	t.Parallel()
-	f := start(t, fabric.Apart(fabric.Config{RevocationInterval: time.Hour}))
-	cfg := as(t, f, ada)
-	claim(t, cfg, "weather")
-	with := withKey(f, createKey(t, cfg, diaspora.AccessKeyRequest{Name: "doomed", Topics: []string{"weather"}, Write: true}))
+	f := fabrictest.Start(t, fabric.Apart(fabric.Config{RevocationInterval: time.Hour}))
+	cfg := fabrictest.As(t, f, ada)
+	fabrictest.Claim(t, cfg, "weather")
+	with := withKey(f, fabrictest.CreateKey(t, cfg, diaspora.AccessKeyRequest{Name: "doomed", Topics: []string{"weather"}, Write: true}))
 	with.SpoolDir = filepath.Join(t.TempDir(), "spool")
-	logger := openLogger(t, with)
-	if err := logger.Log(within(t), diaspora.Event{Topic: "weather", Value: []byte("before")}); err != nil {
-		t.Fatal(err)
-	}
-	if err := logger.Flush(within(t)); err != nil {
-		t.Fatal(err)
-	}
+	logger := fabrictest.OpenLogger(t, with)
+	testkit.Must(t, logger.Log(testkit.Within(t), diaspora.Event{Topic: "weather", Value: []byte("before")}))
+	testkit.Must(t, logger.Flush(testkit.Within(t)))
 	revokeKey(t, cfg, with.Key.ID)
-	if err := logger.Log(within(t), diaspora.Event{Topic: "weather", Value: []byte("after")}); err != nil {
-		t.Fatal(err)
-	}
-	if err := logger.Close(within(t)); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, logger.Log(testkit.Within(t), diaspora.Event{Topic: "weather", Value: []byte("after")}))
+	testkit.Must(t, logger.Close(testkit.Within(t)))
 	left := logger.Stats().Spool
 	if left.Events != 1 || !errors.Is(left.Why, diaspora.ErrUnauthenticated) || !strings.Contains(left.Why.Error(), "the access key was revoked") || !strings.Contains(diaspora.Hint(left.Why), "diaspora key create") {
 		t.Errorf("%d events wait: %v", left.Events, left.Why)
@@ -376,13 +329,11 @@ func TestKeyRevokedElsewhere(t *testing.T) {
 	if len(left.Held) != 0 {
 		t.Errorf("the topic is held as if the key had not the right: %v", left.Held)
 	}
-	next := withKey(f, createKey(t, cfg, diaspora.AccessKeyRequest{Name: "next", Topics: []string{"weather"}, Write: true}))
+	next := withKey(f, fabrictest.CreateKey(t, cfg, diaspora.AccessKeyRequest{Name: "next", Topics: []string{"weather"}, Write: true}))
 	next.SpoolDir = with.SpoolDir
-	logger = openLogger(t, next)
-	if err := logger.Close(within(t)); err != nil {
-		t.Fatal(err)
-	}
-	if got := values(t, cfg, "weather"); !slices.Equal(got, []string{"before", "after"}) {
+	logger = fabrictest.OpenLogger(t, next)
+	testkit.Must(t, logger.Close(testkit.Within(t)))
+	if got := fabrictest.Values(fabrictest.ReadAll(t, cfg, "weather")); !slices.Equal(got, []string{"before", "after"}) {
 		t.Errorf("the topic has %q", got)
 	}
 }

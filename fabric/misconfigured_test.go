@@ -12,6 +12,8 @@ import (
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/fabric"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
+	"github.com/diaspora-streams/diaspora/internal/testkit/fabrictest"
 )
 
 // TestMisconfiguredFabric checks what happens if the fabric gets no usable response from Globus Auth. The
@@ -23,7 +25,7 @@ func TestMisconfiguredFabric(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var broken atomic.Bool
-			f := start(t, fabric.AroundGlobus(fabric.Config{}, func(h http.Handler) http.Handler {
+			f := fabrictest.Start(t, fabric.AroundGlobus(fabric.Config{}, func(h http.Handler) http.Handler {
 				return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					if broken.Load() && r.URL.Path == "/v2/oauth2/token/introspect" {
 						w.WriteHeader(status)
@@ -33,9 +35,9 @@ func TestMisconfiguredFabric(t *testing.T) {
 					h.ServeHTTP(w, r)
 				})
 			}))
-			claim(t, as(t, f, ada), "weather")
+			fabrictest.Claim(t, fabrictest.As(t, f, ada), "weather")
 			broken.Store(true)
-			newcomer := as(t, f, ada)
+			newcomer := fabrictest.As(t, f, ada)
 			says := func(where string, err error) {
 				t.Helper()
 				if !errors.Is(err, diaspora.ErrUnavailable) || errors.Is(err, diaspora.ErrUnauthenticated) ||
@@ -49,10 +51,7 @@ func TestMisconfiguredFabric(t *testing.T) {
 				client.Close()
 			}
 			says("Dial", err)
-			endpoint, err := diaspora.NewClient(newcomer)
-			if err != nil {
-				t.Fatal(err)
-			}
+			endpoint := fabrictest.Client(t, newcomer)
 			_, err = endpoint.Identity(t.Context())
 			says("the ACL endpoint", err)
 			if took := time.Since(began); took > 5*time.Second {
@@ -60,22 +59,12 @@ func TestMisconfiguredFabric(t *testing.T) {
 			}
 
 			newcomer.SpoolDir = filepath.Join(t.TempDir(), "spool")
-			logger := openLogger(t, newcomer)
-			if err := logger.Log(within(t), diaspora.Event{Topic: "weather", Value: []byte("rain")}); err != nil {
-				t.Fatal(err)
-			}
-			for ctx := within(t); logger.Stats().Spool.Why == nil; time.Sleep(10 * time.Millisecond) {
-				if ctx.Err() != nil {
-					t.Fatal("a Logger with a spool does not say why its events wait")
-				}
-			}
+			logger := fabrictest.OpenLogger(t, newcomer)
+			testkit.Must(t, logger.Log(testkit.Within(t), diaspora.Event{Topic: "weather", Value: []byte("rain")}))
+			testkit.Eventually(t, "a Logger with a spool says why its events wait", func() bool { return logger.Stats().Spool.Why != nil })
 			says("a Logger with a spool", logger.Stats().Spool.Why)
 			broken.Store(false)
-			for ctx := within(t); logger.Stats().Spool.Events > 0; time.Sleep(10 * time.Millisecond) {
-				if ctx.Err() != nil {
-					t.Fatalf("the event still waits: %v", logger.Stats().Spool.Why)
-				}
-			}
+			testkit.Eventually(t, "the event is sent", func() bool { return logger.Stats().Spool.Events == 0 })
 		})
 	}
 }

@@ -8,25 +8,23 @@ import (
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/fabric"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
+	"github.com/diaspora-streams/diaspora/internal/testkit/fabrictest"
 )
 
 // TestTroubleForPrograms uses each method with which users can simulate a failure in their own tests.
 func TestTroubleForPrograms(t *testing.T) {
 	t.Parallel()
-	f := start(t, fabric.Config{RevocationInterval: 100 * time.Millisecond})
-	cfg := as(t, f, ada)
-	claim(t, cfg, "weather")
-	logger := openLogger(t, cfg)
+	f := fabrictest.Start(t, fabric.Config{RevocationInterval: 100 * time.Millisecond})
+	cfg := fabrictest.As(t, f, ada)
+	fabrictest.Claim(t, cfg, "weather")
+	logger := fabrictest.OpenLogger(t, cfg)
 	log := func(ctx context.Context) error {
 		return logger.Log(ctx, diaspora.Event{Topic: "weather", Value: []byte("x")})
 	}
-	if err := log(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, log(t.Context()))
 
-	if err := f.StopGateway(); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, f.StopGateway())
 	short, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	if err := log(short); err == nil {
@@ -39,24 +37,16 @@ func TestTroubleForPrograms(t *testing.T) {
 		t.Error("StartGateway of one that serves = nil, want an error")
 	}
 
-	if err := f.StopGlobus(); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, f.StopGlobus())
 	if _, err := f.As(t.Context(), ada); err == nil {
 		t.Error("a login without Globus Auth = nil, want an error")
 	}
-	if err := f.StartGlobus(); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, f.StartGlobus())
 
 	token, err := cfg.TokenSource.Token(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := f.ExpireTokens(ada); err != nil {
-		t.Fatal(err)
-	}
-	client, err := diaspora.NewClient(diaspora.Config{URL: f.URL(), TokenSource: fixed(token)})
+	testkit.Must(t, err)
+	testkit.Must(t, f.ExpireTokens(ada))
+	client, err := diaspora.NewClient(diaspora.Config{URL: f.URL(), TokenSource: fabrictest.Fixed(token)})
 	for err == nil {
 		_, err = client.Identity(t.Context())
 	}
@@ -67,9 +57,7 @@ func TestTroubleForPrograms(t *testing.T) {
 		t.Errorf("Log after the token expired: %v", err)
 	}
 
-	if err := f.RevokeTokens(ada); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, f.RevokeTokens(ada))
 	for err = nil; err == nil; {
 		err = log(t.Context())
 	}

@@ -15,40 +15,15 @@ import (
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/fabric"
-	"github.com/diaspora-streams/diaspora/internal/inside"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
+	"github.com/diaspora-streams/diaspora/internal/testkit/fabrictest"
 )
-
-// within returns a context with the time limit for one wait in a test.
-func within(t *testing.T) context.Context {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	t.Cleanup(cancel)
-	return ctx
-}
 
 // dial returns a Kafka client that signs in as the user of cfg.
 func dial(t *testing.T, cfg diaspora.Config) *kgo.Client {
 	t.Helper()
-	client, err := diaspora.Dial(within(t), cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(client.Close)
-	return client
-}
-
-// admin returns a Kafka client that is the super user.
-func admin(t *testing.T, f *fabric.Fabric) *kadm.Client {
-	t.Helper()
-	return kadm.NewClient(adminClient(t, f))
-}
-
-func adminClient(t *testing.T, f *fabric.Fabric) *kgo.Client {
-	t.Helper()
-	client, err := kgo.NewClient(inside.Of(f).Admin...)
-	if err != nil {
-		t.Fatal(err)
-	}
+	client, err := diaspora.Dial(testkit.Within(t), cfg)
+	testkit.Must(t, err)
 	t.Cleanup(client.Close)
 	return client
 }
@@ -58,33 +33,19 @@ func deleteBefore(t *testing.T, f *fabric.Fabric, topic string, offset int64) {
 	t.Helper()
 	var offsets kadm.Offsets
 	offsets.AddOffset(topic, 0, offset, -1)
-	answers, err := admin(t, f).DeleteRecords(within(t), offsets)
+	answers, err := fabrictest.Admin(t, f).DeleteRecords(testkit.Within(t), offsets)
 	if err == nil {
 		err = answers.Error()
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 }
 
 func logNumbers(t *testing.T, cfg diaspora.Config, topic string, from, to int) {
 	t.Helper()
-	logger := openLogger(t, cfg)
+	logger := fabrictest.OpenLogger(t, cfg)
 	for i := from; i < to; i++ {
-		if err := logger.Log(within(t), diaspora.Event{Topic: topic, Value: fmt.Append(nil, i)}); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, logger.Log(testkit.Within(t), diaspora.Event{Topic: topic, Value: fmt.Append(nil, i)}))
 	}
-}
-
-func openConsumer(t *testing.T, cfg diaspora.Config, options diaspora.ConsumerOptions) *diaspora.Consumer {
-	t.Helper()
-	consumer, err := diaspora.OpenConsumer(within(t), cfg, options)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { consumer.Close(context.Background()) })
-	return consumer
 }
 
 // TestGapInAGroup deletes records while no member of the group is running.
@@ -100,14 +61,14 @@ func TestGapInAGroup(t *testing.T) {
 	} {
 		t.Run(fmt.Sprintf("%d of %d", c.read, c.deleted), func(t *testing.T) {
 			t.Parallel()
-			f := start(t, fabric.Config{})
-			cfg := as(t, f, ada)
-			claim(t, cfg, "weather")
+			f := fabrictest.Start(t, fabric.Config{})
+			cfg := fabrictest.As(t, f, ada)
+			fabrictest.Claim(t, cfg, "weather")
 			logNumbers(t, cfg, "weather", 0, 6)
 			var got []string
 			for _, until := range []int{c.read, 8} {
-				consumer := openConsumer(t, cfg, diaspora.ConsumerOptions{Topics: []string{"weather"}, Group: "g"})
-				for r, err := range consumer.Records(within(t)) {
+				consumer := fabrictest.OpenConsumer(t, cfg, diaspora.ConsumerOptions{Topics: []string{"weather"}, Group: "g"})
+				for r, err := range consumer.Records(testkit.Within(t)) {
 					gap := (*diaspora.GapError)(nil)
 					if errors.As(err, &gap) {
 						got = append(got, fmt.Sprintf("gap %d-%d", gap.From, gap.To))
@@ -126,9 +87,7 @@ func TestGapInAGroup(t *testing.T) {
 						break
 					}
 				}
-				if err := consumer.Close(within(t)); err != nil {
-					t.Fatal(err)
-				}
+				testkit.Must(t, consumer.Close(testkit.Within(t)))
 				if until == c.read {
 					deleteBefore(t, f, "weather", c.deleted)
 					logNumbers(t, cfg, "weather", 6, 8)
@@ -159,22 +118,20 @@ func TestGapWhileReading(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			f := start(t, fabric.Config{})
-			cfg := as(t, f, ada)
-			claim(t, cfg, "weather")
-			logger := openLogger(t, cfg)
+			f := fabrictest.Start(t, fabric.Config{})
+			cfg := fabrictest.As(t, f, ada)
+			fabrictest.Claim(t, cfg, "weather")
+			logger := fabrictest.OpenLogger(t, cfg)
 			value := make([]byte, 340<<10)
 			rand.NewChaCha8([32]byte{}).Read(value)
 			log := func(n int) {
 				for range n {
-					if err := logger.Log(within(t), diaspora.Event{Topic: "weather", Value: value}); err != nil {
-						t.Fatal(err)
-					}
+					testkit.Must(t, logger.Log(testkit.Within(t), diaspora.Event{Topic: "weather", Value: value}))
 				}
 			}
 			log(n)
 			c.options.Topics = []string{"weather"}
-			consumer := openConsumer(t, cfg, c.options)
+			consumer := fabrictest.OpenConsumer(t, cfg, c.options)
 			log(more)
 			var next int64
 			if c.options.From == diaspora.Offset(1) {
@@ -182,7 +139,7 @@ func TestGapWhileReading(t *testing.T) {
 			}
 			var lost int64
 			deleted := false
-			for r, err := range consumer.Records(within(t)) {
+			for r, err := range consumer.Records(testkit.Within(t)) {
 				if !deleted { // the consumer has fetched some records
 					deleted = true
 					deleteBefore(t, f, "weather", c.deleted)
@@ -217,17 +174,15 @@ func TestGapWhileReading(t *testing.T) {
 // TestCommitIsAfterTheBody checks which offset is committed while the body of the loop runs, and after the
 // loop has been left with break, Close and a panic.
 func TestCommitIsAfterTheBody(t *testing.T) {
-	f := start(t, fabric.Config{})
-	cfg := as(t, f, ada)
-	claim(t, cfg, "weather")
+	f := fabrictest.Start(t, fabric.Config{})
+	cfg := fabrictest.As(t, f, ada)
+	fabrictest.Claim(t, cfg, "weather")
 	logNumbers(t, cfg, "weather", 0, 6)
 	owner := kadm.NewClient(dial(t, cfg))
 	committed := func() int64 {
 		t.Helper()
-		offsets, err := owner.FetchOffsets(within(t), "g")
-		if err != nil {
-			t.Fatal(err)
-		}
+		offsets, err := owner.FetchOffsets(testkit.Within(t), "g")
+		testkit.Must(t, err)
 		o, ok := offsets.Lookup("weather", 0)
 		if !ok {
 			return 0
@@ -235,18 +190,14 @@ func TestCommitIsAfterTheBody(t *testing.T) {
 		return o.At
 	}
 	open := func(every time.Duration) *diaspora.Consumer {
-		return openConsumer(t, cfg, diaspora.ConsumerOptions{Topics: []string{"weather"}, Group: "g", CommitEvery: every})
+		return fabrictest.OpenConsumer(t, cfg, diaspora.ConsumerOptions{Topics: []string{"weather"}, Group: "g", CommitEvery: every})
 	}
 
 	// A Commit in the body does not include the current record: it is handled only when the body ends.
 	consumer := open(-1)
-	for r, err := range consumer.Records(within(t)) {
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := consumer.Commit(within(t)); err != nil {
-			t.Fatal(err)
-		}
+	for r, err := range consumer.Records(testkit.Within(t)) {
+		testkit.Must(t, err)
+		testkit.Must(t, consumer.Commit(testkit.Within(t)))
 		if got := committed(); got != r.Offset {
 			t.Errorf("in the body of record %d, %d is committed", r.Offset, got)
 		}
@@ -254,25 +205,19 @@ func TestCommitIsAfterTheBody(t *testing.T) {
 			break
 		}
 	}
-	if err := consumer.Close(within(t)); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, consumer.Close(testkit.Within(t)))
 	if got := committed(); got != 2 {
 		t.Errorf("after a break at record 2, %d is committed", got)
 	}
 
 	// Commits in the background, and Close in the body, do not include it either.
 	consumer = open(time.Millisecond)
-	for r, err := range consumer.Records(within(t)) {
-		if err != nil {
-			t.Fatal(err)
-		}
+	for r, err := range consumer.Records(testkit.Within(t)) {
+		testkit.Must(t, err)
 		if r.Offset == 4 {
-			for ctx := within(t); committed() < 4 && ctx.Err() == nil; { // until records 2 and 3 are committed
+			for ctx := testkit.Within(t); committed() < 4 && ctx.Err() == nil; { // until records 2 and 3 are committed
 			}
-			if err := consumer.Close(within(t)); err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, consumer.Close(testkit.Within(t)))
 			break
 		}
 	}
@@ -285,7 +230,7 @@ func TestCommitIsAfterTheBody(t *testing.T) {
 		consumer = open(time.Millisecond)
 		defer consumer.Close(context.Background())
 		defer func() { recover() }()
-		for range consumer.Records(within(t)) {
+		for range consumer.Records(testkit.Within(t)) {
 			panic("in the body")
 		}
 	}()
@@ -295,10 +240,8 @@ func TestCommitIsAfterTheBody(t *testing.T) {
 
 	// Records that were not committed are read again.
 	var got []string
-	for r, err := range open(0).Records(within(t)) {
-		if err != nil {
-			t.Fatal(err)
-		}
+	for r, err := range open(0).Records(testkit.Within(t)) {
+		testkit.Must(t, err)
 		if got = append(got, string(r.Value)); len(got) == 2 {
 			break
 		}

@@ -12,6 +12,8 @@ import (
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/fabric"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
+	"github.com/diaspora-streams/diaspora/internal/testkit/fabrictest"
 )
 
 // The program of TestDistinctAfterCrashes logs crashEvents events, and saves its position after every
@@ -28,17 +30,11 @@ func TestCrashingProgram(t *testing.T) {
 		return // an ordinary test run
 	}
 	from, err := strconv.Atoi(os.Getenv("DIASPORA_TEST_FROM"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	cfg, err := diaspora.ConfigFromEnv(os.Getenv)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	logger, err := diaspora.OpenLogger(t.Context(), cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	for i := from; i < crashEvents; i++ {
 		event := diaspora.Event{Topic: "weather", Key: []byte("k"), Value: fmt.Append(nil, i), ID: fmt.Sprint("event-", i)}
 		logger.Send(event, func(_ diaspora.Record, err error) {
@@ -47,39 +43,28 @@ func TestCrashingProgram(t *testing.T) {
 			}
 		})
 	}
-	if err := logger.Close(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, logger.Close(t.Context()))
 }
 
 // TestDistinctAfterCrashes repeatedly kills a program, which then logs some of its events again. It checks
 // that Distinct returns each event once and in order.
 func TestDistinctAfterCrashes(t *testing.T) {
-	f := start(t, fabric.Config{Dir: t.TempDir()})
-	login, err := f.Login(t.Context(), ada)
-	if err != nil {
-		t.Fatal(err)
-	}
+	f := fabrictest.Start(t, fabric.Config{Dir: t.TempDir()})
+	login := fabrictest.Login(t, f, ada)
 	token, _ := login.Token(f.Discovery().Globus.ResourceServer)
-	cfg := as(t, f, ada)
-	claim(t, cfg, "weather")
+	cfg := fabrictest.As(t, f, ada)
+	fabrictest.Claim(t, cfg, "weather")
 	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	checkpoint, crashes := 0, 0
 	for checkpoint < crashEvents-crashCheckpoint {
-		ctx, kill := context.WithCancel(within(t))
+		ctx, kill := context.WithCancel(testkit.Within(t))
 		cmd := exec.CommandContext(ctx, exe, "-test.run=^TestCrashingProgram$")
 		cmd.Env = append(os.Environ(), "DIASPORA_CONFIG_DIR="+t.TempDir(), "DIASPORA_URL="+f.URL(),
 			"DIASPORA_REFRESH="+token.RefreshToken.Reveal(), fmt.Sprint("DIASPORA_TEST_FROM=", checkpoint))
 		out, err := cmd.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
+		testkit.Must(t, cmd.Start())
 		begin := checkpoint
 		for lines := bufio.NewScanner(out); lines.Scan(); {
 			number, ok := strings.CutPrefix(lines.Text(), "acknowledged ")
@@ -87,9 +72,7 @@ func TestDistinctAfterCrashes(t *testing.T) {
 				continue
 			}
 			n, err := strconv.Atoi(number)
-			if err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, err)
 			checkpoint = n / crashCheckpoint * crashCheckpoint
 			if n == begin+5*crashCheckpoint+crashCheckpoint/2 {
 				kill() // with SIGKILL
@@ -104,10 +87,10 @@ func TestDistinctAfterCrashes(t *testing.T) {
 		kill()
 	}
 
-	consumer := openConsumer(t, cfg, diaspora.ConsumerOptions{Topics: []string{"weather"}, Until: diaspora.End})
+	consumer := fabrictest.OpenConsumer(t, cfg, diaspora.ConsumerOptions{Topics: []string{"weather"}, Until: diaspora.End})
 	repeats := 0
 	counted := func(yield func(diaspora.Record, error) bool) {
-		for r, err := range consumer.Records(within(t)) {
+		for r, err := range consumer.Records(testkit.Within(t)) {
 			repeats++
 			if !yield(r, err) {
 				return
@@ -116,9 +99,7 @@ func TestDistinctAfterCrashes(t *testing.T) {
 	}
 	next := 0
 	for r, err := range diaspora.Distinct(counted, crashEvents) {
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		if want := fmt.Sprint(next); string(r.Value) != want {
 			t.Fatalf("event %s comes in place of %s", r.Value, want)
 		}

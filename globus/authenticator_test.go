@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // introspector is an [globus.Introspector] that answers from a map and counts its calls.
@@ -84,9 +85,7 @@ func newAuthenticator(t *testing.T, i globus.Introspector, change ...func(*globu
 		f(&cfg)
 	}
 	a, err := globus.NewAuthenticator(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	return a
 }
 
@@ -384,14 +383,10 @@ func TestAuthenticatorIsSlowNoMore(t *testing.T) {
 			_, err := a.Authenticate(t.Context(), token)
 			return err
 		}
-		if err := errors.Join(ask("first"), ask("second")); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, errors.Join(ask("first"), ask("second")))
 		time.Sleep(time.Minute)
 		i.set(func(i *introspector) { i.delay = 5 * time.Second })
-		if err := ask("first"); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, ask("first"))
 		time.Sleep(time.Minute)
 		i.set(func(i *introspector) { i.delay = 0; delete(i.tokens, "second") })
 		if err := ask("first"); err != nil { // this request discovers that Globus Auth is fast again

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 const (
@@ -124,9 +125,7 @@ func TestWire(t *testing.T) {
 					confidential(cfg)
 				}
 			})
-			if err := c.call(t.Context(), client); err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, c.call(t.Context(), client))
 			r := w.sent()[0]
 			if r.method != c.method || r.path != c.path {
 				t.Errorf("sent %s %s, want %s %s", r.method, r.path, c.method, c.path)
@@ -280,9 +279,7 @@ func TestTokenResponses(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w := &wire{handler: answers(ok(c.body))}
 			tokens, err := w.client(t, confidential).ClientCredentials(t.Context(), topicsScope)
-			if err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, err)
 			var got []string
 			for _, token := range tokens {
 				got = append(got, token.ResourceServer)
@@ -468,9 +465,7 @@ func TestEndlessAnswer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var read atomic.Int64
 		client, err := globus.New(globus.Config{ClientID: nativeID, HTTPClient: &http.Client{Transport: endless{&read}}})
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		_, err = client.Refresh(t.Context(), "r")
 		checkErr(t, "Refresh", err, globus.ErrMisconfigured, "too large")
 		if n := read.Load(); n > 10<<20 {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/globusdev"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // dev is a globusdev server on a loopback port.
@@ -31,17 +32,13 @@ func (d *dev) intercept(f frontFunc) { d.front.Store(&f) }
 func newDev(t *testing.T, change ...func(*globusdev.Config)) *dev {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	cfg := globusdev.Config{Issuer: "http://" + l.Addr().String()}
 	for _, f := range change {
 		f(&cfg)
 	}
 	server, err := globusdev.Open(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	d := &dev{Server: server}
 	h := &http.Server{Handler: d}
 	var wg sync.WaitGroup
@@ -71,9 +68,7 @@ func (d *dev) native(t *testing.T, change ...func(*globus.Config)) *globus.Clien
 		f(&cfg)
 	}
 	c, err := globus.New(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	return c
 }
 
@@ -82,9 +77,7 @@ func (d *dev) confidential(t *testing.T, clientID string) *globus.Client {
 	t.Helper()
 	return d.native(t, func(cfg *globus.Config) {
 		secret, err := d.ClientSecret(clientID)
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		cfg.ClientID, cfg.ClientSecret = clientID, secret
 	})
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/globusdev"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 func devAuthenticator(t *testing.T, d *dev, change ...func(*globus.AuthenticatorConfig)) *globus.Authenticator {
@@ -30,9 +31,7 @@ func TestLifeOfALogin(t *testing.T) {
 			var last globus.Token
 			for range 3 {
 				token, err := source.Token(t.Context())
-				if err != nil {
-					t.Fatal(err)
-				}
+				testkit.Must(t, err)
 				info, err := auth.Authenticate(t.Context(), token.AccessToken)
 				if err != nil || info.Subject != globusdev.Subject(ada) || info.Username != ada || info.ClientID != globusdev.NativeClientID {
 					t.Fatalf("Authenticate = %+v, %v", info, err)
@@ -47,18 +46,14 @@ func TestLifeOfALogin(t *testing.T) {
 				source.Refused(token.AccessToken)
 			}
 			own, err := client.StoredSource(store, "auth.globus.org").Token(t.Context())
-			if err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, err)
 			if id, err := client.UserInfo(t.Context(), own.AccessToken); err != nil || id.Subject != globusdev.Subject(ada) || id.Email != ada {
 				t.Errorf("UserInfo = %+v, %v", id, err)
 			}
 			if _, err := client.UserInfo(t.Context(), last.AccessToken); !errors.Is(err, globus.ErrRefused) {
 				t.Errorf("UserInfo with another resource server's token = %v", err)
 			}
-			if err := client.Logout(t.Context(), store); err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, client.Logout(t.Context(), store))
 			if _, err := client.Refresh(t.Context(), last.RefreshToken); !errors.Is(err, globus.ErrLoginRequired) {
 				t.Errorf("Refresh after Logout = %v", err)
 			}
@@ -84,9 +79,7 @@ func TestServiceAccount(t *testing.T) {
 		t.Fatalf("ClientCredentials = %d tokens, %v, want 2", len(tokens), err)
 	}
 	token, err := service.ClientCredentialsSource(globusdev.ResourceServerID, globusdev.Scope).Token(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	info, err := devAuthenticator(t, d).Authenticate(t.Context(), token.AccessToken)
 	if err != nil || info.Subject != globusdev.ServiceClientID || info.Username != globusdev.ServiceClientID+"@clients.auth.globus.org" {
 		t.Errorf("Authenticate = %+v, %v, want the client itself", info, err)
@@ -105,9 +98,7 @@ func TestServiceAccount(t *testing.T) {
 func TestAuthenticatorAgainstGlobusdev(t *testing.T) {
 	d := newDev(t)
 	grant, err := d.IssueTokens("grace@example.org", globusdev.NativeClientID, []string{"openid", globusdev.Scope}, true)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	login := globus.Login{Tokens: grant.Tokens}
 	token, _ := login.Token(globusdev.ResourceServerID)
 	other, _ := login.Token("auth.globus.org")
@@ -127,22 +118,16 @@ func TestAuthenticatorAgainstGlobusdev(t *testing.T) {
 	// The same, if Globus Auth answers requests about every active token, whoever asks.
 	indiscreet := newDev(t, func(cfg *globusdev.Config) { cfg.IntrospectAny = true })
 	all, err := indiscreet.IssueTokens(ada, globusdev.NativeClientID, []string{"openid"}, false)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	_, err = devAuthenticator(t, indiscreet).Authenticate(t.Context(), all.Tokens[0].AccessToken)
 	checkErr(t, "Authenticate", err, globus.ErrRefused, "another service")
 
-	if err := d.FailNext(1000, globusdev.Failure{Path: "/v2/oauth2/token/introspect", Status: 404, Body: html}); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, d.FailNext(1000, globusdev.Failure{Path: "/v2/oauth2/token/introspect", Status: 404, Body: html}))
 	now = now.Add(time.Minute)
 	if _, err := auth.Authenticate(t.Context(), token.AccessToken); err != nil {
 		t.Errorf("Authenticate during an outage = %v", err)
 	}
-	if err := d.Revoke(token.AccessToken); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, d.Revoke(token.AccessToken))
 	if err := d.Reset(); err != nil { // ends the outage
 		t.Fatal(err)
 	}

@@ -5,15 +5,15 @@ import (
 	"net"
 	"testing"
 	"time"
+
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // LockStore takes a store's lock, as another process would.
 func LockStore(t *testing.T, s *Store) (unlock func()) {
 	t.Helper()
 	unlock, err := s.lock(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	return unlock
 }
 

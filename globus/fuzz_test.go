@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 	"unicode/utf8"
+
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // FuzzTokens fuzzes the parser of the token endpoint's responses.
@@ -160,13 +162,9 @@ func FuzzStore(f *testing.F) {
 		s := &Store{path: t.TempDir() + "/t/x.json"}
 		want := &Login{Identity: Identity{Subject: subject}, Tokens: []Token{{
 			ResourceServer: server, AccessToken: Secret(access), RefreshToken: Secret(refresh), Scope: strings.Fields(scope)}}}
-		if err := s.Save(t.Context(), want); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, s.Save(t.Context(), want))
 		got, err := s.Load()
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		token, ok := got.Token(server)
 		if !ok || token.AccessToken != Secret(access) || token.RefreshToken != Secret(refresh) || got.Identity.Subject != subject ||
 			strings.Join(token.Scope, " ") != strings.Join(strings.Fields(scope), " ") {

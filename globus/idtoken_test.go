@@ -16,8 +16,10 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/go-jose/go-jose/v4"
+
+	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // The keys are made only once, because that is slow.
@@ -38,21 +40,13 @@ func newKey() *rsa.PrivateKey {
 func sign(t *testing.T, alg jose.SignatureAlgorithm, key any, claims map[string]any) globus.Secret {
 	t.Helper()
 	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: alg, Key: key}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	body, err := json.Marshal(claims)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	jws, err := signer.Sign(body)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	raw, err := jws.CompactSerialize()
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	return globus.Secret(raw)
 }
 

@@ -18,6 +18,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/globusdev"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 const ada = "ada@example.edu"
@@ -101,9 +102,7 @@ func (s *session) succeeds() {
 	}
 	s.complete()
 	saved, err := s.store.Load()
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	testkit.Must(s.t, err)
 	want, _ := s.login.Token(globusdev.ResourceServerID)
 	got, ok := saved.Token(globusdev.ResourceServerID)
 	if !ok || got.RefreshToken != want.RefreshToken || saved.Identity.Subject != s.login.Identity.Subject {
@@ -288,9 +287,7 @@ func (s *session) redirected(address, who string) string {
 		query = "&dev_deny=1"
 	}
 	resp, err := stop.Get(address + query)
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	testkit.Must(s.t, err)
 	resp.Body.Close()
 	return resp.Header.Get("Location")
 }
@@ -347,9 +344,7 @@ func TestLoginPaste(t *testing.T) {
 			s.env, s.opts.Browser = nil, s.noBrowser
 			s.start()
 			address, err := url.Parse(s.screen.address(t))
-			if err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, err)
 			text := paste(s, s.code(), address.Query().Get("state"))
 			if line, ok := strings.CutSuffix(text, "\x00"); ok {
 				go func() { s.keyboard.w.Write([]byte(line)); s.keyboard.w.Close() }()
@@ -420,9 +415,7 @@ func TestLoginCallback(t *testing.T) {
 			s.start()
 			address := s.screen.address(t)
 			u, err := url.Parse(address)
-			if err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, err)
 			redirect, state := u.Query().Get("redirect_uri"), u.Query().Get("state")
 			if len(state) < 20 || !strings.HasPrefix(redirect, "http://127.0.0.1:") || strings.Count(redirect, "/") != 2 {
 				t.Errorf("state %q, redirect %q", state, redirect)
@@ -475,9 +468,7 @@ func TestLoginCallback(t *testing.T) {
 		s := newSession(t).start()
 		s.succeeds()
 		u, err := url.Parse(<-s.opened)
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		if c, err := net.Dial("tcp", strings.TrimPrefix(u.Query().Get("redirect_uri"), "http://")); err == nil {
 			c.Close()
 			t.Error("still listening")
@@ -507,13 +498,9 @@ func TestLoginIsNeverLost(t *testing.T) {
 	t.Run("read-only home", func(t *testing.T) {
 		s := newSession(t)
 		file := filepath.Join(t.TempDir(), "file")
-		if err := os.WriteFile(file, nil, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, os.WriteFile(file, nil, 0o600))
 		store, err := globus.OpenStore(filepath.Join(file, "tokens", "x.json"))
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		s.opts.Store = store
 		s.start().wait()
 		if s.err == nil || !strings.Contains(s.err.Error(), "save tokens") {
@@ -570,9 +557,7 @@ func TestLoginIsNeverLost(t *testing.T) {
 	for name, status := range map[string]int{"no keys of ID tokens": 404, "the keys are down": 503} {
 		t.Run(name, func(t *testing.T) {
 			s := newSession(t)
-			if err := s.dev.FailNext(100, globusdev.Failure{Path: "/jwk.json", Status: status, Body: html}); err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, s.dev.FailNext(100, globusdev.Failure{Path: "/jwk.json", Status: status, Body: html}))
 			s.start().succeeds()
 		})
 	}
@@ -675,9 +660,7 @@ func TestLoginSecondAtOnce(t *testing.T) {
 	}
 	// A redirect from one login to the port of another belongs to neither.
 	u, err := url.Parse(second.screen.address(t))
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	stray := strings.Replace(first.redirected(first.screen.address(t), ada), portOf(t, first), u.Query().Get("redirect_uri"), 1)
 	if _, _, err := open(stray); err == nil {
 		t.Error("one login took the other's code")
@@ -700,9 +683,7 @@ func TestLoginSecondAtOnce(t *testing.T) {
 		s.complete()
 	}
 	saved, err := first.store.Load()
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	got, _ := saved.Token(globusdev.ResourceServerID)
 	one, _ := first.login.Token(globusdev.ResourceServerID)
 	two, _ := second.login.Token(globusdev.ResourceServerID)
@@ -713,9 +694,7 @@ func TestLoginSecondAtOnce(t *testing.T) {
 
 func portOf(t *testing.T, s *session) string {
 	u, err := url.Parse(s.screen.address(t))
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	return u.Query().Get("redirect_uri")
 }
 
@@ -761,9 +740,7 @@ func TestLoginAsSomebodyElse(t *testing.T) {
 	t.Run("with a token file that is not private", func(t *testing.T) {
 		s := newSession(t)
 		save(t, s.store, adaLogin(time.Now()))
-		if err := os.Chmod(s.store.Path(), 0o644); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, os.Chmod(s.store.Path(), 0o644))
 		s.opts.Browser = s.noBrowser
 		s.start().wait()
 		checkErr(t, "Login", s.err, globus.ErrInsecureFile, "chmod 600")
@@ -816,9 +793,7 @@ func TestLoginSendsTheCodeOnce(t *testing.T) {
 			"lost": {Path: "/v2/oauth2/token", LoseAnswer: true}, "dropped": {Path: "/v2/oauth2/token", Drop: true},
 		} {
 			s := newSession(t)
-			if err := s.dev.FailNext(1, failure); err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, s.dev.FailNext(1, failure))
 			s.opts.Browser = func(address string) error { visit(address, ada); return nil }
 			s.start().fails(globus.ErrUnavailable, "exchange the authorization code")
 			if n := s.dev.count("/v2/oauth2/token", ""); n != 1 {
@@ -903,9 +878,7 @@ func TestLoginVerifier(t *testing.T) {
 		s.dev, s.client = d, d.native(t)
 		s.start().succeeds()
 		u, err := url.Parse(<-s.opened)
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		for _, name := range []string{"state", "code_challenge"} {
 			v := u.Query().Get(name)
 			if v == "" || seen[v] {

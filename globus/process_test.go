@@ -11,13 +11,13 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
-	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/globusdev"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // TestMain lets this test binary act as another program that uses the same tokens.
@@ -71,29 +71,11 @@ func program() error {
 // programs runs n programs at the same time, and returns the hashes of the tokens that they got.
 func programs(t *testing.T, n int, env ...string) map[string]int {
 	t.Helper()
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
 	var commands []*exec.Cmd
 	var gates []io.Closer
 	var outputs []*bufio.Scanner
 	for range n {
-		cmd := exec.CommandContext(t.Context(), exe)
-		cmd.Env = append(os.Environ(), append(env, "GLOBUS_TEST_PROGRAM=1")...)
-		cmd.Stderr = os.Stderr
-		gate, err := cmd.StdinPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		out, err := cmd.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		lines := bufio.NewScanner(out)
+		cmd, lines, gate := testkit.Rerun(t, append(env, "GLOBUS_TEST_PROGRAM=1")...)
 		if !lines.Scan() || lines.Text() != "ready" {
 			t.Fatalf("a program says %q", lines.Text())
 		}
@@ -121,9 +103,7 @@ func rotating(cfg *globusdev.Config) { cfg.RefreshMode = globusdev.RefreshRotate
 func devLogin(t *testing.T, d *dev) *globus.Login {
 	t.Helper()
 	grant, err := d.IssueTokens(ada, globusdev.NativeClientID, []string{"openid", "profile", "email", globusdev.Scope}, true)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	login := &globus.Login{Issuer: d.Issuer(), ClientID: globusdev.NativeClientID, Identity: grant.Identity, Tokens: grant.Tokens}
 	for i := range login.Tokens {
 		login.Tokens[i].Expiry = time.Now().Add(-time.Second)
@@ -155,9 +135,7 @@ func TestRefreshAcrossProcesses(t *testing.T) {
 
 	// The same with the rotated refresh token.
 	login, err := store.Load()
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	for i := range login.Tokens {
 		login.Tokens[i].Expiry = time.Now().Add(-time.Second)
 	}
@@ -174,16 +152,7 @@ func TestRefreshAfterAProcessWasKilled(t *testing.T) {
 	d := newDev(t)
 	store := newStore(t)
 	save(t, store, devLogin(t, d))
-	if err := d.FailNext(1, globusdev.Failure{Path: "/v2/oauth2/token", Delay: time.Minute}); err != nil {
-		t.Fatal(err)
-	}
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.CommandContext(t.Context(), exe)
-	cmd.Env = append(os.Environ(), "GLOBUS_TEST_PROGRAM=1", "ISSUER="+d.Issuer(), "STORE="+store.Path())
-	cmd.Stdin = strings.NewReader("")
+	testkit.Must(t, d.FailNext(1, globusdev.Failure{Path: "/v2/oauth2/token", Delay: time.Minute}))
 	arrived := make(chan struct{})
 	var once sync.Once
 	d.intercept(func(_ http.ResponseWriter, r *http.Request) bool {
@@ -192,13 +161,10 @@ func TestRefreshAfterAProcessWasKilled(t *testing.T) {
 		}
 		return false
 	})
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	cmd, _, gate := testkit.Rerun(t, "GLOBUS_TEST_PROGRAM=1", "ISSUER="+d.Issuer(), "STORE="+store.Path())
+	gate.Close()
 	<-arrived // it holds the lock and waits for the response
-	if err := cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, cmd.Process.Kill())
 	cmd.Wait()
 	token, err := d.native(t).StoredSource(store, globusdev.ResourceServerID).Token(t.Context())
 	if err != nil || !time.Now().Before(token.Expiry) {
@@ -233,21 +199,8 @@ func TestEndAmidARenewal(t *testing.T) {
 		})
 		return done
 	})
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.CommandContext(t.Context(), exe)
-	cmd.Env = append(os.Environ(), "GLOBUS_TEST_PROGRAM=1", "ISSUER="+d.Issuer(), "STORE="+store.Path())
-	cmd.Stderr = os.Stderr
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	lines := bufio.NewScanner(out)
+	cmd, lines, gate := testkit.Rerun(t, "GLOBUS_TEST_PROGRAM=1", "ISSUER="+d.Issuer(), "STORE="+store.Path())
+	gate.Close()
 	for range 1 + 8 { // "ready", and the old token eight times
 		if !lines.Scan() {
 			t.Fatal("the program ended before it had its tokens")
@@ -255,7 +208,8 @@ func TestEndAmidARenewal(t *testing.T) {
 	}
 	ended := make(chan error, 1)
 	go func() {
-		io.Copy(io.Discard, out)
+		for lines.Scan() {
+		}
 		ended <- cmd.Wait()
 	}()
 	select {
@@ -268,10 +222,8 @@ func TestEndAmidARenewal(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}
-	login, err = store.Load()
-	if err != nil {
-		t.Fatal(err)
-	}
+	login, err := store.Load()
+	testkit.Must(t, err)
 	token, _ := login.Token(globusdev.ResourceServerID)
 	if _, err := d.native(t).Refresh(t.Context(), token.RefreshToken); err != nil {
 		t.Errorf("refresh with the token in the file: %v", err)

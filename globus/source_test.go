@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // issuer is a token endpoint for tests of sources.
@@ -76,9 +77,7 @@ func (i *issuer) set(change func(*issuer)) {
 func mustToken(t *testing.T, s globus.TokenSource) globus.Token {
 	t.Helper()
 	token, err := s.Token(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	if token.ResourceServer != topics || !time.Now().Before(token.Expiry) {
 		t.Fatalf("Token = one for %s until %v, which is not good", token.ResourceServer, token.Expiry)
 	}
@@ -243,9 +242,7 @@ func TestSourceRefreshOutlivesItsCaller(t *testing.T) {
 		}
 		time.Sleep(10 * time.Second)
 		login, err := store.Load()
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		if token, _ := login.Token(topics); token.RefreshToken != "refresh-1" {
 			t.Errorf("the file holds %q, want the rotated refresh token", token.RefreshToken.Reveal())
 		}
@@ -264,9 +261,7 @@ func TestSourcePersistsBeforeUse(t *testing.T) {
 		for range 20 {
 			got := mustToken(t, s)
 			login, err := store.Load()
-			if err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, err)
 			if on, _ := login.Token(topics); on.AccessToken != got.AccessToken || on.RefreshToken != got.RefreshToken {
 				t.Fatalf("handed out %s, but %s is on disk", got.AccessToken.Reveal(), on.AccessToken.Reveal())
 			}
@@ -295,9 +290,7 @@ func TestSourceLoginRequired(t *testing.T) {
 			t.Errorf("sent %d requests with a dead refresh token, want 1", n)
 		}
 		login, err := store.Load()
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		if _, ok := login.Token(topics); ok {
 			t.Error("the dead token is still on disk")
 		}
@@ -347,9 +340,7 @@ func TestSourceNoToken(t *testing.T) {
 	})
 	t.Run("the file is not private", func(t *testing.T) {
 		store := storedLogin(t, "r", time.Hour)
-		if err := os.Chmod(store.Path(), 0o644); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, os.Chmod(store.Path(), 0o644))
 		w := &wire{}
 		_, err := w.client(t).StoredSource(store, topics).Token(t.Context())
 		checkErr(t, "Token", err, globus.ErrInsecureFile, "chmod 600")
@@ -360,9 +351,7 @@ func TestSourceNoToken(t *testing.T) {
 			w := &wire{handler: newIssuer("canary-refresh")}
 			s := w.client(t).StoredSource(store, topics)
 			mustToken(t, s)
-			if err := store.Delete(t.Context()); err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, store.Delete(t.Context()))
 			save(t, store, bob)
 			time.Sleep(2 * time.Hour)
 			_, err := s.Token(t.Context())
@@ -418,9 +407,7 @@ func TestSourceCannotSave(t *testing.T) {
 		store := storedLogin(t, "r", -time.Second)
 		// A directory that is not empty takes the place of the new file.
 		block := store.Path() + ".tmp"
-		if err := os.MkdirAll(filepath.Join(block, "x"), 0o700); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, os.MkdirAll(filepath.Join(block, "x"), 0o700))
 		var warnings atomic.Int32
 		w := &wire{handler: auth}
 		s := w.client(t, func(cfg *globus.Config) {
@@ -434,14 +421,10 @@ func TestSourceCannotSave(t *testing.T) {
 			t.Errorf("%d warnings, want 5", n)
 		}
 		// Once the disk is writable again, the newest token is saved.
-		if err := os.RemoveAll(block); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, os.RemoveAll(block))
 		got := mustToken(t, s)
 		login, err := store.Load()
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		if on, _ := login.Token(topics); on.RefreshToken != got.RefreshToken {
 			t.Errorf("on disk is %q, want %q", on.RefreshToken.Reveal(), got.RefreshToken.Reveal())
 		}
@@ -531,9 +514,7 @@ func TestSourceWaitsForTheLock(t *testing.T) {
 
 func TestRefreshSource(t *testing.T) {
 	blocked := filepath.Join(t.TempDir(), "file")
-	if err := os.WriteFile(blocked, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, os.WriteFile(blocked, nil, 0o600))
 	for name, dir := range map[string]string{
 		"with a folder":    filepath.Join(t.TempDir(), "a", "cache"),
 		"in memory":        "",
@@ -579,9 +560,7 @@ func TestRefreshSourceIsShared(t *testing.T) {
 			t.Errorf("refreshed with %q, want the rotated one", got)
 		}
 		entries, err := os.ReadDir(dir)
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		for _, e := range entries {
 			info, err := e.Info()
 			if err != nil || info.Mode().Perm() != 0o600 || strings.Contains(e.Name(), "canary") {

@@ -15,15 +15,14 @@ import (
 	"time"
 
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // newStore returns an empty store in a directory of its own.
 func newStore(t *testing.T) *globus.Store {
 	t.Helper()
 	s, err := globus.OpenStore(filepath.Join(t.TempDir(), "tokens", "local.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	return s
 }
 
@@ -41,9 +40,7 @@ func adaLogin(now time.Time) *globus.Login {
 
 func save(t *testing.T, s *globus.Store, login *globus.Login) {
 	t.Helper()
-	if err := s.Save(t.Context(), login); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, s.Save(t.Context(), login))
 }
 
 func TestStoreKeepsALogin(t *testing.T) {
@@ -85,9 +82,7 @@ func TestStoreRefusesWiderPermissions(t *testing.T) {
 		t.Run(mode.String(), func(t *testing.T) {
 			s := newStore(t)
 			save(t, s, adaLogin(time.Now()))
-			if err := os.Chmod(s.Path(), mode); err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, os.Chmod(s.Path(), mode))
 			calls := map[string]func() error{
 				"OpenStore": func() error { _, err := globus.OpenStore(s.Path()); return err },
 				"Load":      func() error { _, err := s.Load(); return err },
@@ -103,9 +98,7 @@ func TestStoreRefusesWiderPermissions(t *testing.T) {
 		t.Run("folder "+mode.String(), func(t *testing.T) {
 			s := newStore(t)
 			save(t, s, adaLogin(time.Now()))
-			if err := os.Chmod(filepath.Dir(s.Path()), mode); err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, os.Chmod(filepath.Dir(s.Path()), mode))
 			_, err := s.Load()
 			checkErr(t, "Load", err, globus.ErrInsecureFile, "chmod 700")
 			checkErr(t, "Save", s.Save(t.Context(), adaLogin(time.Now())), globus.ErrInsecureFile, "chmod 700")
@@ -130,26 +123,19 @@ func TestStoreBelongsToOnePerson(t *testing.T) {
 	if err != nil || got.Identity.Subject != adaSubject {
 		t.Errorf("Load = %v, %v, want Ada's login untouched", got, err)
 	}
-	if err := s.Delete(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, s.Delete(t.Context()))
 	save(t, s, bob)
 }
 
 func TestStoreDamage(t *testing.T) {
 	s := newStore(t)
 	save(t, s, adaLogin(time.Now()))
-	whole, err := os.ReadFile(s.Path())
-	if err != nil {
-		t.Fatal(err)
-	}
+	whole := testkit.ReadFile(t, s.Path())
 	for name, content := range map[string][]byte{
 		"empty": {}, "cut": whole[:len(whole)/2], "binary": {0, 1, 2}, "too large": append(bytes.Clone(whole), bytes.Repeat([]byte(" "), 1<<20)...),
 	} {
 		t.Run(name, func(t *testing.T) {
-			if err := os.WriteFile(s.Path(), content, 0o600); err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, os.WriteFile(s.Path(), content, 0o600))
 			if _, err := s.Load(); err == nil || !strings.Contains(err.Error(), "log in again") {
 				t.Errorf("Load = %v, want advice to log in again", err)
 			}
@@ -161,18 +147,14 @@ func TestStoreDamage(t *testing.T) {
 	}
 	t.Run("of a later version", func(t *testing.T) {
 		later := strings.Replace(string(whole), `"version": 1`, `"version": 2`, 1)
-		if err := os.WriteFile(s.Path(), []byte(later), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, os.WriteFile(s.Path(), []byte(later), 0o600))
 		if err := s.Save(t.Context(), adaLogin(time.Now())); err == nil {
 			t.Error("Save overwrote what a later version wrote")
 		}
 	})
 	t.Run("a folder in its place", func(t *testing.T) {
 		s := newStore(t)
-		if err := os.MkdirAll(s.Path(), 0o700); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, os.MkdirAll(s.Path(), 0o700))
 		if _, err := s.Load(); err == nil || errors.Is(err, globus.ErrLoginRequired) {
 			t.Errorf("Load = %v, want a plain error", err)
 		}
@@ -180,9 +162,7 @@ func TestStoreDamage(t *testing.T) {
 	t.Run("killed while writing", func(t *testing.T) {
 		s := newStore(t)
 		save(t, s, adaLogin(time.Now()))
-		if err := os.WriteFile(s.Path()+".tmp", []byte(`{"half`), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, os.WriteFile(s.Path()+".tmp", []byte(`{"half`), 0o600))
 		if _, err := s.Load(); err != nil {
 			t.Error(err)
 		}
@@ -291,9 +271,7 @@ func TestLogout(t *testing.T) {
 	t.Run("the file is damaged", func(t *testing.T) {
 		s := newStore(t)
 		save(t, s, adaLogin(time.Now()))
-		if err := os.WriteFile(s.Path(), []byte("{"), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, os.WriteFile(s.Path(), []byte("{"), 0o600))
 		w := &wire{}
 		if err := w.client(t).Logout(t.Context(), s); err != nil {
 			t.Error(err)

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // wire passes requests to a handler without a network. A test can thus run in a synctest bubble,
@@ -98,9 +99,7 @@ func (w *wire) client(t *testing.T, change ...func(*globus.Config)) *globus.Clie
 		f(&cfg)
 	}
 	c, err := globus.New(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	return c
 }
 

@@ -14,19 +14,21 @@ import (
 	"github.com/diaspora-streams/diaspora/fabric"
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/inside"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
+	"github.com/diaspora-streams/diaspora/internal/testkit/fabrictest"
 )
 
 func TestAnotherIdentityMayNot(t *testing.T) {
 	parallel(t)
 	f := start(t, fabric.Config{})
-	topic := claim(t, as(t, f, ada), 1)
-	cfg := as(t, f, grace)
+	topic := claim(t, fabrictest.As(t, f, ada), 1)
+	cfg := fabrictest.As(t, f, grace)
 
-	produce := openLogger(t, cfg).Log(within(t), diaspora.Event{Topic: topic, Value: []byte("x")})
-	_, consume := diaspora.OpenConsumer(within(t), cfg, diaspora.ConsumerOptions{Topics: []string{topic}})
-	_, describe := client(t, cfg).Topic(within(t), topic)
-	_, claimed := client(t, cfg).Claim(within(t), diaspora.ClaimRequest{Name: topic})
-	release := client(t, cfg).Release(within(t), topic)
+	produce := fabrictest.OpenLogger(t, cfg).Log(testkit.Within(t), diaspora.Event{Topic: topic, Value: []byte("x")})
+	_, consume := diaspora.OpenConsumer(testkit.Within(t), cfg, diaspora.ConsumerOptions{Topics: []string{topic}})
+	_, describe := fabrictest.Client(t, cfg).Topic(testkit.Within(t), topic)
+	_, claimed := fabrictest.Client(t, cfg).Claim(testkit.Within(t), diaspora.ClaimRequest{Name: topic})
+	release := fabrictest.Client(t, cfg).Release(testkit.Within(t), topic)
 
 	wantError(t, "produce as another identity", produce, diaspora.ErrPermission, grace, topic)
 	wantError(t, "consume as another identity", consume, diaspora.ErrPermission, grace, topic)
@@ -40,14 +42,14 @@ func TestAnotherIdentityMayNot(t *testing.T) {
 func TestTopicsNobodyHas(t *testing.T) {
 	parallel(t)
 	f := start(t, fabric.Config{})
-	cfg := as(t, f, ada)
+	cfg := fabrictest.As(t, f, ada)
 	topic := unique(t)
-	produce := openLogger(t, cfg).Log(within(t), diaspora.Event{Topic: topic, Value: []byte("x")})
-	_, consume := diaspora.OpenConsumer(within(t), cfg, diaspora.ConsumerOptions{Topics: []string{topic}})
+	produce := fabrictest.OpenLogger(t, cfg).Log(testkit.Within(t), diaspora.Event{Topic: topic, Value: []byte("x")})
+	_, consume := diaspora.OpenConsumer(testkit.Within(t), cfg, diaspora.ConsumerOptions{Topics: []string{topic}})
 	wantError(t, "produce", produce, diaspora.ErrPermission, topic)
 	wantError(t, "consume", consume, diaspora.ErrPermission, topic)
-	claimAgain(t, cfg, topic, 1)
-	if n := len(readAll(t, cfg, topic)); n != 0 {
+	fabrictest.Claim(t, cfg, topic, 1)
+	if n := len(fabrictest.ReadAll(t, cfg, topic)); n != 0 {
 		t.Errorf("a new topic has %d records", n)
 	}
 }
@@ -61,28 +63,21 @@ func TestTokensThatAreNotGood(t *testing.T) {
 			return token
 		},
 		"expired": func(t *testing.T, token globus.Token) globus.Token {
-			if err := inside.Of(f).Globus.Expire(token.AccessToken); err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, inside.Of(f).Globus.Expire(token.AccessToken))
 			return token
 		},
 		"revoked": func(t *testing.T, token globus.Token) globus.Token {
-			if err := inside.Of(f).Globus.Revoke(token.AccessToken); err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, inside.Of(f).Globus.Revoke(token.AccessToken))
 			return token
 		},
 	}
 	for name, spoil := range tokens {
 		t.Run(name, func(t *testing.T) {
-			login, err := f.Login(within(t), ada)
-			if err != nil {
-				t.Fatal(err)
-			}
+			login := fabrictest.Login(t, f, ada)
 			token, _ := login.Token(f.Discovery().Globus.ResourceServer)
-			cfg := withToken(f, login)
-			cfg.TokenSource = fixed(spoil(t, token))
-			_, err = diaspora.OpenLogger(within(t), cfg)
+			cfg := fabrictest.WithToken(f, login)
+			cfg.TokenSource = fabrictest.Fixed(spoil(t, token))
+			_, err := diaspora.OpenLogger(testkit.Within(t), cfg)
 			wantError(t, "OpenLogger", err, diaspora.ErrUnauthenticated, "diaspora login")
 			if strings.Contains(fmt.Sprint(err), token.AccessToken.Reveal()) {
 				t.Error("the error shows the token")
@@ -95,18 +90,14 @@ func TestTokensThatAreNotGood(t *testing.T) {
 func TestRevocationEndsOpenConnections(t *testing.T) {
 	parallel(t)
 	f := start(t, fabric.Config{RevocationInterval: time.Second})
-	topic := claim(t, as(t, f, ada), 1)
-	login, err := f.Login(within(t), ada)
-	if err != nil {
-		t.Fatal(err)
-	}
-	logger := openLogger(t, withToken(f, login))
-	log(t, logger, topic, "before")
+	topic := claim(t, fabrictest.As(t, f, ada), 1)
+	login := fabrictest.Login(t, f, ada)
+	logger := fabrictest.OpenLogger(t, fabrictest.WithToken(f, login))
+	fabrictest.Log(t, logger, topic, "before")
 	token, _ := login.Token(f.Discovery().Globus.ResourceServer)
-	if err := inside.Of(f).Globus.Revoke(token.AccessToken); err != nil {
-		t.Fatal(err)
-	}
-	ctx := within(t)
+	testkit.Must(t, inside.Of(f).Globus.Revoke(token.AccessToken))
+	ctx := testkit.Within(t)
+	var err error
 	for err == nil {
 		err = logger.Log(ctx, diaspora.Event{Topic: topic, Value: []byte("after")})
 	}
@@ -117,35 +108,29 @@ func TestRevocationEndsOpenConnections(t *testing.T) {
 func TestGlobusOutage(t *testing.T) {
 	parallel(t)
 	f := start(t, fabric.Config{RevocationInterval: 100 * time.Millisecond})
-	cfg := as(t, f, ada)
+	cfg := fabrictest.As(t, f, ada)
 	topic := claim(t, cfg, 1)
-	known := openLogger(t, cfg)
-	log(t, known, topic, "before")
-	newcomer, err := f.Login(within(t), ada) // whose token the gateway has not seen
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := f.StopGlobus(); err != nil {
-		t.Fatal(err)
-	}
+	known := fabrictest.OpenLogger(t, cfg)
+	fabrictest.Log(t, known, topic, "before")
+	newcomer, err := f.Login(testkit.Within(t), ada) // whose token the gateway has not seen
+	testkit.Must(t, err)
+	testkit.Must(t, f.StopGlobus())
 	opened := make(chan error, 1)
 	go func() {
-		logger, err := diaspora.OpenLogger(within(t), withToken(f, newcomer))
+		logger, err := diaspora.OpenLogger(testkit.Within(t), fabrictest.WithToken(f, newcomer))
 		if err == nil {
-			err = logger.Close(within(t))
+			err = logger.Close(testkit.Within(t))
 		}
 		opened <- err
 	}()
-	log(t, known, topic, numbers(0, 50)...)
-	openLogger(t, cfg) // a known token opens new connections, too
+	fabrictest.Log(t, known, topic, fabrictest.Numbers(0, 50)...)
+	fabrictest.OpenLogger(t, cfg) // a known token opens new connections, too
 	select {
 	case err := <-opened:
 		t.Fatalf("OpenLogger of an unknown identity while Globus is away: %v, want it to wait", err)
 	default:
 	}
-	if err := f.StartGlobus(); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, f.StartGlobus())
 	if err := <-opened; err != nil {
 		t.Errorf("OpenLogger after Globus came back: %v", err)
 	}
@@ -157,16 +142,14 @@ func TestExpiryAmidStream(t *testing.T) {
 	parallel(t)
 	const lifetime = 8 * time.Second // a busy machine needs some of it
 	f := start(t, fabric.Config{AccessTokenLifetime: lifetime})
-	cfg := as(t, f, ada)
+	cfg := fabrictest.As(t, f, ada)
 	topic := claim(t, cfg, 1)
-	logger := openLogger(t, cfg)
-	consumer := openConsumer(t, cfg, diaspora.ConsumerOptions{Topics: []string{topic}})
+	logger := fabrictest.OpenLogger(t, cfg)
+	consumer := fabrictest.OpenConsumer(t, cfg, diaspora.ConsumerOptions{Topics: []string{topic}})
 	next, n := 0, 0
 	began := time.Now()
 	for record, err := range consumer.Records(pulled(t, logger, topic, &n)) {
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		if string(record.Value) != fmt.Sprint(next) {
 			t.Fatalf("record %s, want %d", record.Value, next)
 		}
@@ -183,30 +166,28 @@ func TestExpiryAmidStream(t *testing.T) {
 func TestReleaseAndReclaim(t *testing.T) {
 	parallel(t)
 	f := start(t, fabric.Config{})
-	first, second := as(t, f, ada), as(t, f, grace)
+	first, second := fabrictest.As(t, f, ada), fabrictest.As(t, f, grace)
 	topic := claim(t, first, 1)
-	producing := openLogger(t, first)
-	log(t, producing, topic, "secret")
-	consuming := openConsumer(t, first, diaspora.ConsumerOptions{Topics: []string{topic}})
-	if got := values(read(t, consuming, 1)); got != "secret" {
+	producing := fabrictest.OpenLogger(t, first)
+	fabrictest.Log(t, producing, topic, "secret")
+	consuming := fabrictest.OpenConsumer(t, first, diaspora.ConsumerOptions{Topics: []string{topic}})
+	if got := values(fabrictest.Read(t, consuming, 1)); got != "secret" {
 		t.Fatalf("read %q", got)
 	}
-	if err := client(t, first).Release(within(t), topic); err != nil {
-		t.Fatal(err)
-	}
-	claimAgain(t, second, topic, 1)
+	testkit.Must(t, fabrictest.Client(t, first).Release(testkit.Within(t), topic))
+	fabrictest.Claim(t, second, topic, 1)
 
-	if got := values(readAll(t, second, topic)); got != "" {
+	if got := values(fabrictest.ReadAll(t, second, topic)); got != "" {
 		t.Errorf("the next owner reads %q", got)
 	}
-	log(t, openLogger(t, second), topic, "public")
+	fabrictest.Log(t, fabrictest.OpenLogger(t, second), topic, "public")
 
 	// On the connections that the first owner has open.
-	err := producing.Log(within(t), diaspora.Event{Topic: topic, Value: []byte("late")})
+	err := producing.Log(testkit.Within(t), diaspora.Event{Topic: topic, Value: []byte("late")})
 	wantError(t, "Log of the former owner", err, diaspora.ErrPermission, topic)
-	_, err = diaspora.OpenConsumer(within(t), first, diaspora.ConsumerOptions{Topics: []string{topic}})
+	_, err = diaspora.OpenConsumer(testkit.Within(t), first, diaspora.ConsumerOptions{Topics: []string{topic}})
 	wantError(t, "OpenConsumer of the former owner", err, diaspora.ErrPermission, topic)
-	for record, err := range consuming.Records(within(t)) {
+	for record, err := range consuming.Records(testkit.Within(t)) {
 		if err == nil && string(record.Value) == "secret" {
 			continue // their own event, again
 		}
@@ -216,10 +197,10 @@ func TestReleaseAndReclaim(t *testing.T) {
 		wantError(t, "Records of the former owner", err, diaspora.ErrPermission, topic)
 		break
 	}
-	if got := values(readAll(t, second, topic)); got != "public" {
+	if got := values(fabrictest.ReadAll(t, second, topic)); got != "public" {
 		t.Errorf("the next owner reads %q, want what they logged", got)
 	}
-	topics, err := client(t, first).Topics(within(t))
+	topics, err := fabrictest.Client(t, first).Topics(testkit.Within(t))
 	released := func(other diaspora.Topic) bool { return other.Name == topic }
 	if err != nil || slices.ContainsFunc(topics, released) {
 		t.Errorf("Topics() of the former owner = %v, %v", topics, err)
@@ -231,11 +212,9 @@ func TestReleaseAndReclaim(t *testing.T) {
 func TestTransactionsAreRefused(t *testing.T) {
 	parallel(t)
 	f := start(t, fabric.Config{})
-	cfg := as(t, f, ada)
-	c, err := diaspora.Dial(within(t), cfg, kgo.TransactionalID(unique(t)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	cfg := fabrictest.As(t, f, ada)
+	c, err := diaspora.Dial(testkit.Within(t), cfg, kgo.TransactionalID(unique(t)))
+	testkit.Must(t, err)
 	defer c.Close()
 	err = c.BeginTransaction()
 	if !strings.Contains(fmt.Sprint(err), kerr.TransactionalIDAuthorizationFailed.Message) {

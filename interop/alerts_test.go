@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/diaspora-streams/diaspora/fabric"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
+	"github.com/diaspora-streams/diaspora/internal/testkit/fabrictest"
 	"github.com/diaspora-streams/diaspora/interop/clients"
 )
 
@@ -17,9 +19,7 @@ import (
 func python(t *testing.T, requirements string) string {
 	t.Helper()
 	venv, err := clients.VirtualEnv(filepath.Join("clients", requirements))
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	return filepath.Join(venv, "bin", "python")
 }
 
@@ -29,9 +29,7 @@ func pythonProgram(t *testing.T, python, name string) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
 	script := fmt.Sprintf("#!/bin/sh\nexec %q -u -m %s \"$@\"\n", python, name)
-	if err := os.WriteFile(filepath.Join(dir, name), []byte(script), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, os.WriteFile(filepath.Join(dir, name), []byte(script), 0o700))
 	return dir
 }
 
@@ -80,7 +78,7 @@ func tryHop(t *testing.T, at place, page section, settings string) {
 	if !strings.Contains(out, "\n "+e.topic+"\n") || !strings.HasSuffix(out, "\n"+pageEvent+"\n") {
 		t.Errorf("hop prints %q, want the topics and then the event", out)
 	}
-	if got := values(readAll(t, at.cfg, e.topic)); got != pageEvent {
+	if got := values(fabrictest.ReadAll(t, at.cfg, e.topic)); got != pageEvent {
 		t.Errorf("the topic has %q, want %q", got, pageEvent)
 	}
 }

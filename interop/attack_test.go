@@ -11,9 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
-	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/diaspora-streams/diaspora"
@@ -21,6 +19,8 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/claims"
 	"github.com/diaspora-streams/diaspora/internal/globusdev"
 	"github.com/diaspora-streams/diaspora/internal/inside"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
+	"github.com/diaspora-streams/diaspora/internal/testkit/fabrictest"
 )
 
 // rawConn is a connection to a gateway on which a test decides about every byte.
@@ -32,10 +32,8 @@ type rawConn struct {
 // signedInWire returns a connection that is signed in.
 func signedInWire(t *testing.T, cfg diaspora.Config, broker string) rawConn {
 	t.Helper()
-	token, err := cfg.TokenSource.Token(within(t))
-	if err != nil {
-		t.Fatal(err)
-	}
+	token, err := cfg.TokenSource.Token(testkit.Within(t))
+	testkit.Must(t, err)
 	return signInWire(t, broker, "OAUTHBEARER", "n,,\x01auth=Bearer "+token.AccessToken.Reveal()+"\x01\x01")
 }
 
@@ -47,10 +45,8 @@ func keyWire(t *testing.T, key diaspora.NewAccessKey, broker string) rawConn {
 
 func signInWire(t *testing.T, broker, mechanism, message string) rawConn {
 	t.Helper()
-	conn, err := new(net.Dialer).DialContext(within(t), "tcp", broker)
-	if err != nil {
-		t.Fatal(err)
-	}
+	conn, err := new(net.Dialer).DialContext(testkit.Within(t), "tcp", broker)
+	testkit.Must(t, err)
 	t.Cleanup(func() { conn.Close() })
 	w := rawConn{t, conn}
 	w.signIn(mechanism, message)
@@ -65,18 +61,14 @@ func (w rawConn) signIn(mechanism, message string) {
 	login := kmsg.NewPtrSASLAuthenticateRequest()
 	login.Version, login.SASLAuthBytes = 1, []byte(message)
 	w.ask(handshake)
-	if err := kerr.ErrorForCode(w.ask(login).(*kmsg.SASLAuthenticateResponse).ErrorCode); err != nil {
-		w.t.Fatal(err)
-	}
+	testkit.Must(w.t, kerr.ErrorForCode(w.ask(login).(*kmsg.SASLAuthenticateResponse).ErrorCode))
 }
 
 // ask sends a request, and returns its answer.
 func (w rawConn) ask(request kmsg.Request) kmsg.Response {
 	w.t.Helper()
 	answer, _, err := w.try(request)
-	if err != nil {
-		w.t.Fatal(err)
-	}
+	testkit.Must(w.t, err)
 	return answer
 }
 
@@ -90,7 +82,7 @@ func (w rawConn) try(request kmsg.Request) (answer kmsg.Response, body []byte, e
 }
 
 func (w rawConn) send(request kmsg.Request) error {
-	w.SetDeadline(time.Now().Add(patience))
+	w.SetDeadline(time.Now().Add(testkit.Patience))
 	_, err := w.Write(kmsg.NewRequestFormatter().AppendRequest(nil, request, 1))
 	return err
 }
@@ -117,7 +109,7 @@ func (w rawConn) answer(request kmsg.Request) (answer kmsg.Response, body []byte
 func TestHalfRequests(t *testing.T) {
 	parallel(t)
 	f := start(t, fabric.Config{})
-	cfg := as(t, f, ada)
+	cfg := fabrictest.As(t, f, ada)
 	partition := kmsg.NewProduceRequestTopicPartition()
 	partition.Records = make([]byte, 1<<20-1000)
 	request := kmsg.NewPtrProduceRequest()
@@ -131,11 +123,11 @@ func TestHalfRequests(t *testing.T) {
 		}
 	}
 	// Another one's events pass meanwhile.
-	other := as(t, f, grace)
+	other := fabrictest.As(t, f, grace)
 	others := claim(t, other, 1)
-	log(t, openLogger(t, other), others, "still here")
-	consumer := openConsumer(t, other, diaspora.ConsumerOptions{Topics: []string{others}})
-	if got := values(read(t, consumer, 1)); got != "still here" {
+	fabrictest.Log(t, fabrictest.OpenLogger(t, other), others, "still here")
+	consumer := fabrictest.OpenConsumer(t, other, diaspora.ConsumerOptions{Topics: []string{others}})
+	if got := values(fabrictest.Read(t, consumer, 1)); got != "still here" {
 		t.Errorf("read %q", got)
 	}
 }
@@ -147,21 +139,14 @@ func newcomer(t *testing.T, f *fabric.Fabric) diaspora.Config {
 	if _, err := inside.Of(f).Globus.AddUser(globusdev.User{Identity: globusdev.Identity{Username: username}}); err != nil {
 		t.Fatal(err)
 	}
-	return as(t, f, username)
+	return fabrictest.As(t, f, username)
 }
 
 // ledgerEnd returns how many records the ledger has.
 func ledgerEnd(t *testing.T, f *fabric.Fabric) int64 {
 	t.Helper()
-	c, err := kgo.NewClient(inside.Of(f).Admin...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	ends, err := kadm.NewClient(c).ListEndOffsets(within(t), claims.LedgerTopic)
-	if err != nil {
-		t.Fatal(err)
-	}
+	ends, err := fabrictest.Admin(t, f).ListEndOffsets(testkit.Within(t), claims.LedgerTopic)
+	testkit.Must(t, err)
 	end, _ := ends.Lookup(claims.LedgerTopic, 0)
 	return end.Offset
 }
@@ -173,9 +158,9 @@ func TestLedgerGrowth(t *testing.T) {
 	parallel(t)
 	const perHour = 2000 // the default
 	f := start(t, fabric.Config{})
-	attacker := client(t, newcomer(t, f))
+	attacker := fabrictest.Client(t, newcomer(t, f))
 	before := ledgerEnd(t, f)
-	deadline := time.Now().Add(patience)
+	deadline := time.Now().Add(testkit.Patience)
 	refusals := make(chan error, 8)
 	var wg sync.WaitGroup
 	for worker := range cap(refusals) {
@@ -207,9 +192,9 @@ func TestLedgerGrowth(t *testing.T) {
 	if added := ledgerEnd(t, f) - before; added > perHour+8 {
 		t.Errorf("the ledger has %d records more, want at most %d", added, perHour+8)
 	}
-	_, err := attacker.Claim(within(t), diaspora.ClaimRequest{Name: unique(t)})
+	_, err := attacker.Claim(testkit.Within(t), diaspora.ClaimRequest{Name: unique(t)})
 	wantError(t, "a claim afterwards", err, diaspora.ErrPermission, "max-records-per-hour")
-	claim(t, as(t, f, grace), 1) // another one is not affected
+	claim(t, fabrictest.As(t, f, grace), 1) // another one is not affected
 }
 
 // TestPartitionGrowth: a person who claims topics of as many partitions as one may have comes to an
@@ -217,25 +202,23 @@ func TestLedgerGrowth(t *testing.T) {
 func TestPartitionGrowth(t *testing.T) {
 	parallel(t)
 	f := start(t, fabric.Config{})
-	attacker := client(t, newcomer(t, f))
+	attacker := fabrictest.Client(t, newcomer(t, f))
 	partitions, name := 0, unique(t)
 	var refusal error
 	for n := 0; refusal == nil && n < 40; n++ {
 		var topic diaspora.Topic
-		topic, refusal = attacker.Claim(within(t), diaspora.ClaimRequest{Name: fmt.Sprint(name, n), Partitions: 100})
+		topic, refusal = attacker.Claim(testkit.Within(t), diaspora.ClaimRequest{Name: fmt.Sprint(name, n), Partitions: 100})
 		partitions += topic.Partitions
 	}
 	if partitions != 2000 {
 		t.Errorf("one person has %d partitions, want 2000", partitions)
 	}
 	wantError(t, "one more", refusal, diaspora.ErrPermission, "the limit is 2000 (max-partitions)", "ask the operators of this fabric")
-	claim(t, as(t, f, grace), 1)
-	topics, err := attacker.Topics(within(t))
-	if err != nil {
-		t.Fatal(err)
-	}
+	claim(t, fabrictest.As(t, f, grace), 1)
+	topics, err := attacker.Topics(testkit.Within(t))
+	testkit.Must(t, err)
 	for _, topic := range topics {
-		if err := attacker.Release(within(t), topic.Name); err != nil {
+		if err := attacker.Release(testkit.Within(t), topic.Name); err != nil {
 			t.Error(err)
 		}
 	}

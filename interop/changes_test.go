@@ -11,27 +11,16 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
-	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/fabric"
 	"github.com/diaspora-streams/diaspora/internal/history"
-	"github.com/diaspora-streams/diaspora/internal/inside"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
+	"github.com/diaspora-streams/diaspora/internal/testkit/fabrictest"
 )
 
 // What happens to those who log and read when an operator, or the owner, changes the
 // topic under them. docs/engines.md has the outcomes in words.
-
-// operator is somebody whom no ACL binds.
-func operator(t *testing.T, f *fabric.Fabric) *kadm.Client {
-	t.Helper()
-	c, err := kgo.NewClient(inside.Of(f).Admin...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(c.Close)
-	return kadm.NewClient(c)
-}
 
 // traffic is one who logs the events of some keys in turn, and two who read them: one
 // alone, and one in a group.
@@ -55,14 +44,14 @@ func startTraffic(t *testing.T, cfg diaspora.Config, topic string) *traffic {
 	t.Helper()
 	s := &traffic{t: t, cfg: cfg, topic: topic, changed: make(chan struct{}, 1), partitions: map[int32]int{}}
 	var reading, logging context.Context
-	reading, s.leave = context.WithCancel(within(t))
-	logging, s.stop = context.WithCancel(within(t))
+	reading, s.leave = context.WithCancel(testkit.Within(t))
+	logging, s.stop = context.WithCancel(testkit.Within(t))
 	for i, options := range []diaspora.ConsumerOptions{{}, {Group: unique(t), CommitEvery: 500 * time.Millisecond}} {
 		options.Topics = []string{topic}
-		consumer := openConsumer(t, cfg, options)
+		consumer := fabrictest.OpenConsumer(t, cfg, options)
 		s.reading.Go(func() { s.consume(reading, consumer, i) })
 	}
-	logger := openLogger(t, cfg)
+	logger := fabrictest.OpenLogger(t, cfg)
 	s.logging.Go(func() { s.log(logging, logger) })
 	t.Cleanup(func() { s.stop(); s.leave(); s.logging.Wait(); s.reading.Wait() })
 	return s
@@ -116,7 +105,7 @@ func (s *traffic) note(change func()) {
 // until waits for a condition.
 func (s *traffic) until(what string, met func() bool) {
 	s.t.Helper()
-	ctx := within(s.t)
+	ctx := testkit.Within(s.t)
 	for {
 		s.mu.Lock()
 		ok := met()
@@ -153,7 +142,7 @@ func (s *traffic) end() {
 	s.leave()
 	s.reading.Wait()
 	var stored [][]history.Event
-	for _, r := range readAll(s.t, s.cfg, s.topic) {
+	for _, r := range fabrictest.ReadAll(s.t, s.cfg, s.topic) {
 		e, err := history.Parse(r.Key, r.Value, r.ID)
 		if err != nil {
 			s.t.Error(err)
@@ -178,17 +167,15 @@ func (s *traffic) end() {
 func TestPartitionsAreAdded(t *testing.T) {
 	parallel(t)
 	f := start(t, fabric.Config{})
-	cfg := as(t, f, ada)
+	cfg := fabrictest.As(t, f, ada)
 	topic := claim(t, cfg, 2)
 	s := startTraffic(t, cfg, topic)
 	s.more(50)
-	answers, err := operator(t, f).UpdatePartitions(within(t), 6, topic)
+	answers, err := fabrictest.Admin(t, f).UpdatePartitions(testkit.Within(t), 6, topic)
 	if err == nil {
 		err = answers.Error()
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	began := time.Now()
 	s.until("the Logger uses the new partitions", func() bool { return len(s.partitions) > 2 })
 	t.Logf("the Logger uses them after %v", time.Since(began))
@@ -201,31 +188,27 @@ func TestPartitionsAreAdded(t *testing.T) {
 func TestTopicIsMadeAgain(t *testing.T) {
 	parallel(t)
 	f := start(t, fabric.Config{})
-	cfg := as(t, f, ada)
+	cfg := fabrictest.As(t, f, ada)
 	topic := claim(t, cfg, 1)
-	logger := openLogger(t, cfg)
-	log(t, logger, topic, numbers(0, 5)...)
+	logger := fabrictest.OpenLogger(t, cfg)
+	fabrictest.Log(t, logger, topic, fabrictest.Numbers(0, 5)...)
 	group := diaspora.ConsumerOptions{Topics: []string{topic}, Group: unique(t), CommitEvery: 100 * time.Millisecond}
-	alone, member := openConsumer(t, cfg, diaspora.ConsumerOptions{Topics: []string{topic}}), openConsumer(t, cfg, group)
+	alone, member := fabrictest.OpenConsumer(t, cfg, diaspora.ConsumerOptions{Topics: []string{topic}}), fabrictest.OpenConsumer(t, cfg, group)
 	for _, c := range []*diaspora.Consumer{alone, member} {
-		if got := values(read(t, c, 5)); got != "0 1 2 3 4" {
+		if got := values(fabrictest.Read(t, c, 5)); got != "0 1 2 3 4" {
 			t.Fatalf("read %q", got)
 		}
 	}
 	absent := diaspora.ConsumerOptions{Topics: []string{topic}, Group: unique(t)}
-	early := openConsumer(t, cfg, absent)
-	read(t, early, 5)
-	if err := early.Close(within(t)); err != nil {
-		t.Fatal(err)
-	}
-	if err := client(t, cfg).Release(within(t), topic); err != nil {
-		t.Fatal(err)
-	}
-	if err := logger.Log(within(t), diaspora.Event{Topic: topic, Value: []byte("between")}); !gone(err) {
+	early := fabrictest.OpenConsumer(t, cfg, absent)
+	fabrictest.Read(t, early, 5)
+	testkit.Must(t, early.Close(testkit.Within(t)))
+	testkit.Must(t, fabrictest.Client(t, cfg).Release(testkit.Within(t), topic))
+	if err := logger.Log(testkit.Within(t), diaspora.Event{Topic: topic, Value: []byte("between")}); !gone(err) {
 		t.Errorf("Log to a topic that was released: %v, want ErrNotFound or ErrPermission", err)
 	}
-	claimAgain(t, cfg, topic, 1)
-	for ctx := within(t); ; {
+	fabrictest.Claim(t, cfg, topic, 1)
+	for ctx := testkit.Within(t); ; {
 		err := logger.Log(ctx, diaspora.Event{Topic: topic, Value: []byte("10")})
 		if err == nil {
 			break
@@ -234,14 +217,14 @@ func TestTopicIsMadeAgain(t *testing.T) {
 			t.Fatalf("Log to a topic that was claimed again: %v", err)
 		}
 	}
-	log(t, logger, topic, numbers(11, 20)...)
-	want := values(readAll(t, cfg, topic))
+	fabrictest.Log(t, logger, topic, fabrictest.Numbers(11, 20)...)
+	want := values(fabrictest.ReadAll(t, cfg, topic))
 	if want != "10 11 12 13 14 15 16 17 18 19" {
 		t.Errorf("the topic has %q, want what was acknowledged since it was claimed again", want)
 	}
 	for i, c := range []*diaspora.Consumer{alone, member} {
 		var got []diaspora.Record
-		for r, err := range c.Records(within(t)) {
+		for r, err := range c.Records(testkit.Within(t)) {
 			if err != nil && !gone(err) {
 				t.Fatalf("reader %d: %v", i, err)
 			}
@@ -256,7 +239,7 @@ func TestTopicIsMadeAgain(t *testing.T) {
 			t.Errorf("reader %d: %q, want %q", i, values(got), want)
 		}
 	}
-	if got := values(read(t, openConsumer(t, cfg, absent), 10)); got != want {
+	if got := values(fabrictest.Read(t, fabrictest.OpenConsumer(t, cfg, absent), 10)); got != want {
 		t.Errorf("a group that was not there meanwhile: %q, want %q", got, want)
 	}
 }
@@ -273,21 +256,21 @@ func gone(err error) bool {
 func TestRightsAreTakenAway(t *testing.T) {
 	parallel(t)
 	f := start(t, fabric.Config{})
-	cfg := as(t, f, ada)
+	cfg := fabrictest.As(t, f, ada)
 	topic := claim(t, cfg, 1)
-	logger := openLogger(t, cfg)
-	log(t, logger, topic, "before")
-	ctx, stop := context.WithCancel(within(t))
+	logger := fabrictest.OpenLogger(t, cfg)
+	fabrictest.Log(t, logger, topic, "before")
+	ctx, stop := context.WithCancel(testkit.Within(t))
 	defer stop()
 	readers := []chan reading{make(chan reading), make(chan reading)}
 	for i, group := range []string{"", unique(t)} {
-		c := openConsumer(t, cfg, diaspora.ConsumerOptions{Topics: []string{topic}, Group: group, CommitEvery: 100 * time.Millisecond})
+		c := fabrictest.OpenConsumer(t, cfg, diaspora.ConsumerOptions{Topics: []string{topic}, Group: group, CommitEvery: 100 * time.Millisecond})
 		go tell(ctx, c, readers[i])
 		if got := <-readers[i]; got.value != "before" {
 			t.Fatalf("reader %d: %v", i, got)
 		}
 	}
-	admin := operator(t, f)
+	admin := fabrictest.Admin(t, f)
 	all := kadm.NewACLs().Topics(topic).ResourcePatternType(kadm.ACLPatternLiteral).Operations().Allow().AllowHosts().Deny().DenyHosts()
 	for err := error(nil); err == nil; { // the nodes learn of it one by one
 		if _, err := admin.DeleteACLs(ctx, all); err != nil {
@@ -304,8 +287,8 @@ func TestRightsAreTakenAway(t *testing.T) {
 		}
 		wantError(t, fmt.Sprintf("reader %d without rights", i), got.err, diaspora.ErrPermission, topic, ada)
 	}
-	claimAgain(t, cfg, topic, 1)
-	log(t, logger, topic, "after")
+	fabrictest.Claim(t, cfg, topic, 1)
+	fabrictest.Log(t, logger, topic, "after")
 	for i, reader := range readers {
 		got := <-reader
 		for errors.Is(got.err, diaspora.ErrPermission) {
@@ -322,13 +305,11 @@ func TestRightsAreTakenAway(t *testing.T) {
 func TestTheOperatorsACLsStay(t *testing.T) {
 	parallel(t)
 	f := start(t, fabric.Config{})
-	cfg := as(t, f, ada)
+	cfg := fabrictest.As(t, f, ada)
 	topic := claim(t, cfg, 1)
-	identity, err := client(t, cfg).Identity(within(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	owner, admin := "User:"+identity.Subject, operator(t, f)
+	identity, err := fabrictest.Client(t, cfg).Identity(testkit.Within(t))
+	testkit.Must(t, err)
+	owner, admin := "User:"+identity.Subject, fabrictest.Admin(t, f)
 	onTopic := func(pattern kadm.ACLPattern, operations ...kadm.ACLOperation) *kadm.ACLBuilder {
 		return kadm.NewACLs().Topics(topic).ResourcePatternType(pattern).Operations(operations...)
 	}
@@ -338,16 +319,14 @@ func TestTheOperatorsACLsStay(t *testing.T) {
 		onTopic(kadm.ACLPatternLiteral, kadm.OpRead).Allow("User:mirror").AllowHosts("*"),
 		onTopic(kadm.ACLPatternPrefixed, kadm.OpRead).Allow(owner).AllowHosts("*"),
 	} {
-		if created, err := admin.CreateACLs(within(t), acl); err != nil || created[0].Err != nil {
+		if created, err := admin.CreateACLs(testkit.Within(t), acl); err != nil || created[0].Err != nil {
 			t.Fatal(err, created)
 		}
 	}
 	missing := func() []string {
 		t.Helper()
-		described, err := admin.DescribeACLs(within(t), onTopic(kadm.ACLPatternAny).Allow().AllowHosts().Deny().DenyHosts())
-		if err != nil {
-			t.Fatal(err)
-		}
+		described, err := admin.DescribeACLs(testkit.Within(t), onTopic(kadm.ACLPatternAny).Allow().AllowHosts().Deny().DenyHosts())
+		testkit.Must(t, err)
 		missing := map[string]bool{"LITERAL DENY WRITE " + owner + " *": true, "LITERAL ALLOW READ " + owner + " 192.0.2.7": true,
 			"LITERAL ALLOW READ User:mirror *": true, "PREFIXED ALLOW READ " + owner + " *": true}
 		for _, d := range described {
@@ -357,24 +336,22 @@ func TestTheOperatorsACLsStay(t *testing.T) {
 		}
 		return slices.Sorted(maps.Keys(missing))
 	}
-	logger := openLogger(t, cfg)
+	logger := fabrictest.OpenLogger(t, cfg)
 	for err == nil || len(missing()) > 0 { // the nodes learn of it one by one
-		err = logger.Log(within(t), diaspora.Event{Topic: topic, Value: []byte("x")})
+		err = logger.Log(testkit.Within(t), diaspora.Event{Topic: topic, Value: []byte("x")})
 	}
 	wantError(t, "Log to a topic that the operator denies", err, diaspora.ErrPermission, topic)
-	claimAgain(t, cfg, topic, 1)
+	fabrictest.Claim(t, cfg, topic, 1)
 	if m := missing(); len(m) > 0 {
 		t.Errorf("claiming again removed the operator's %q", m)
 	}
-	err = logger.Log(within(t), diaspora.Event{Topic: topic, Value: []byte("x")})
+	err = logger.Log(testkit.Within(t), diaspora.Event{Topic: topic, Value: []byte("x")})
 	wantError(t, "Log after claiming again", err, diaspora.ErrPermission, topic)
-	if err := client(t, cfg).Release(within(t), topic); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, fabrictest.Client(t, cfg).Release(testkit.Within(t), topic))
 	if m := missing(); len(m) > 0 {
 		t.Errorf("releasing removed the operator's %q", m)
 	}
-	claimAgain(t, cfg, topic, 1)
+	fabrictest.Claim(t, cfg, topic, 1)
 	if m := missing(); len(m) > 0 {
 		t.Errorf("claiming the free name removed the operator's %q", m)
 	}

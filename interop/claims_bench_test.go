@@ -13,6 +13,8 @@ import (
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/fabric"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
+	"github.com/diaspora-streams/diaspora/internal/testkit/fabrictest"
 )
 
 // BenchmarkClaim measures a cluster that has a thousand claimed topics, on each of
@@ -28,9 +30,7 @@ import (
 // Run it on a cluster of its own: -bench Claim -benchtime 200x.
 func BenchmarkClaim(b *testing.B) {
 	f, err := fabric.Start(b.Context(), fabric.Config{KafkaFile: clusterFile(b)})
-	if err != nil {
-		b.Fatal(err)
-	}
+	testkit.Must(b, err)
 	defer f.Close()
 	var owners []*diaspora.Client
 	for _, username := range []string{ada, grace} {
@@ -46,9 +46,7 @@ func BenchmarkClaim(b *testing.B) {
 		for i := from; i < to; i++ {
 			group.Go(func() error { return claim(owners[i%2], fmt.Sprintf("bench_%03d", i)) })
 		}
-		if err := group.Wait(); err != nil {
-			b.Fatal(err)
-		}
+		testkit.Must(b, group.Wait())
 	}
 	fill(0, 10)
 	few := authorisation(b, f, "bench_000")
@@ -68,14 +66,10 @@ func BenchmarkClaim(b *testing.B) {
 	for b.Loop() {
 		name := "bench_one_more"
 		began := time.Now()
-		if err := claim(owners[0], name); err != nil {
-			b.Fatal(err)
-		}
+		testkit.Must(b, claim(owners[0], name))
 		took = append(took, time.Since(began))
 		b.StopTimer()
-		if err := owners[0].Release(b.Context(), name); err != nil {
-			b.Fatal(err)
-		}
+		testkit.Must(b, owners[0].Release(b.Context(), name))
 		b.StartTimer()
 	}
 	b.ReportMetric(milliseconds(quantile(took, 50)), "p50-ms")
@@ -89,13 +83,8 @@ func BenchmarkClaim(b *testing.B) {
 // whatever they will claim.
 func ownerWithKeys(b *testing.B, f *fabric.Fabric, username string) *diaspora.Client {
 	cfg, err := f.As(b.Context(), username)
-	if err != nil {
-		b.Fatal(err)
-	}
-	c, err := diaspora.NewClient(cfg)
-	if err != nil {
-		b.Fatal(err)
-	}
+	testkit.Must(b, err)
+	c := fabrictest.Client(b, cfg)
 	for i := range 5 {
 		if _, err := c.CreateKey(b.Context(), diaspora.AccessKeyRequest{Name: fmt.Sprint("bench-", i), Read: true}); err != nil {
 			b.Fatal(err)
@@ -108,13 +97,9 @@ func ownerWithKeys(b *testing.B, f *fabric.Fabric, username string) *diaspora.Cl
 // super user, who take turns one by one.
 func authorisation(b *testing.B, f *fabric.Fabric, topic string) float64 {
 	cfg, err := f.As(b.Context(), ada)
-	if err != nil {
-		b.Fatal(err)
-	}
+	testkit.Must(b, err)
 	owner, err := diaspora.Dial(b.Context(), cfg)
-	if err != nil {
-		b.Fatal(err)
-	}
+	testkit.Must(b, err)
 	defer owner.Close()
 	super := superUser(b, kgo.ProducerLinger(0)) // as the other one
 	const turns = 1000
@@ -122,9 +107,7 @@ func authorisation(b *testing.B, f *fabric.Fabric, topic string) float64 {
 	for i := range 2 * turns {
 		for _, c := range []*kgo.Client{owner, super} {
 			began := time.Now()
-			if err := c.ProduceSync(b.Context(), &kgo.Record{Topic: topic, Value: []byte("x")}).FirstErr(); err != nil {
-				b.Fatal(err)
-			}
+			testkit.Must(b, c.ProduceSync(b.Context(), &kgo.Record{Topic: topic, Value: []byte("x")}).FirstErr())
 			if i >= turns { // those before warm up
 				took[c] = append(took[c], time.Since(began))
 			}

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // TestClusterClean fails if deploy/kafka/cluster deletes what it has not made: KAFKA_DIR may
@@ -34,14 +36,10 @@ func TestClusterClean(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "the folder")
 			for _, file := range try.files {
 				path := filepath.Join(dir, file)
-				if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-					t.Fatal(err)
-				}
+				testkit.Must(t, os.MkdirAll(filepath.Dir(path), 0o700))
 				if file == "" {
 					err := os.MkdirAll(path, 0o700)
-					if err != nil {
-						t.Fatal(err)
-					}
+					testkit.Must(t, err)
 				} else if err := os.WriteFile(path, []byte("x\n"), 0o600); err != nil {
 					t.Fatal(err)
 				}
@@ -72,9 +70,7 @@ func TestClusterClean(t *testing.T) {
 func TestClusterStart(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "thesis.tex"), nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, os.WriteFile(filepath.Join(dir, "thesis.tex"), nil, 0o600))
 	cmd := exec.Command("../deploy/kafka/cluster", "start", "1")
 	cmd.Env = append(os.Environ(), "KAFKA_DIR="+dir)
 	said, err := cmd.CombinedOutput()

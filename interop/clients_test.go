@@ -28,6 +28,8 @@ import (
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/globusdev"
 	"github.com/diaspora-streams/diaspora/internal/inside"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
+	"github.com/diaspora-streams/diaspora/internal/testkit/fabrictest"
 	"github.com/diaspora-streams/diaspora/interop/clients"
 )
 
@@ -45,7 +47,7 @@ type place struct {
 // inFabric is a place in a fabric of this process.
 func inFabric(t *testing.T, f *fabric.Fabric) place {
 	t.Helper()
-	return place{brokers: f.Brokers(), tokenURL: f.Discovery().TokenURL, cfg: as(t, f, ada), bin: buildCommand(t), fabric: f}
+	return place{brokers: f.Brokers(), tokenURL: f.Discovery().TokenURL, cfg: fabrictest.As(t, f, ada), bin: buildCommand(t), fabric: f}
 }
 
 // dialect is a client in another language and one of its ways to sign in. The
@@ -126,7 +128,7 @@ func javaClient(protocol string) func(*testing.T, place, string) (commands, erro
 		return commands{
 			produce: tool(javaClasses["kafka-console-producer"], "--sync", "--timeout", "5"),
 			consume: tool(javaClasses["kafka-console-consumer"], "--from-beginning", "--group", topic, "--command-property", "group.protocol="+protocol),
-			revoke:  func() error { return client(t, s.cfg).RevokeKey(within(t), key.ID) },
+			revoke:  func() error { return fabrictest.Client(t, s.cfg).RevokeKey(testkit.Within(t), key.ID) },
 		}, nil
 	}
 }
@@ -134,9 +136,7 @@ func javaClient(protocol string) func(*testing.T, place, string) (commands, erro
 // javaTool is the command that runs one of Apache Kafka's own tools.
 func javaTool(t *testing.T, broker, jars, properties, class string, args ...string) []string {
 	archive, err := javaArchive(jars)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	command := append(java(jars), "-XX:SharedArchiveFile="+archive, "-Dlog4j2.configurationFile="+absolute(t, "clients/java/log4j2.properties"), class, "--bootstrap-server", broker)
 	if properties != "" {
 		command = append(command, "--command-config", properties)
@@ -181,14 +181,14 @@ func (s place) signIn(t *testing.T, how, topic string) (c commands, err error) {
 	if how != "oauth" {
 		key, err := s.createKey(t, topic)
 		c.env = append(c.env, "KEY_ID="+key.ID, "KEY_SECRET="+key.Secret, "TOKEN_URL="+s.tokenURL)
-		c.revoke = func() error { return client(t, s.cfg).RevokeKey(within(t), key.ID) }
+		c.revoke = func() error { return fabrictest.Client(t, s.cfg).RevokeKey(testkit.Within(t), key.ID) }
 		return c, err
 	}
 	if s.fabric == nil {
 		c.env = append(c.env, s.login...)
 		return c, nil
 	}
-	login, err := s.fabric.Login(within(t), ada)
+	login, err := s.fabric.Login(testkit.Within(t), ada)
 	if err != nil {
 		return c, err
 	}
@@ -311,18 +311,16 @@ const before = 100
 func startStreams(t *testing.T, s place, all []dialect) []*stream {
 	t.Helper()
 	if s.fabric != nil {
-		if err := inside.Of(s.fabric).Globus.SetRefreshMode(globusdev.RefreshRotate); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, inside.Of(s.fabric).Globus.SetRefreshMode(globusdev.RefreshRotate))
 	}
 	var streams []*stream
-	logger := openLogger(t, s.cfg)
+	logger := fabrictest.OpenLogger(t, s.cfg)
 	for _, d := range all {
 		if !chosen.MatchString(d.name) || !present(t, d) {
 			continue
 		}
 		topic := claim(t, s.cfg, 1)
-		log(t, logger, topic, numbers(-before, 0)...)
+		fabrictest.Log(t, logger, topic, fabrictest.Numbers(-before, 0)...)
 		c, err := d.start(t, s, topic)
 		if err != nil {
 			t.Fatalf("%s: %v", d.name, err)
@@ -471,11 +469,11 @@ func (s *stream) check(t *testing.T, cfg diaspora.Config, complete bool) {
 	t.Helper()
 	acknowledged := s.producer.lines()
 	if !s.acks && complete {
-		acknowledged = numbers(0, s.sentLines())
+		acknowledged = fabrictest.Numbers(0, s.sentLines())
 	}
 	stored := map[string]int{}
 	last, disorder := -before-1, 0
-	for _, r := range readAll(t, cfg, s.topic) {
+	for _, r := range fabrictest.ReadAll(t, cfg, s.topic) {
 		n, err := strconv.Atoi(string(r.Value))
 		if err != nil {
 			t.Errorf("%s: the cluster has %q", s.name, r.Value)
@@ -543,7 +541,7 @@ func TestClientsThroughExpiry(t *testing.T) {
 		}
 	}
 	t.Logf("tokens of %v; %v since the last client has started", lifetime, time.Since(began).Round(time.Second))
-	finishAll(t, streams, as(t, f, ada))
+	finishAll(t, streams, fabrictest.As(t, f, ada))
 }
 
 // TestClientsThroughRestart takes the broker away from under every client.
@@ -557,7 +555,7 @@ func TestClientsThroughRestart(t *testing.T) {
 	}
 	f = stopBroker(t, f, config)()
 	awaitMore(t, streams)
-	finishAll(t, streams, as(t, f, ada))
+	finishAll(t, streams, fabrictest.As(t, f, ada))
 }
 
 // TestClientsRevoked revokes what each client has signed in with: it is cut off
@@ -580,7 +578,7 @@ func TestClientsRevoked(t *testing.T) {
 		}
 		refusals = append(refusals, s.watch(t, "producer", s.producer), s.watch(t, "consumer", s.consumer))
 	}
-	cfg := as(t, f, ada)
+	cfg := fabrictest.As(t, f, ada)
 	for _, r := range refusals {
 		select {
 		case <-r.done:
@@ -678,12 +676,8 @@ func run(t *testing.T, env, command []string) *program {
 		t.Fatal(err)
 	}
 	stdout, err := p.cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := p.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
+	testkit.Must(t, p.cmd.Start())
 	go func() {
 		defer close(p.ended)
 		for lines := bufio.NewScanner(stdout); lines.Scan(); {

@@ -5,7 +5,6 @@ package interop
 import (
 	"errors"
 	"fmt"
-	"os"
 	"testing"
 	"time"
 
@@ -17,21 +16,18 @@ import (
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/fabric"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
+	"github.com/diaspora-streams/diaspora/internal/testkit/fabrictest"
 )
 
 // superUser signs in to the cluster past the gateway.
 func superUser(t testing.TB, opts ...kgo.Opt) *kgo.Client {
 	t.Helper()
 	d := describe(t)
-	password, err := os.ReadFile(d.Admin.PasswordFile)
-	if err != nil {
-		t.Fatal(err)
-	}
+	password := testkit.ReadFile(t, d.Admin.PasswordFile)
 	c, err := kgo.NewClient(append(opts, kgo.SeedBrokers(d.Admin.Brokers...),
 		kgo.SASL(plain.Auth{User: d.Admin.Username, Pass: string(password)}.AsMechanism()))...)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	t.Cleanup(c.Close)
 	return c
 }
@@ -40,10 +36,10 @@ func superUser(t testing.TB, opts ...kgo.Opt) *kgo.Client {
 // acknowledgement and a loss, for all topics that matter, Kafka's own among them.
 func TestClusterKeepsWhatIsAcknowledged(t *testing.T) {
 	f := start(t, fabric.Config{})
-	cfg := as(t, f, ada)
+	cfg := fabrictest.As(t, f, ada)
 	topic := claim(t, cfg, 1)
-	log(t, openLogger(t, cfg), topic, "x")
-	read(t, openConsumer(t, cfg, diaspora.ConsumerOptions{Topics: []string{topic}, Group: unique(t)}), 1)
+	fabrictest.Log(t, fabrictest.OpenLogger(t, cfg), topic, "x")
+	fabrictest.Read(t, fabrictest.OpenConsumer(t, cfg, diaspora.ConsumerOptions{Topics: []string{topic}, Group: unique(t)}), 1)
 
 	replicas, insync := 1, "1"
 	if len(describe(t).Nodes) == 3 {
@@ -51,19 +47,15 @@ func TestClusterKeepsWhatIsAcknowledged(t *testing.T) {
 	}
 	admin := kadm.NewClient(superUser(t))
 	names := []string{topic, "_diaspora_ledger", "__consumer_offsets"}
-	topics, err := admin.ListTopics(within(t), names...)
-	if err != nil {
-		t.Fatal(err)
-	}
+	topics, err := admin.ListTopics(testkit.Within(t), names...)
+	testkit.Must(t, err)
 	for _, name := range names {
 		if n := topics[name].Partitions.NumReplicas(); n != replicas {
 			t.Errorf("%s has %d replicas, want %d", name, n, replicas)
 		}
 	}
-	configs, err := admin.DescribeTopicConfigs(within(t), names...)
-	if err != nil {
-		t.Fatal(err)
-	}
+	configs, err := admin.DescribeTopicConfigs(testkit.Within(t), names...)
+	testkit.Must(t, err)
 	for _, resource := range configs {
 		got := map[string]string{}
 		for _, config := range resource.Configs {
@@ -79,15 +71,11 @@ func TestClusterKeepsWhatIsAcknowledged(t *testing.T) {
 // TestMetadataNamesTheGateways: clients connect where the brokers say.
 func TestMetadataNamesTheGateways(t *testing.T) {
 	f := start(t, fabric.Config{})
-	c, err := diaspora.Dial(within(t), as(t, f, ada))
-	if err != nil {
-		t.Fatal(err)
-	}
+	c, err := diaspora.Dial(testkit.Within(t), fabrictest.As(t, f, ada))
+	testkit.Must(t, err)
 	defer c.Close()
-	brokers, err := kadm.NewClient(c).ListBrokers(within(t))
-	if err != nil {
-		t.Fatal(err)
-	}
+	brokers, err := kadm.NewClient(c).ListBrokers(testkit.Within(t))
+	testkit.Must(t, err)
 	at := map[string]bool{}
 	for _, b := range brokers {
 		at[fmt.Sprintf("%s:%d", b.Host, b.Port)] = true
@@ -103,10 +91,8 @@ func TestMetadataNamesTheGateways(t *testing.T) {
 // gateway, in the newest version, except what is left out on purpose: see docs/engines.md.
 func TestGatewayKnowsThisKafka(t *testing.T) {
 	f := start(t, fabric.Config{})
-	c, err := diaspora.Dial(within(t), as(t, f, ada))
-	if err != nil {
-		t.Fatal(err)
-	}
+	c, err := diaspora.Dial(testkit.Within(t), fabrictest.As(t, f, ada))
+	testkit.Must(t, err)
 	defer c.Close()
 	through, past := versions(t, c), versions(t, superUser(t))
 	left := map[int16]bool{}
@@ -135,10 +121,8 @@ func TestGatewayKnowsThisKafka(t *testing.T) {
 
 func versions(t *testing.T, c *kgo.Client) map[int16][2]int16 {
 	t.Helper()
-	response, err := kmsg.NewPtrApiVersionsRequest().RequestWith(within(t), c)
-	if err != nil {
-		t.Fatal(err)
-	}
+	response, err := kmsg.NewPtrApiVersionsRequest().RequestWith(testkit.Within(t), c)
+	testkit.Must(t, err)
 	all := map[int16][2]int16{}
 	for _, r := range response.ApiKeys {
 		all[r.ApiKey] = [2]int16{r.MinVersion, r.MaxVersion}
@@ -150,10 +134,10 @@ func versions(t *testing.T, c *kgo.Client) map[int16][2]int16 {
 // there is nobody to move to, and the same requests change nothing.
 func TestLeadersMove(t *testing.T) {
 	f := start(t, fabric.Config{})
-	cfg := as(t, f, ada)
+	cfg := fabrictest.As(t, f, ada)
 	topic := claim(t, cfg, 3)
 	s := startTraffic(t, cfg, topic)
-	admin := operator(t, f)
+	admin := fabrictest.Admin(t, f)
 	for range f.Brokers() {
 		s.more(50)
 		moveLeaders(t, admin, topic, len(f.Brokers()))
@@ -170,13 +154,11 @@ func moveLeaders(t *testing.T, admin *kadm.Client, topic string, nodes int) {
 	for _, p := range before.Partitions {
 		turned.Assign(topic, p.Partition, append(p.Replicas[1:len(p.Replicas):len(p.Replicas)], p.Replicas[0]))
 	}
-	answers, err := admin.AlterPartitionAssignments(within(t), turned)
+	answers, err := admin.AlterPartitionAssignments(testkit.Within(t), turned)
 	if err == nil {
 		err = answers.Error()
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	moved := func() bool {
 		for id, p := range describeTopic(t, admin, topic).Partitions {
 			if nodes > 1 && p.Leader == before.Partitions[id].Leader {
@@ -185,11 +167,9 @@ func moveLeaders(t *testing.T, admin *kadm.Client, topic string, nodes int) {
 		}
 		return true
 	}
-	for ctx := within(t); ; {
+	for ctx := testkit.Within(t); ; {
 		results, err := admin.ElectLeaders(ctx, kadm.ElectPreferredReplica, only(topic, before))
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		for _, r := range results[topic] {
 			if r.Err != nil && !errors.Is(r.Err, kerr.ElectionNotNeeded) && !kerr.IsRetriable(r.Err) {
 				t.Fatal(r.Err)
@@ -214,12 +194,10 @@ func only(topic string, d kadm.TopicDetail) (set kadm.TopicsSet) {
 
 func describeTopic(t *testing.T, admin *kadm.Client, topic string) kadm.TopicDetail {
 	t.Helper()
-	topics, err := admin.ListTopics(within(t), topic)
+	topics, err := admin.ListTopics(testkit.Within(t), topic)
 	if err == nil {
 		err = topics[topic].Err
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	return topics[topic]
 }

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 	"github.com/diaspora-streams/diaspora/interop/clients"
 )
 
@@ -13,8 +14,6 @@ import (
 func buildCommand(t *testing.T) string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "diaspora")
-	if err := clients.Quietly("go", "build", "-o", file, "../cmd/diaspora"); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, clients.Quietly("go", "build", "-o", file, "../cmd/diaspora"))
 	return file
 }

@@ -12,11 +12,13 @@ import (
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/fabric"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
+	"github.com/diaspora-streams/diaspora/internal/testkit/fabrictest"
 )
 
 // pulled logs the numbers, one every few milliseconds, as long as the test runs.
 func pulled(t *testing.T, logger *diaspora.Logger, topic string, n *int) context.Context {
-	ctx, stop := context.WithCancel(within(t))
+	ctx, stop := context.WithCancel(testkit.Within(t))
 	var logging sync.WaitGroup
 	logging.Go(func() {
 		ticker := time.NewTicker(5 * time.Millisecond)
@@ -37,17 +39,17 @@ func pulled(t *testing.T, logger *diaspora.Logger, topic string, n *int) context
 func TestPositions(t *testing.T) {
 	parallel(t)
 	f := start(t, fabric.Config{})
-	cfg := as(t, f, ada)
+	cfg := fabrictest.As(t, f, ada)
 	topic := claim(t, cfg, 1)
-	logger := openLogger(t, cfg)
-	log(t, logger, topic, numbers(0, 10)...)
-	tenth := readAll(t, cfg, topic)[9].Stored
+	logger := fabrictest.OpenLogger(t, cfg)
+	fabrictest.Log(t, logger, topic, fabrictest.Numbers(0, 10)...)
+	tenth := fabrictest.ReadAll(t, cfg, topic)[9].Stored
 	// The next ones must have a later time, in milliseconds.
 	for !time.Now().Truncate(time.Millisecond).After(tenth) {
 		runtime.Gosched()
 	}
 	later := time.Now()
-	log(t, logger, topic, numbers(10, 12)...)
+	fabrictest.Log(t, logger, topic, fabrictest.Numbers(10, 12)...)
 	for _, test := range []struct {
 		from, until diaspora.Position
 		want        string
@@ -63,8 +65,8 @@ func TestPositions(t *testing.T) {
 		{diaspora.Start, diaspora.At(later), "0 1 2 3 4 5 6 7 8 9"},
 		{diaspora.At(later.Add(time.Hour)), diaspora.End, ""},
 	} {
-		consumer := openConsumer(t, cfg, diaspora.ConsumerOptions{Topics: []string{topic}, From: test.from, Until: test.until})
-		if got := values(read(t, consumer, everything)); got != test.want {
+		consumer := fabrictest.OpenConsumer(t, cfg, diaspora.ConsumerOptions{Topics: []string{topic}, From: test.from, Until: test.until})
+		if got := values(fabrictest.Read(t, consumer, -1)); got != test.want {
 			t.Errorf("from %v until %v: %q, want %q", test.from, test.until, got, test.want)
 		}
 	}
@@ -74,18 +76,16 @@ func TestPositions(t *testing.T) {
 func TestGroupGoesOn(t *testing.T) {
 	parallel(t)
 	f := start(t, fabric.Config{})
-	cfg := as(t, f, ada)
+	cfg := fabrictest.As(t, f, ada)
 	topic, group := claim(t, cfg, 1), unique(t)
-	log(t, openLogger(t, cfg), topic, numbers(0, 100)...)
+	fabrictest.Log(t, fabrictest.OpenLogger(t, cfg), topic, fabrictest.Numbers(0, 100)...)
 	seen := map[string]int{}
 	for range 4 {
-		consumer := openConsumer(t, cfg, diaspora.ConsumerOptions{Topics: []string{topic}, Group: group})
-		for _, r := range read(t, consumer, 25) {
+		consumer := fabrictest.OpenConsumer(t, cfg, diaspora.ConsumerOptions{Topics: []string{topic}, Group: group})
+		for _, r := range fabrictest.Read(t, consumer, 25) {
 			seen[string(r.Value)]++
 		}
-		if err := consumer.Close(within(t)); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, consumer.Close(testkit.Within(t)))
 	}
 	// The last record of each loop was not handled to the end, and comes again.
 	if len(seen) < 97 {
@@ -102,15 +102,15 @@ func TestGroupGoesOn(t *testing.T) {
 func TestGroupShares(t *testing.T) {
 	parallel(t)
 	f := start(t, fabric.Config{})
-	cfg := as(t, f, ada)
+	cfg := fabrictest.As(t, f, ada)
 	topic, group := claim(t, cfg, 4), unique(t)
-	logger := openLogger(t, cfg)
+	logger := fabrictest.OpenLogger(t, cfg)
 	var mu sync.Mutex // guards the fields below
 	seen := map[string]bool{}
 	by := [2]map[int32]bool{{}, {}}
 	changed := make(chan struct{}, 1)
 	run := func(ctx context.Context, member int) {
-		consumer := openConsumer(t, cfg, diaspora.ConsumerOptions{Topics: []string{topic}, Group: group, CommitEvery: 100 * time.Millisecond})
+		consumer := fabrictest.OpenConsumer(t, cfg, diaspora.ConsumerOptions{Topics: []string{topic}, Group: group, CommitEvery: 100 * time.Millisecond})
 		for r, err := range consumer.Records(ctx) {
 			if err != nil {
 				if ctx.Err() == nil {
@@ -127,11 +127,11 @@ func TestGroupShares(t *testing.T) {
 			default:
 			}
 		}
-		if err := consumer.Close(within(t)); err != nil {
+		if err := consumer.Close(testkit.Within(t)); err != nil {
 			t.Errorf("member %d: Close: %v", member, err)
 		}
 	}
-	ctx, stopAll := context.WithCancel(within(t))
+	ctx, stopAll := context.WithCancel(testkit.Within(t))
 	defer stopAll()
 	first, stopFirst := context.WithCancel(ctx)
 	var members sync.WaitGroup
@@ -175,24 +175,22 @@ func TestGroupShares(t *testing.T) {
 func TestServerSideGroups(t *testing.T) {
 	parallel(t)
 	f := start(t, fabric.Config{})
-	cfg := as(t, f, ada)
+	cfg := fabrictest.As(t, f, ada)
 	topic, group := claim(t, cfg, 2), unique(t)
-	log(t, openLogger(t, cfg), topic, numbers(0, 20)...)
-	c, err := diaspora.Dial(within(t), cfg, kgo.ConsumerGroup(group), kgo.ConsumeTopics(topic),
+	fabrictest.Log(t, fabrictest.OpenLogger(t, cfg), topic, fabrictest.Numbers(0, 20)...)
+	c, err := diaspora.Dial(testkit.Within(t), cfg, kgo.ConsumerGroup(group), kgo.ConsumeTopics(topic),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.ServerSideBalancer())
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	defer c.CloseAllowingRebalance()
 	n := 0
 	for n < 20 {
-		fetches := c.PollFetches(within(t))
+		fetches := c.PollFetches(testkit.Within(t))
 		if err := fetches.Err(); err != nil {
 			t.Fatalf("after %d records: %v", n, err)
 		}
 		n += fetches.NumRecords()
 	}
-	if err := c.CommitUncommittedOffsets(within(t)); err != nil {
+	if err := c.CommitUncommittedOffsets(testkit.Within(t)); err != nil {
 		t.Errorf("commit: %v", err)
 	}
 }

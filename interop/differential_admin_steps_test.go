@@ -128,8 +128,7 @@ func drawCreateTopics(t *rapid.T) step {
 func (s createTopicsStep) changesMetadata() {}
 
 func (s createTopicsStep) request(w *world) kmsg.Request {
-	r := kmsg.NewPtrCreateTopicsRequest()
-	w.at(s.Version, r)
+	r := at(w, s.Version, kmsg.NewPtrCreateTopicsRequest())
 	r.TimeoutMillis, r.ValidateOnly = 10_000, s.ValidateOnly
 	for _, n := range s.Topics {
 		topic := kmsg.NewCreateTopicsRequestTopic()
@@ -195,8 +194,7 @@ func drawDeleteTopics(t *rapid.T) step {
 func (s deleteTopicsStep) changesMetadata() {}
 
 func (s deleteTopicsStep) request(w *world) kmsg.Request {
-	r := kmsg.NewPtrDeleteTopicsRequest()
-	w.at(s.Version, r)
+	r := at(w, s.Version, kmsg.NewPtrDeleteTopicsRequest())
 	r.TimeoutMillis = 10_000
 	for _, i := range s.Topics {
 		name := w.name(i)
@@ -231,8 +229,7 @@ func drawCreatePartitions(t *rapid.T) step {
 func (s createPartitionsStep) changesMetadata() {}
 
 func (s createPartitionsStep) request(w *world) kmsg.Request {
-	r := kmsg.NewPtrCreatePartitionsRequest()
-	w.at(s.Version, r)
+	r := at(w, s.Version, kmsg.NewPtrCreatePartitionsRequest())
 	r.TimeoutMillis, r.ValidateOnly = 10_000, s.ValidateOnly
 	topic := kmsg.NewCreatePartitionsRequestTopic()
 	topic.Topic, topic.Count = w.name(s.Topic), s.Count
@@ -272,8 +269,7 @@ func drawDescribeConfigs(t *rapid.T) step {
 }
 
 func (s describeConfigsStep) request(w *world) kmsg.Request {
-	r := kmsg.NewPtrDescribeConfigsRequest()
-	w.at(s.Version, r)
+	r := at(w, s.Version, kmsg.NewPtrDescribeConfigsRequest())
 	r.IncludeSynonyms = s.Synonyms
 	resource := kmsg.NewDescribeConfigsRequestResource()
 	resource.ResourceType, resource.ResourceName, resource.ConfigNames = kmsg.ConfigResourceType(s.Type), w.name(s.Topic), s.Names
@@ -308,8 +304,7 @@ func drawAlterConfigs(t *rapid.T) step {
 func (s alterConfigsStep) changesMetadata() {}
 
 func (s alterConfigsStep) request(w *world) kmsg.Request {
-	r := kmsg.NewPtrIncrementalAlterConfigsRequest()
-	w.at(s.Version, r)
+	r := at(w, s.Version, kmsg.NewPtrIncrementalAlterConfigsRequest())
 	r.ValidateOnly = s.ValidateOnly
 	resource := kmsg.NewIncrementalAlterConfigsRequestResource()
 	resource.ResourceType, resource.ResourceName = kmsg.ConfigResourceTypeTopic, w.name(s.Topic)
@@ -335,17 +330,14 @@ type replaceConfigsStep struct {
 
 func drawReplaceConfigs(t *rapid.T) step {
 	s := replaceConfigsStep{Version: version(t, kmsg.NewPtrAlterConfigsRequest()), ValidateOnly: often(t, "validate only", false, true), Topic: drawName(t)}
-	for range pick(t, "configs", 1, 2, 0) {
-		s.Configs = append(s.Configs, drawConfig(t))
-	}
+	s.Configs = several(t, pick(t, "configs", 1, 2, 0), drawConfig)
 	return s
 }
 
 func (s replaceConfigsStep) changesMetadata() {}
 
 func (s replaceConfigsStep) request(w *world) kmsg.Request {
-	r := kmsg.NewPtrAlterConfigsRequest()
-	w.at(s.Version, r)
+	r := at(w, s.Version, kmsg.NewPtrAlterConfigsRequest())
 	r.ValidateOnly = s.ValidateOnly
 	resource := kmsg.NewAlterConfigsRequestResource()
 	resource.ResourceType, resource.ResourceName = kmsg.ConfigResourceTypeTopic, w.name(s.Topic)
@@ -373,8 +365,7 @@ func drawConfigResources(t *rapid.T) step {
 }
 
 func (s configResourcesStep) request(w *world) kmsg.Request {
-	r := kmsg.NewPtrListConfigResourcesRequest()
-	w.at(s.Version, r)
+	r := at(w, s.Version, kmsg.NewPtrListConfigResourcesRequest())
 	r.ResourceTypes = s.Types
 	return r
 }
@@ -384,15 +375,12 @@ type reassignmentsStep struct{ Topics []int }
 
 func drawReassignments(t *rapid.T) step {
 	s := reassignmentsStep{}
-	for range pick(t, "topics", 0, 1, 2) {
-		s.Topics = append(s.Topics, drawName(t))
-	}
+	s.Topics = several(t, pick(t, "topics", 0, 1, 2), drawName)
 	return s
 }
 
 func (s reassignmentsStep) request(w *world) kmsg.Request {
-	r := kmsg.NewPtrListPartitionReassignmentsRequest()
-	w.at(0, r)
+	r := at(w, 0, kmsg.NewPtrListPartitionReassignmentsRequest())
 	r.TimeoutMillis = 5000
 	for _, i := range s.Topics {
 		topic := kmsg.NewListPartitionReassignmentsRequestTopic()
@@ -413,8 +401,7 @@ func drawAPIVersions(t *rapid.T) step {
 }
 
 func (s apiVersionsStep) request(w *world) kmsg.Request {
-	r := kmsg.NewPtrApiVersionsRequest()
-	w.at(s.Version, r)
+	r := at(w, s.Version, kmsg.NewPtrApiVersionsRequest())
 	r.ClientSoftwareName, r.ClientSoftwareVersion = s.Name, s.Software
 	return r
 }
@@ -429,15 +416,12 @@ type metadataStep struct {
 
 func drawMetadata(t *rapid.T) step {
 	s := metadataStep{Version: version(t, kmsg.NewPtrMetadataRequest()), Which: pick(t, "which", "names", "IDs", "none", "all"), Ops: rapid.Bool().Draw(t, "operations")}
-	for range pick(t, "topics", 1, 2, 3) {
-		s.Topics = append(s.Topics, drawName(t))
-	}
+	s.Topics = several(t, pick(t, "topics", 1, 2, 3), drawName)
 	return s
 }
 
 func (s metadataStep) request(w *world) kmsg.Request {
-	r := kmsg.NewPtrMetadataRequest()
-	w.at(s.Version, r)
+	r := at(w, s.Version, kmsg.NewPtrMetadataRequest())
 	r.IncludeTopicAuthorizedOperations, r.IncludeClusterAuthorizedOperations = s.Ops, s.Ops
 	switch {
 	case s.Which == "all":
@@ -476,15 +460,12 @@ const noCursor = 100
 
 func drawTopicPartitions(t *rapid.T) step {
 	s := topicPartitionsStep{Limit: often[int32](t, "limit", 2000, 1, 2, 0, -1), Cursor: often(t, "cursor", noCursor, 0, 1, 2, noTopic), From: pick[int32](t, "from", 0, 1, 5)}
-	for range pick(t, "topics", 1, 2, 3) {
-		s.Topics = append(s.Topics, drawName(t))
-	}
+	s.Topics = several(t, pick(t, "topics", 1, 2, 3), drawName)
 	return s
 }
 
 func (s topicPartitionsStep) request(w *world) kmsg.Request {
-	r := kmsg.NewPtrDescribeTopicPartitionsRequest()
-	w.at(0, r)
+	r := at(w, 0, kmsg.NewPtrDescribeTopicPartitionsRequest())
 	r.ResponsePartitionLimit = s.Limit
 	for _, i := range s.Topics {
 		topic := kmsg.NewDescribeTopicPartitionsRequestTopic()
@@ -511,8 +492,7 @@ func drawCluster(t *rapid.T) step {
 }
 
 func (s clusterStep) request(w *world) kmsg.Request {
-	r := kmsg.NewPtrDescribeClusterRequest()
-	w.at(s.Version, r)
+	r := at(w, s.Version, kmsg.NewPtrDescribeClusterRequest())
 	r.IncludeClusterAuthorizedOperations, r.EndpointType = s.Ops, s.Endpoint
 	return r
 }
@@ -533,8 +513,7 @@ func drawCoordinator(t *rapid.T) step {
 }
 
 func (s coordinatorStep) request(w *world) kmsg.Request {
-	r := kmsg.NewPtrFindCoordinatorRequest()
-	w.at(s.Version, r)
+	r := at(w, s.Version, kmsg.NewPtrFindCoordinatorRequest())
 	r.CoordinatorType = s.Type
 	for _, i := range s.Groups {
 		name := ""
@@ -607,8 +586,7 @@ func drawCreateACLs(t *rapid.T) step {
 func (s createACLsStep) changesMetadata() {}
 
 func (s createACLsStep) request(w *world) kmsg.Request {
-	r := kmsg.NewPtrCreateACLsRequest()
-	w.at(s.Version, r)
+	r := at(w, s.Version, kmsg.NewPtrCreateACLsRequest())
 	w.hasACLs = true
 	for _, a := range s.ACLs {
 		c := kmsg.NewCreateACLsRequestCreation()
@@ -631,8 +609,7 @@ func drawDescribeACLs(t *rapid.T) step {
 }
 
 func (s describeACLsStep) request(w *world) kmsg.Request {
-	r := kmsg.NewPtrDescribeACLsRequest()
-	w.at(s.Version, r)
+	r := at(w, s.Version, kmsg.NewPtrDescribeACLsRequest())
 	a := s.Filter
 	r.ResourceType, r.ResourceName, r.ResourcePatternType = kmsg.ACLResourceType(a.Resource), a.name(w), kmsg.ACLResourcePatternType(a.Pattern)
 	r.Principal, r.Host = w.orNull(a.Principal), w.orNull(a.Host)
@@ -662,8 +639,7 @@ func drawDeleteACLs(t *rapid.T) step {
 func (s deleteACLsStep) changesMetadata() {}
 
 func (s deleteACLsStep) request(w *world) kmsg.Request {
-	r := kmsg.NewPtrDeleteACLsRequest()
-	w.at(s.Version, r)
+	r := at(w, s.Version, kmsg.NewPtrDeleteACLsRequest())
 	for _, a := range s.Filters {
 		r.Filters = append(r.Filters, a.filter(w))
 	}

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // duel is a pair of engines: the one under test, and Apache Kafka.
@@ -77,14 +79,10 @@ func startDuel(t testing.TB) *duel {
 func offered(t testing.TB, s side) map[int16][2]int16 {
 	t.Helper()
 	c, err := s.dial(t.Context(), "")
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	defer c.conn.Close()
 	response, err := kmsg.NewPtrApiVersionsRequest().RequestWith(t.Context(), c)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	all := map[int16][2]int16{}
 	for _, r := range response.ApiKeys {
 		all[r.ApiKey] = [2]int16{r.MinVersion, r.MaxVersion}

@@ -113,8 +113,7 @@ func drawCommitOffsets(t *rapid.T, s commitStep) step {
 }
 
 func (s commitStep) request(w *world) kmsg.Request {
-	r := kmsg.NewPtrOffsetCommitRequest()
-	w.at(s.Version, r)
+	r := at(w, s.Version, kmsg.NewPtrOffsetCommitRequest())
 	r.Group, r.Generation = w.group(s.Group), -1
 	switch {
 	case s.Member == -2:
@@ -162,18 +161,13 @@ type offsetsStep struct {
 
 func drawOffsets(t *rapid.T) step {
 	s := offsetsStep{Version: version(t, kmsg.NewPtrOffsetFetchRequest()), All: rapid.Bool().Draw(t, "all"), Stable: rapid.Bool().Draw(t, "stable")}
-	for range often(t, "groups", 1, 2) {
-		s.Groups = append(s.Groups, drawGroup(t))
-	}
-	for range pick(t, "topics", 1, 2) {
-		s.Topics = append(s.Topics, drawTopic(t))
-	}
+	s.Groups = several(t, often(t, "groups", 1, 2), drawGroup)
+	s.Topics = several(t, pick(t, "topics", 1, 2), drawTopic)
 	return s
 }
 
 func (s offsetsStep) request(w *world) kmsg.Request {
-	r := kmsg.NewPtrOffsetFetchRequest()
-	w.at(s.Version, r)
+	r := at(w, s.Version, kmsg.NewPtrOffsetFetchRequest())
 	r.RequireStable = s.Stable
 	partitions := []int32{0, 1, 7}
 	r.Group = w.group(s.Groups[0])
@@ -212,8 +206,7 @@ func drawDeleteOffsets(t *rapid.T) step {
 }
 
 func (s deleteOffsetsStep) request(w *world) kmsg.Request {
-	r := kmsg.NewPtrOffsetDeleteRequest()
-	w.at(0, r)
+	r := at(w, 0, kmsg.NewPtrOffsetDeleteRequest())
 	r.Group = w.group(s.Group)
 	p := kmsg.NewOffsetDeleteRequestTopicPartition()
 	p.Partition = s.Partition
@@ -254,8 +247,7 @@ func (joinStep) mayWait() {}
 func (s joinStep) caller() connectionName { return connectionName{member: memberKey(0, s.Member)} }
 
 func (s joinStep) request(w *world) kmsg.Request {
-	r := kmsg.NewPtrJoinGroupRequest()
-	w.at(s.Version, r)
+	r := at(w, s.Version, kmsg.NewPtrJoinGroupRequest())
 	r.Group, r.SessionTimeoutMillis, r.RebalanceTimeoutMillis = w.group(0), s.Session, 60_000
 	r.MemberID, r.InstanceID, r.ProtocolType = w.memberID(0, s.Member, s.ID), instance(s.Member), s.Type
 	for _, p := range s.Protocols {
@@ -310,8 +302,7 @@ func (syncStep) mayWait() {}
 func (s syncStep) caller() connectionName { return connectionName{member: memberKey(0, s.Member)} }
 
 func (s syncStep) request(w *world) kmsg.Request {
-	r := kmsg.NewPtrSyncGroupRequest()
-	w.at(s.Version, r)
+	r := at(w, s.Version, kmsg.NewPtrSyncGroupRequest())
 	m := w.member(0, s.Member)
 	r.Group, r.MemberID, r.InstanceID, r.Generation = w.group(0), w.memberID(0, s.Member, s.ID), instance(s.Member), m.generation+s.Generation
 	if s.Protocol != "" {
@@ -340,8 +331,7 @@ func drawHeartbeat(t *rapid.T) step {
 }
 
 func (s heartbeatStep) request(w *world) kmsg.Request {
-	r := kmsg.NewPtrHeartbeatRequest()
-	w.at(s.Version, r)
+	r := at(w, s.Version, kmsg.NewPtrHeartbeatRequest())
 	r.Group, r.MemberID, r.InstanceID, r.Generation = w.group(0), w.memberID(0, s.Member, s.ID), instance(s.Member), w.member(0, s.Member).generation+s.Generation
 	return r
 }
@@ -366,8 +356,7 @@ func drawLeave(t *rapid.T) step {
 }
 
 func (s leaveStep) request(w *world) kmsg.Request {
-	r := kmsg.NewPtrLeaveGroupRequest()
-	w.at(s.Version, r)
+	r := at(w, s.Version, kmsg.NewPtrLeaveGroupRequest())
 	r.Group = w.group(0)
 	for _, l := range s.Members {
 		m := kmsg.NewLeaveGroupRequestMember()
@@ -390,8 +379,7 @@ func drawDescribeGroups(t *rapid.T) step {
 }
 
 func (s describeGroupsStep) request(w *world) kmsg.Request {
-	r := kmsg.NewPtrDescribeGroupsRequest()
-	w.at(s.Version, r)
+	r := at(w, s.Version, kmsg.NewPtrDescribeGroupsRequest())
 	r.IncludeAuthorizedOperations = s.Ops
 	for _, g := range s.Groups {
 		r.Groups = append(r.Groups, w.group(g))
@@ -418,8 +406,7 @@ func drawListGroups(t *rapid.T) step {
 }
 
 func (s listGroupsStep) request(w *world) kmsg.Request {
-	r := kmsg.NewPtrListGroupsRequest()
-	w.at(s.Version, r)
+	r := at(w, s.Version, kmsg.NewPtrListGroupsRequest())
 	r.StatesFilter, r.TypesFilter = s.States, s.Types
 	return r
 }
@@ -435,8 +422,7 @@ func drawDeleteGroups(t *rapid.T) step {
 }
 
 func (s deleteGroupsStep) request(w *world) kmsg.Request {
-	r := kmsg.NewPtrDeleteGroupsRequest()
-	w.at(s.Version, r)
+	r := at(w, s.Version, kmsg.NewPtrDeleteGroupsRequest())
 	for _, g := range s.Groups {
 		r.Groups = append(r.Groups, w.group(g))
 	}
@@ -468,9 +454,7 @@ func drawConsumer(t *rapid.T) step {
 		Epoch: pick(t, "epoch", "join", "own", "own", "own", "own", "ahead", "behind", "leave", "leave for now"),
 		Owned: often(t, "owned", "assigned", "none", "unsaid"), Assign: often(t, "assignor", "", "uniform", "range", "nonsense")}
 	s.Keep = s.Epoch != "join" && rapid.Bool().Draw(t, "keep")
-	for range often(t, "topics", 1, 2, 0) {
-		s.Topics = append(s.Topics, drawTopic(t))
-	}
+	s.Topics = several(t, often(t, "topics", 1, 2, 0), drawTopic)
 	s.Regex = often(t, "regex", "", "@-t[") // Kafka resolves a valid expression asynchronously
 	return s
 }
@@ -482,8 +466,7 @@ func (w *world) consumerID(member int) string {
 }
 
 func (s consumerStep) request(w *world) kmsg.Request {
-	r := kmsg.NewPtrConsumerGroupHeartbeatRequest()
-	w.at(s.Version, r)
+	r := at(w, s.Version, kmsg.NewPtrConsumerGroupHeartbeatRequest())
 	m := w.member(0, s.Member)
 	r.Group, r.MemberID, r.InstanceID, r.RebalanceTimeoutMillis = w.group(0), w.consumerID(s.Member), instance(s.Member), -1
 	m.id = r.MemberID
@@ -575,8 +558,7 @@ func drawDescribeConsumers(t *rapid.T) step {
 }
 
 func (s describeConsumersStep) request(w *world) kmsg.Request {
-	r := kmsg.NewPtrConsumerGroupDescribeRequest()
-	w.at(s.Version, r)
+	r := at(w, s.Version, kmsg.NewPtrConsumerGroupDescribeRequest())
 	r.Groups, r.IncludeAuthorizedOperations = []string{w.group(s.Group)}, s.Ops
 	return r
 }

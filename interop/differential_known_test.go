@@ -5,7 +5,6 @@ package interop
 import (
 	"fmt"
 	"maps"
-	"os"
 	"regexp"
 	"slices"
 	"strconv"
@@ -14,6 +13,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // designed is a difference that is intended. The table in docs/engines.md describes each one and
@@ -318,10 +319,7 @@ func TestDifferentialVersions(t *testing.T) {
 
 // TestDifferentialList compares the list above with the table in docs/engines.md.
 func TestDifferentialList(t *testing.T) {
-	document, err := os.ReadFile("../docs/engines.md")
-	if err != nil {
-		t.Fatal(err)
-	}
+	document := testkit.ReadFile(t, "../docs/engines.md")
 	_, table, found := strings.Cut(string(document), "\n| request | embedded broker | Apache Kafka | reason |\n| --- | --- | --- | --- |\n")
 	if !found {
 		t.Fatal("docs/engines.md has no table of designed differences")

@@ -106,8 +106,7 @@ var defectNames, defectsByName = func() (names []string, byName map[string]defec
 
 func (s produceStep) request(w *world) kmsg.Request {
 	awaitClock()
-	r := kmsg.NewPtrProduceRequest()
-	w.at(s.Version, r)
+	r := at(w, s.Version, kmsg.NewPtrProduceRequest())
 	r.Acks, r.TimeoutMillis = s.Acks, 5000
 	if s.Named {
 		r.TransactionID = pointer("transaction")
@@ -230,9 +229,7 @@ func drawFetch(t *rapid.T) step {
 	if s.SessionUse != "none" {
 		s.Session = pick(t, "session", 0, 1)
 	}
-	for range often(t, "partitions", 1, 0, 2, 3) {
-		s.Partitions = append(s.Partitions, drawFetchPartition(t))
-	}
+	s.Partitions = several(t, often(t, "partitions", 1, 0, 2, 3), drawFetchPartition)
 	for range often(t, "forget", 0, 1, 2) {
 		s.Forget = append(s.Forget, fetchPartition{Topic: drawTopic(t), Partition: drawPartition(t)})
 	}
@@ -258,8 +255,7 @@ func (w *world) epochAt(relative int32) int32 {
 }
 
 func (s fetchStep) request(w *world) kmsg.Request {
-	r := kmsg.NewPtrFetchRequest()
-	w.at(s.Version, r)
+	r := at(w, s.Version, kmsg.NewPtrFetchRequest())
 	r.ReplicaID, r.ReplicaState.ID = -1, -1
 	r.MaxWaitMillis, r.MinBytes, r.MaxBytes = s.MaxWait, s.MinBytes, s.MaxBytes
 	if s.Committed {
@@ -346,8 +342,7 @@ func drawList(t *rapid.T) step {
 }
 
 func (s listStep) request(w *world) kmsg.Request {
-	r := kmsg.NewPtrListOffsetsRequest()
-	w.at(s.Version, r)
+	r := at(w, s.Version, kmsg.NewPtrListOffsetsRequest())
 	r.ReplicaID = -1
 	if s.Committed {
 		r.IsolationLevel = 1
@@ -380,8 +375,7 @@ func drawDeleteRecords(t *rapid.T) step {
 }
 
 func (s deleteRecordsStep) request(w *world) kmsg.Request {
-	r := kmsg.NewPtrDeleteRecordsRequest()
-	w.at(s.Version, r)
+	r := at(w, s.Version, kmsg.NewPtrDeleteRecordsRequest())
 	r.TimeoutMillis = 5000
 	partition := kmsg.NewDeleteRecordsRequestTopicPartition()
 	partition.Partition, partition.Offset = s.Partition, s.Offset
@@ -415,8 +409,7 @@ func drawInitProducer(t *rapid.T) step {
 }
 
 func (s initProducerStep) request(w *world) kmsg.Request {
-	r := kmsg.NewPtrInitProducerIDRequest()
-	w.at(s.Version, r)
+	r := at(w, s.Version, kmsg.NewPtrInitProducerIDRequest())
 	r.TransactionTimeoutMillis, r.ProducerID, r.ProducerEpoch = s.Timeout, -1, -1
 	switch p := w.producers[s.Producer]; s.Given {
 	case "known":
@@ -454,8 +447,7 @@ func drawEpoch(t *rapid.T) step {
 }
 
 func (s epochStep) request(w *world) kmsg.Request {
-	r := kmsg.NewPtrOffsetForLeaderEpochRequest()
-	w.at(s.Version, r)
+	r := at(w, s.Version, kmsg.NewPtrOffsetForLeaderEpochRequest())
 	r.ReplicaID = -2
 	partition := kmsg.NewOffsetForLeaderEpochRequestTopicPartition()
 	partition.Partition, partition.CurrentLeaderEpoch, partition.LeaderEpoch = s.Partition, w.epochAt(s.CurrentEpoch), w.epochAt(s.Epoch)
@@ -478,8 +470,7 @@ func drawLogDirs(t *rapid.T) step {
 }
 
 func (s logDirsStep) request(w *world) kmsg.Request {
-	r := kmsg.NewPtrDescribeLogDirsRequest()
-	w.at(s.Version, r)
+	r := at(w, s.Version, kmsg.NewPtrDescribeLogDirsRequest())
 	if !s.All {
 		topic := kmsg.NewDescribeLogDirsRequestTopic()
 		topic.Topic, topic.Partitions = w.topic(s.Topic), []int32{s.Partition}
@@ -497,8 +488,7 @@ type producersStep struct {
 func drawProducers(t *rapid.T) step { return producersStep{drawTopic(t), drawPartition(t)} }
 
 func (s producersStep) request(w *world) kmsg.Request {
-	r := kmsg.NewPtrDescribeProducersRequest()
-	w.at(0, r)
+	r := at(w, 0, kmsg.NewPtrDescribeProducersRequest())
 	topic := kmsg.NewDescribeProducersRequestTopic()
 	topic.Topic, topic.Partitions = w.topic(s.Topic), []int32{s.Partition}
 	r.Topics = append(r.Topics, topic)

@@ -26,6 +26,7 @@ import (
 	"github.com/twmb/franz-go/pkg/sasl/plain"
 
 	"github.com/diaspora-streams/diaspora/internal/apache"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // side is one of the two clusters that are compared.
@@ -55,9 +56,7 @@ func startEmbedded(t testing.TB) *embedded {
 	t.Helper()
 	e := &embedded{dir: t.TempDir()}
 	t.Cleanup(e.stop)
-	if err := e.start(); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, e.start())
 	return e
 }
 
@@ -214,29 +213,18 @@ func startKafka(t testing.TB) *kafkaSide {
 	if len(d.Nodes) != 1 {
 		t.Fatalf("the Apache Kafka that is up has %d nodes; the differential suite needs `make kafka-up NODES=1`", len(d.Nodes))
 	}
-	password, err := os.ReadFile(d.Admin.PasswordFile)
-	if err != nil {
-		t.Fatal(err)
-	}
+	password := testkit.ReadFile(t, d.Admin.PasswordFile)
 	keys, err := apache.OpenKeys(apache.KeysConfig{
 		File:     filepath.Join(filepath.Dir(d.JWKSFile), "signing-keys.json"),
 		JWKSFile: d.JWKSFile,
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	gateway, err := apache.New(apache.Config{Address: d.Nodes[0].Listener, Issuer: d.Issuer, Audience: d.Audience, Keys: keys})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	k := &kafkaSide{address: d.Admin.Brokers[0], password: plain.Auth{User: d.Admin.Username, Pass: string(password)}, gateway: gateway,
 		topic: "differential-" + strings.ToLower(rand.Text()[:8])}
-	if err := k.warmUp(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if err := k.comparable(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, k.warmUp(t.Context()))
+	testkit.Must(t, k.comparable(t.Context()))
 	t.Cleanup(k.close)
 	return k
 }
@@ -274,7 +262,7 @@ func (k *kafkaSide) warmUp(ctx context.Context) (err error) {
 	if err := makeTopic(ctx, k.barrier, k.topic); err != nil {
 		return err
 	}
-	for deadline := time.Now().Add(patience); ; {
+	for deadline := time.Now().Add(testkit.Patience); ; {
 		commit := kmsg.NewPtrOffsetCommitRequest()
 		commit.Version, commit.Group, commit.Generation = 8, "differential", -1
 		partition := kmsg.NewOffsetCommitRequestTopicPartition()
@@ -353,7 +341,7 @@ func (k *kafkaSide) settle(ctx context.Context) error {
 func (k *kafkaSide) awaitBarrier(ctx context.Context, value string) error {
 	resource := kmsg.NewDescribeConfigsRequestResource()
 	resource.ResourceType, resource.ResourceName, resource.ConfigNames = kmsg.ConfigResourceTypeTopic, k.topic, []string{"retention.ms"}
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
+	for deadline := time.Now().Add(testkit.Patience); time.Now().Before(deadline); {
 		ask := kmsg.NewPtrDescribeConfigsRequest()
 		ask.Version, ask.Resources = 4, append(ask.Resources, resource)
 		answer, err := ask.RequestWith(ctx, k.barrier)

@@ -151,8 +151,7 @@ func (w *world) leftovers() []kmsg.Request {
 	}
 	all := []kmsg.Request{topics}
 	if w.hasACLs {
-		acls := kmsg.NewPtrDeleteACLsRequest()
-		w.at(3, acls)
+		acls := at(w, 3, kmsg.NewPtrDeleteACLsRequest())
 		for _, principal := range []string{"User:@", "User:@2", "User:" + stranger} {
 			acls.Filters = append(acls.Filters, acl{Resource: 1, Name: nullValue, Pattern: 1, Principal: principal, Host: nullValue, Operation: 1, Permission: 1}.filter(w))
 		}
@@ -208,8 +207,8 @@ func (w *world) withoutRun(text string) string {
 	return strings.ReplaceAll(strings.ReplaceAll(text, w.stranger, stranger), w.run, "")
 }
 
-// at sets the version, limited to those that both engines support.
-func (w *world) at(version int16, request kmsg.Request) kmsg.Request {
+// at sets the version of a request, limited to those that both engines support.
+func at[R kmsg.Request](w *world, version int16, request R) R {
 	if offer, ok := w.offer[request.Key()]; ok {
 		version = min(max(version, offer[0]), offer[1])
 	}
@@ -280,6 +279,14 @@ func often[T any](t *rapid.T, label string, first T, others ...T) T {
 		return first
 	}
 	return pick(t, label, others...)
+}
+
+// several draws n values.
+func several[T any](t *rapid.T, n int, draw func(*rapid.T) T) (all []T) {
+	for range n {
+		all = append(all, draw(t))
+	}
+	return all
 }
 
 func version(t *rapid.T, request kmsg.Request) int16 {

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/diaspora-streams/diaspora/fabric"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // engineIsApache tells tests what requests the engine under test has.
@@ -29,9 +30,7 @@ func stopBroker(t *testing.T, f *fabric.Fabric, cfg fabric.Config) (bring func()
 	cfg.KafkaAddr = f.Brokers()[0]
 	cfg.HTTPAddr = strings.TrimPrefix(f.URL(), "http://")
 	cfg.GlobusAddr = strings.TrimPrefix(f.GlobusURL(), "http://")
-	if err := f.Close(); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, f.Close())
 	return func() *fabric.Fabric {
 		t.Helper()
 		return start(t, cfg)

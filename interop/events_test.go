@@ -12,17 +12,19 @@ import (
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/fabric"
 	"github.com/diaspora-streams/diaspora/internal/inside"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
+	"github.com/diaspora-streams/diaspora/internal/testkit/fabrictest"
 )
 
 // TestClaimedTopicWorks uses a topic the moment its claim is answered.
 func TestClaimedTopicWorks(t *testing.T) {
 	parallel(t)
 	f := start(t, fabric.Config{})
-	cfg := as(t, f, ada)
+	cfg := fabrictest.As(t, f, ada)
 	for range 4 {
 		topic := claim(t, cfg, 3)
-		log(t, openLogger(t, cfg), topic, "first")
-		if got := values(readAll(t, cfg, topic)); got != "first" {
+		fabrictest.Log(t, fabrictest.OpenLogger(t, cfg), topic, "first")
+		if got := values(fabrictest.ReadAll(t, cfg, topic)); got != "first" {
 			t.Fatalf("%s has %q, want the event", topic, got)
 		}
 	}
@@ -32,9 +34,9 @@ func TestClaimedTopicWorks(t *testing.T) {
 func TestEventsKeepTheirShape(t *testing.T) {
 	parallel(t)
 	f := start(t, fabric.Config{})
-	cfg := as(t, f, ada)
+	cfg := fabrictest.As(t, f, ada)
 	topic := claim(t, cfg, 1)
-	logger := openLogger(t, cfg)
+	logger := fabrictest.OpenLogger(t, cfg)
 	long := time.Date(1999, 12, 31, 23, 59, 59, 999_000_000, time.UTC)
 	events := []diaspora.Event{
 		{Topic: topic, Value: []byte("plain")},
@@ -43,10 +45,8 @@ func TestEventsKeepTheirShape(t *testing.T) {
 		{Topic: topic, Value: []byte("x"), Headers: []diaspora.Header{{Key: "unit", Value: []byte("mA")}, {Key: "unit", Value: nil}}},
 	}
 	before := time.Now().Add(-time.Minute)
-	if err := logger.Log(within(t), events...); err != nil {
-		t.Fatal(err)
-	}
-	got := readAll(t, cfg, topic)
+	testkit.Must(t, logger.Log(testkit.Within(t), events...))
+	got := fabrictest.ReadAll(t, cfg, topic)
 	if len(got) != len(events) {
 		t.Fatalf("%d records, want %d", len(got), len(events))
 	}
@@ -71,9 +71,9 @@ func TestEventsKeepTheirShape(t *testing.T) {
 func TestOrderPerKey(t *testing.T) {
 	parallel(t)
 	f := start(t, fabric.Config{})
-	cfg := as(t, f, ada)
+	cfg := fabrictest.As(t, f, ada)
 	topic := claim(t, cfg, 4)
-	logger := openLogger(t, cfg)
+	logger := fabrictest.OpenLogger(t, cfg)
 	const keys, each = 20, 200
 	var failed atomic.Pointer[error]
 	for i := range each {
@@ -85,14 +85,12 @@ func TestOrderPerKey(t *testing.T) {
 			})
 		}
 	}
-	if err := logger.Close(within(t)); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, logger.Close(testkit.Within(t)))
 	if err := failed.Load(); err != nil {
 		t.Fatal(*err)
 	}
 	next, partition := map[string]int{}, map[string]int32{}
-	for _, r := range readAll(t, cfg, topic) {
+	for _, r := range fabrictest.ReadAll(t, cfg, topic) {
 		key := string(r.Key)
 		if string(r.Value) != fmt.Sprint(next[key]) {
 			t.Fatalf("key %s: %s, want %d", key, r.Value, next[key])
@@ -115,20 +113,20 @@ func TestOrderPerKey(t *testing.T) {
 func TestLargeEvents(t *testing.T) {
 	parallel(t)
 	f := start(t, fabric.Config{})
-	cfg := as(t, f, ada)
+	cfg := fabrictest.As(t, f, ada)
 	topic := claim(t, cfg, 1)
 	discovery := f.Discovery()
 	cfg.Discovery = &discovery
-	logger := openLogger(t, cfg)
+	logger := fabrictest.OpenLogger(t, cfg)
 	const headers = 100 // room for the headers that every event has
 	largest := make([]byte, discovery.MaxEventBytes-headers)
 	rand.Read(largest) // nothing that compresses
-	if err := logger.Log(within(t), diaspora.Event{Topic: topic, Value: largest}); err != nil {
+	if err := logger.Log(testkit.Within(t), diaspora.Event{Topic: topic, Value: largest}); err != nil {
 		t.Errorf("Log of %d bytes: %v", len(largest), err)
 	}
-	err := logger.Log(within(t), diaspora.Event{Topic: topic, Value: make([]byte, discovery.MaxEventBytes)})
+	err := logger.Log(testkit.Within(t), diaspora.Event{Topic: topic, Value: make([]byte, discovery.MaxEventBytes)})
 	wantError(t, "Log of more than there is room for", err, diaspora.ErrInvalid, topic)
-	got := readAll(t, cfg, topic)
+	got := fabrictest.ReadAll(t, cfg, topic)
 	if len(got) != 1 || !bytes.Equal(got[0].Value, largest) {
 		t.Errorf("%d records, want the one event whole", len(got))
 	}
@@ -139,11 +137,11 @@ func TestLargeEvents(t *testing.T) {
 func TestEventsSurviveRestarts(t *testing.T) {
 	cfg := fabric.Config{Dir: t.TempDir()}
 	f := start(t, cfg)
-	me := as(t, f, ada)
+	me := fabrictest.As(t, f, ada)
 	topic := claim(t, me, 1)
-	logger := openLogger(t, me)
+	logger := fabrictest.OpenLogger(t, me)
 
-	bound := within(t)
+	bound := testkit.Within(t)
 	ctx, stop := context.WithCancel(bound)
 	defer stop()
 	acknowledged := make(chan int, 1)
@@ -160,14 +158,14 @@ func TestEventsSurviveRestarts(t *testing.T) {
 		acknowledged <- n
 	}()
 	f = stopBroker(t, f, cfg)()
-	me = as(t, f, ada)
-	log(t, openLogger(t, me), topic, "back") // it serves
+	me = fabrictest.As(t, f, ada)
+	fabrictest.Log(t, fabrictest.OpenLogger(t, me), topic, "back") // it serves
 	stop()
 	n := <-acknowledged
 	t.Logf("%d events were acknowledged meanwhile", n)
 
 	next, seen := 0, map[string]bool{}
-	for _, r := range readAll(t, me, topic) {
+	for _, r := range fabrictest.ReadAll(t, me, topic) {
 		switch {
 		case seen[r.ID]: // a repeat, known by its ID
 		case string(r.Value) == "back":
@@ -181,7 +179,7 @@ func TestEventsSurviveRestarts(t *testing.T) {
 	if next != n {
 		t.Errorf("%d events are there, and %d were acknowledged", next, n)
 	}
-	topics, err := client(t, me).Topics(within(t))
+	topics, err := fabrictest.Client(t, me).Topics(testkit.Within(t))
 	if err != nil || len(topics) == 0 {
 		t.Errorf("Topics() = %v, %v, want the claim", topics, err)
 	}
@@ -194,18 +192,16 @@ func restartGateway(t *testing.T, f *fabric.Fabric, n int) {
 	if err == nil {
 		_, err = gateway.Start()
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 }
 
 // TestGatewaysRestart logs while each gateway goes away and comes back.
 func TestGatewaysRestart(t *testing.T) {
 	parallel(t)
 	f := start(t, fabric.Config{})
-	cfg := as(t, f, ada)
+	cfg := fabrictest.As(t, f, ada)
 	topic := claim(t, cfg, 3)
-	logger := openLogger(t, cfg)
+	logger := fabrictest.OpenLogger(t, cfg)
 	n := 0
 	for round := range 2 * len(f.Brokers()) {
 		logged := make(chan error, 1)
@@ -214,14 +210,14 @@ func TestGatewaysRestart(t *testing.T) {
 			events = append(events, diaspora.Event{Topic: topic, Key: fmt.Append(nil, n), Value: []byte("x")})
 			n++
 		}
-		go func() { logged <- logger.Log(within(t), events...) }()
+		go func() { logged <- logger.Log(testkit.Within(t), events...) }()
 		restartGateway(t, f, round%len(f.Brokers()))
 		if err := <-logged; err != nil {
 			t.Fatalf("round %d: %v", round, err)
 		}
 	}
 	seen := map[string]bool{}
-	for _, r := range readAll(t, cfg, topic) {
+	for _, r := range fabrictest.ReadAll(t, cfg, topic) {
 		seen[string(r.Key)] = true
 	}
 	if len(seen) != n {

@@ -13,6 +13,8 @@ import (
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/internal/history"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
+	"github.com/diaspora-streams/diaspora/internal/testkit/fabrictest"
 )
 
 // failoverDuration is how long nodes die and freeze: DIASPORA_FAILOVER, or a
@@ -23,9 +25,7 @@ func failoverDuration(t *testing.T) time.Duration {
 		return 30 * time.Second
 	}
 	d, err := time.ParseDuration(text)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	return d
 }
 
@@ -34,7 +34,7 @@ func failoverDuration(t *testing.T) time.Duration {
 func TestFailover(t *testing.T) {
 	const producers, members, partitions = 8, 4, 6
 	duration := failoverDuration(t)
-	ctx, cancel := context.WithTimeout(t.Context(), duration+4*patience)
+	ctx, cancel := context.WithTimeout(t.Context(), duration+4*testkit.Patience)
 	defer cancel()
 	gates, cfg := serveApart(t)
 	topic, group := claim(t, cfg, partitions), unique(t)
@@ -47,7 +47,7 @@ func TestFailover(t *testing.T) {
 	progress := make(chan struct{}, 1)
 	var consumers sync.WaitGroup
 	for member := range members {
-		consumer := openConsumer(t, cfg, diaspora.ConsumerOptions{
+		consumer := fabrictest.OpenConsumer(t, cfg, diaspora.ConsumerOptions{
 			Topics: []string{topic}, Group: group, CommitEvery: 500 * time.Millisecond, SessionTimeout: 10 * time.Second,
 		})
 		consumers.Go(func() {
@@ -78,7 +78,7 @@ func TestFailover(t *testing.T) {
 	longest := make([]time.Duration, producers) // that a call of Log has waited
 	var logging sync.WaitGroup
 	for p := range producers {
-		logger := openLogger(t, cfg)
+		logger := fabrictest.OpenLogger(t, cfg)
 		logging.Go(func() {
 			key := fmt.Sprint("producer-", p)
 			for n := 0; producing.Err() == nil; n++ {
@@ -111,7 +111,7 @@ func TestFailover(t *testing.T) {
 		select {
 		case <-progress:
 			continue
-		case <-time.After(patience):
+		case <-time.After(testkit.Patience):
 		case <-ctx.Done():
 		}
 		break
@@ -120,7 +120,7 @@ func TestFailover(t *testing.T) {
 	consumers.Wait()
 
 	h.Stored = make([][]history.Event, partitions)
-	for _, r := range readAll(t, cfg, topic) {
+	for _, r := range fabrictest.ReadAll(t, cfg, topic) {
 		e, err := history.Parse(r.Key, r.Value, r.ID)
 		if err != nil {
 			t.Error(err)
@@ -171,7 +171,7 @@ func (g *gate) restart(t *testing.T) {
 func serveApart(t *testing.T) (gates []*gate, cfg diaspora.Config) {
 	t.Helper()
 	s := newSite(t)
-	url := "http://" + freeAddress(t)
+	url := "http://" + testkit.FreeAddress(t)
 	s.settings["public-url"], s.settings["acl-listen"] = url, strings.TrimPrefix(url, "http://")
 	s.serve(t, "acl") // makes the ledger that gateways read
 	for _, args := range append([][]string{{"gateway"}}, s.others...) {

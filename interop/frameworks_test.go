@@ -17,6 +17,8 @@ import (
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/fabric"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
+	"github.com/diaspora-streams/diaspora/internal/testkit/fabrictest"
 	"github.com/diaspora-streams/diaspora/interop/clients"
 )
 
@@ -27,9 +29,7 @@ func frameworks(t *testing.T) string {
 	dir, err := clients.Installed("frameworks", pom, func(dir string) error {
 		return clients.Quietly("mvn", "-q", "-B", "-f", pom, "dependency:copy-dependencies", "-DoutputDirectory="+dir)
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	return dir
 }
 
@@ -42,7 +42,7 @@ func framework(jars string) []string {
 // claimAlso claims a topic of which the name begins with that of the example.
 func (e example) claimAlso(t *testing.T, suffix string) {
 	t.Helper()
-	if _, err := client(t, e.cfg).Claim(within(t), diaspora.ClaimRequest{Name: e.topic + suffix, Partitions: 1, RetentionMS: -1}); err != nil {
+	if _, err := fabrictest.Client(t, e.cfg).Claim(testkit.Within(t), diaspora.ClaimRequest{Name: e.topic + suffix, Partitions: 1, RetentionMS: -1}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -64,9 +64,7 @@ func TestSoftwareConnect(t *testing.T) {
 		if err != nil || len(found) != 1 {
 			t.Fatalf("the connectors for files: %q, %v", found, err)
 		}
-		if err := os.Symlink(found[0], filepath.Join(e.dir, "connect-file.jar")); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, os.Symlink(found[0], filepath.Join(e.dir, "connect-file.jar")))
 		command := append(framework(jars), "org.apache.kafka.connect.cli."+mode, e.write(t, "worker.properties", settings+"listeners=http://127.0.0.1:0\n"))
 		for i, connector := range connectors {
 			command = append(command, e.write(t, strconv.Itoa(i)+".json", connector))
@@ -103,23 +101,19 @@ func TestSoftwareConnect(t *testing.T) {
 		}
 		compact := "compact"
 		for _, name := range topics {
-			altered, err := operator(t, f).AlterTopicConfigs(within(t), []kadm.AlterConfig{{Name: "cleanup.policy", Value: &compact}}, e.topic+name)
+			altered, err := fabrictest.Admin(t, f).AlterTopicConfigs(testkit.Within(t), []kadm.AlterConfig{{Name: "cleanup.policy", Value: &compact}}, e.topic+name)
 			if err != nil || altered[0].Err != nil {
 				t.Fatal(altered, err)
 			}
 		}
-		if err := os.Remove(filepath.Join(e.dir, "connect-file.jar")); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, os.Remove(filepath.Join(e.dir, "connect-file.jar")))
 		e.append(t, "readings.log", pageEvent+"\n")
 		p = connect(t, e, "ConnectDistributed", settings)
 		p.awaitSaid(t, "REST server listening at")
 		url := restServer.FindStringSubmatch(p.said())[1] + "connectors"
-		for ctx := within(t); ; { // it answers 503 until it knows what its topics have
+		for ctx := testkit.Within(t); ; { // it answers 503 until it knows what its topics have
 			request, err := http.NewRequestWithContext(ctx, http.MethodPost, url, strings.NewReader(e.fill(connectors[0])))
-			if err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, err)
 			request.Header.Set("Content-Type", "application/json")
 			response, err := http.DefaultClient.Do(request)
 			if err != nil {
@@ -171,11 +165,8 @@ func TestSoftwareStreams(t *testing.T) {
 		alerts := e
 		alerts.topic += "_alerts"
 		e.claimAlso(t, "_alerts")
-		log(t, openLogger(t, e.cfg), e.topic, `{"pressure": 1013}`, pageEvent)
-		key, err := os.ReadFile(e.keyForJava(t))
-		if err != nil {
-			t.Fatal(err)
-		}
+		fabrictest.Log(t, fabrictest.OpenLogger(t, e.cfg), e.topic, `{"pressure": 1013}`, pageEvent)
+		key := testkit.ReadFile(t, e.keyForJava(t))
 		p := run(t, nil, append(framework(jars), e.write(t, "Alerts.java", page.block(t, "java"))))
 
 		alerts.holds(t, pageEvent, p)
@@ -188,14 +179,9 @@ func TestSoftwareStreams(t *testing.T) {
 	})
 	counts := func(t *testing.T, e example, how string) *program {
 		t.Helper()
-		settings, err := os.ReadFile(e.keyForJava(t))
-		if err != nil {
-			t.Fatal(err)
-		}
+		settings := testkit.ReadFile(t, e.keyForJava(t))
 		event := diaspora.Event{Topic: e.topic, Key: []byte("key"), Value: []byte("x")}
-		if err := openLogger(t, e.cfg).Log(within(t), event); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, fabrictest.OpenLogger(t, e.cfg).Log(testkit.Within(t), event))
 		file := e.write(t, "settings.properties", string(settings)+"bootstrap.servers=127.0.0.1:9092\napplication.id=analysis\nauto.offset.reset=earliest\nstate.dir="+e.dir+"\n")
 		return run(t, nil, append(framework(jars), "clients/streams/Counts.java", file, e.topic, e.topic+"_counts", how))
 	}
@@ -222,13 +208,11 @@ func TestSoftwareStreams(t *testing.T) {
 		t.Run("allowed", func(t *testing.T) {
 			e := newExample(t, at)
 			e.claimAlso(t, "_counts")
-			person, err := client(t, e.cfg).Identity(within(t))
-			if err != nil {
-				t.Fatal(err)
-			}
+			person, err := fabrictest.Client(t, e.cfg).Identity(testkit.Within(t))
+			testkit.Must(t, err)
 			acl := kadm.NewACLs().Topics(e.topic + "-").ResourcePatternType(kadm.ACLPatternPrefixed).Operations(kadm.OpAll).
 				Allow("User:" + person.Subject).AllowHosts("*")
-			if created, err := operator(t, f).CreateACLs(within(t), acl); err != nil || created[0].Err != nil {
+			if created, err := fabrictest.Admin(t, f).CreateACLs(testkit.Within(t), acl); err != nil || created[0].Err != nil {
 				t.Fatal(created, err)
 			}
 			p := counts(t, e, "regrouped")

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 	"github.com/diaspora-streams/diaspora/interop/clients"
 )
 
@@ -82,8 +83,6 @@ func javaArchive(jars string) (string, error) {
 func absolute(t *testing.T, path string) string {
 	t.Helper()
 	abs, err := filepath.Abs(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	return abs
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/diaspora-streams/diaspora/fabric"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 	"github.com/diaspora-streams/diaspora/interop/clients"
 )
 
@@ -19,9 +20,7 @@ func olderJava(t *testing.T) string {
 	dir, err := clients.Installed("java-clients", pom, func(dir string) error {
 		return clients.Quietly("mvn", "-q", "-B", "-f", pom, "-Djars="+dir, "package")
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	return dir
 }
 
@@ -35,9 +34,7 @@ type javaVersion struct {
 func javaVersions(t *testing.T) map[string]javaVersion {
 	t.Helper()
 	newest, err := kafkaJars()
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	older := olderJava(t)
 	jars := func(version string) string {
 		return filepath.Join(older, version, "*") + ":" + filepath.Join(older, "all", "*")

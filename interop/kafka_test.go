@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/diaspora-streams/diaspora/fabric"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // engineIsApache tells tests what requests the engine under test has.
@@ -33,9 +34,7 @@ const clusterScript = "../deploy/kafka/cluster"
 func clusterFile(t testing.TB) string {
 	t.Helper()
 	out, err := exec.Command(clusterScript, "file").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	return filepath.Clean(string(out[:len(out)-1]))
 }
 

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/diaspora-streams/diaspora/fabric"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
+	"github.com/diaspora-streams/diaspora/internal/testkit/fabrictest"
 )
 
 // TestClientsKeyFiles has "diaspora key create" save a key for each kind of client, and uses the file as it is.
@@ -21,9 +23,7 @@ func TestClientsKeyFiles(t *testing.T) {
 		t.Helper()
 		topic = claim(t, s.cfg, 1)
 		c, err := s.signIn(t, "oauth", topic)
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		file = filepath.Join(dir, flag)
 		out, err := s.diaspora(c.env, "key", "create", keyName(topic), flag, file)
 		if err != nil || out != "" {
@@ -34,7 +34,7 @@ func TestClientsKeyFiles(t *testing.T) {
 		}
 		return topic, file
 	}
-	lines := strings.Join(numbers(0, 100), "\n") + "\n"
+	lines := strings.Join(fabrictest.Numbers(0, 100), "\n") + "\n"
 	equal := func(t *testing.T, got string) {
 		t.Helper()
 		if got != lines {
@@ -55,9 +55,7 @@ func TestClientsKeyFiles(t *testing.T) {
 			return
 		}
 		jars, err := kafkaJars()
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		topic, file := save(t, "--save-for-java")
 		produce := javaTool(t, s.brokers[0], jars, "", javaClasses["kafka-console-producer"], "--topic", topic, "--sync", "--timeout", "5", "--producer.config", file)
 		runToEnd(t, nil, lines, produce[0], produce[1:]...)
@@ -91,7 +89,7 @@ func TestClientsKeyFiles(t *testing.T) {
 		defer os.Remove(file)
 		program := strings.ReplaceAll(local.Replace(page.block(t, "python")), `"weather"`, `"`+topic+`"`)
 		runToEnd(t, nil, "", "bash", "-ec", `cd "$0"; exec "$1" -c "$2"`, linked(t, file), python(t, "kafka-python/requirements-3.0.txt"), program)
-		if got := values(readAll(t, s.cfg, topic)); got != `{"step": 3}` {
+		if got := values(fabrictest.ReadAll(t, s.cfg, topic)); got != `{"step": 3}` {
 			t.Errorf("the topic has %q", got)
 		}
 	})
@@ -108,8 +106,6 @@ func TestClientsKeyFiles(t *testing.T) {
 func linked(t *testing.T, file string) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
-	if err := os.Link(file, filepath.Join(dir, "array.env")); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, os.Link(file, filepath.Join(dir, "array.env")))
 	return dir
 }

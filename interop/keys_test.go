@@ -2,10 +2,7 @@ package interop
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"net/http"
-	"net/url"
 	"testing"
 	"time"
 
@@ -13,44 +10,25 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/sasl"
 	"github.com/twmb/franz-go/pkg/sasl/oauth"
-	"github.com/twmb/franz-go/pkg/sasl/plain"
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/fabric"
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
+	"github.com/diaspora-streams/diaspora/internal/testkit/fabrictest"
 )
 
 func createKey(t *testing.T, cfg diaspora.Config, req diaspora.AccessKeyRequest) diaspora.NewAccessKey {
 	t.Helper()
 	req.Name = unique(t)
-	key, err := client(t, cfg).CreateKey(within(t), req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return key
+	return fabrictest.CreateKey(t, cfg, req)
 }
 
 // waysIn are the two ways to sign in with an access key: as it is, and by way of a
 // token that it is exchanged for.
 func waysIn(t *testing.T, f *fabric.Fabric, key diaspora.NewAccessKey) map[string]sasl.Mechanism {
 	t.Helper()
-	response, err := http.PostForm(f.Discovery().TokenURL, url.Values{
-		"grant_type": {"client_credentials"}, "client_id": {key.ID}, "client_secret": {key.Secret.Reveal()},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer response.Body.Close()
-	var answer struct {
-		AccessToken string `json:"access_token"`
-	}
-	if err := json.NewDecoder(response.Body).Decode(&answer); err != nil || answer.AccessToken == "" {
-		t.Fatalf("no token: status %d, %v", response.StatusCode, err)
-	}
-	return map[string]sasl.Mechanism{
-		"PLAIN": plain.Auth{User: key.ID, Pass: key.Secret.Reveal()}.AsMechanism(),
-		"token": oauth.Auth{Token: answer.AccessToken}.AsMechanism(),
-	}
+	return map[string]sasl.Mechanism{"PLAIN": fabrictest.ByPlain(key), "token": fabrictest.ByToken(t, f, key)}
 }
 
 // oauthOf signs in with an access token.
@@ -58,28 +36,12 @@ func oauthOf(token globus.Token) sasl.Mechanism {
 	return oauth.Auth{Token: token.AccessToken.Reveal()}.AsMechanism()
 }
 
-// signedIn returns a plain Kafka client, which knows nothing of Globus.
-func signedIn(t *testing.T, f *fabric.Fabric, mechanism sasl.Mechanism, opts ...kgo.Opt) *kgo.Client {
-	t.Helper()
-	c, err := kgo.NewClient(append(opts, kgo.SeedBrokers(f.Brokers()...), kgo.SASL(mechanism), kgo.MetadataMinAge(50*time.Millisecond))...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(c.Close)
-	return c
-}
-
-func produceWith(t *testing.T, c *kgo.Client, topic string) error {
-	t.Helper()
-	return c.ProduceSync(within(t), &kgo.Record{Topic: topic, Value: []byte("x")}).FirstErr()
-}
-
 // consumeWith reads one record from the start of a topic.
 func consumeWith(t *testing.T, f *fabric.Fabric, mechanism sasl.Mechanism, topic string, opts ...kgo.Opt) error {
 	t.Helper()
-	c := signedIn(t, f, mechanism, append(opts, kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))...)
+	c := fabrictest.Kafka(t, f, mechanism, append(opts, kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))...)
 	defer c.Close()
-	for ctx := within(t); ; {
+	for ctx := testkit.Within(t); ; {
 		switch fetches := c.PollFetches(ctx); {
 		case fetches.Err() != nil:
 			return fetches.Err()
@@ -98,10 +60,10 @@ func isForbidden(err error) bool {
 func TestKeysAreForWhatTheySay(t *testing.T) {
 	parallel(t)
 	f := start(t, fabric.Config{})
-	cfg := as(t, f, ada)
+	cfg := fabrictest.As(t, f, ada)
 	topic, other := claim(t, cfg, 1), claim(t, cfg, 1)
-	log(t, openLogger(t, cfg), topic, "x")
-	log(t, openLogger(t, cfg), other, "x")
+	fabrictest.Log(t, fabrictest.OpenLogger(t, cfg), topic, "x")
+	fabrictest.Log(t, fabrictest.OpenLogger(t, cfg), other, "x")
 	reads := createKey(t, cfg, diaspora.AccessKeyRequest{Topics: []string{topic}, Read: true})
 	writes := createKey(t, cfg, diaspora.AccessKeyRequest{Write: true})
 	full := createKey(t, cfg, diaspora.AccessKeyRequest{Read: true, Write: true})
@@ -111,7 +73,7 @@ func TestKeysAreForWhatTheySay(t *testing.T) {
 		if err := consumeWith(t, f, mechanism, topic, kgo.ConsumerGroup(unique(t))); err != nil {
 			t.Errorf("%s: a key for reading consumes in a group: %v", way, err)
 		}
-		if err := produceWith(t, signedIn(t, f, mechanism), topic); !isForbidden(err) {
+		if err := fabrictest.Produce(t, fabrictest.Kafka(t, f, mechanism), topic); !isForbidden(err) {
 			t.Errorf("%s: a key for reading produces: %v", way, err)
 		}
 		if err := consumeWith(t, f, mechanism, other); !isForbidden(err) {
@@ -119,7 +81,7 @@ func TestKeysAreForWhatTheySay(t *testing.T) {
 		}
 	}
 	for way, mechanism := range waysIn(t, f, writes) {
-		if err := produceWith(t, signedIn(t, f, mechanism), later); err != nil {
+		if err := fabrictest.Produce(t, fabrictest.Kafka(t, f, mechanism), later); err != nil {
 			t.Errorf("%s: a key for writing produces to a topic claimed after it was made: %v", way, err)
 		}
 		if err := consumeWith(t, f, mechanism, topic); !isForbidden(err) {
@@ -127,18 +89,16 @@ func TestKeysAreForWhatTheySay(t *testing.T) {
 		}
 	}
 	for way, mechanism := range waysIn(t, f, full) {
-		if err := produceWith(t, signedIn(t, f, mechanism), later); err != nil {
+		if err := fabrictest.Produce(t, fabrictest.Kafka(t, f, mechanism), later); err != nil {
 			t.Errorf("%s: a key for everything produces: %v", way, err)
 		}
 		if err := consumeWith(t, f, mechanism, other, kgo.ConsumerGroup(unique(t))); err != nil {
 			t.Errorf("%s: a key for everything consumes: %v", way, err)
 		}
 	}
-	if err := client(t, cfg).Release(within(t), later); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, fabrictest.Client(t, cfg).Release(testkit.Within(t), later))
 	for way, mechanism := range waysIn(t, f, writes) {
-		if err := produceWith(t, signedIn(t, f, mechanism), later); !isForbidden(err) {
+		if err := fabrictest.Produce(t, fabrictest.Kafka(t, f, mechanism), later); !isForbidden(err) {
 			t.Errorf("%s: a key produces to a topic that its owner has released: %v", way, err)
 		}
 	}
@@ -149,34 +109,30 @@ func TestKeysAreForWhatTheySay(t *testing.T) {
 func TestRevokedKeys(t *testing.T) {
 	parallel(t)
 	f := start(t, fabric.Config{RevocationInterval: time.Second})
-	cfg := as(t, f, ada)
+	cfg := fabrictest.As(t, f, ada)
 	topic := claim(t, cfg, 1)
 	doomed := createKey(t, cfg, diaspora.AccessKeyRequest{Topics: []string{topic}, Read: true, Write: true})
 	spared := createKey(t, cfg, diaspora.AccessKeyRequest{Topics: []string{topic}, Read: true, Write: true})
 	open := map[string]*kgo.Client{}
 	for way, mechanism := range waysIn(t, f, doomed) {
-		open[way] = signedIn(t, f, mechanism)
+		open[way] = fabrictest.Kafka(t, f, mechanism)
 	}
-	goesOn := signedIn(t, f, waysIn(t, f, spared)["PLAIN"])
+	goesOn := fabrictest.Kafka(t, f, waysIn(t, f, spared)["PLAIN"])
 	for _, c := range []*kgo.Client{open["PLAIN"], open["token"], goesOn} {
-		if err := produceWith(t, c, topic); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, fabrictest.Produce(t, c, topic))
 	}
-	if err := client(t, cfg).RevokeKey(within(t), doomed.ID); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, fabrictest.Client(t, cfg).RevokeKey(testkit.Within(t), doomed.ID))
 	revoked := time.Now()
 	for way, c := range open {
-		if err := awaitRefusal(within(t), c); err != nil {
+		if err := awaitRefusal(testkit.Within(t), c); err != nil {
 			t.Errorf("%s: a client whose key is revoked: %v", way, err)
 		}
 		t.Logf("%s: cut off and refused after %v", way, time.Since(revoked).Round(10*time.Millisecond))
 	}
-	if err := produceWith(t, goesOn, topic); err != nil {
+	if err := fabrictest.Produce(t, goesOn, topic); err != nil {
 		t.Errorf("with another key: %v", err)
 	}
-	if n := len(readAll(t, cfg, topic)); n != 4 {
+	if n := len(fabrictest.ReadAll(t, cfg, topic)); n != 4 {
 		t.Errorf("%d records, want 4", n)
 	}
 }

@@ -18,6 +18,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
+	"github.com/diaspora-streams/diaspora/internal/testkit/fabrictest"
 )
 
 // upProcess is a `diaspora up` in a process of its own, which can be killed.
@@ -51,12 +53,8 @@ func (u *upProcess) start(t *testing.T, ports ...string) {
 	u.cmd = exec.Command(u.bin, append([]string{"up", "-o", "json", "--data", filepath.Join(u.dir, "data")}, ports...)...)
 	u.cmd.Env, u.cmd.Stderr = append(os.Environ(), u.env()...), &u.said
 	stdout, err := u.cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := u.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
+	testkit.Must(t, u.cmd.Start())
 	if err := json.NewDecoder(stdout).Decode(&u.addresses); err != nil {
 		t.Fatalf("diaspora up: %v\n%s", err, u.said.String())
 	}
@@ -75,13 +73,9 @@ func (u *upProcess) ports(t *testing.T) (flags []string) {
 	t.Helper()
 	for flag, address := range map[string]string{"--http-port": u.addresses.URL, "--globus-port": u.addresses.Globus, "--kafka-port": "//" + u.addresses.Brokers[0]} {
 		parsed, err := url.Parse(address)
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		_, port, err := net.SplitHostPort(parsed.Host)
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		flags = append(flags, flag, port)
 	}
 	return flags
@@ -92,13 +86,9 @@ func (u *upProcess) place(t *testing.T) place {
 	t.Helper()
 	profiles := diaspora.OpenProfiles(u.config())
 	profile, err := profiles.Load("local")
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	cfg, err := profiles.Config(profile.Name)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	return place{brokers: u.addresses.Brokers, tokenURL: profile.Discovery.TokenURL, cfg: cfg, bin: u.bin, login: u.env()}
 }
 
@@ -148,18 +138,14 @@ func (p *program) counts() map[string]int {
 // awaitCommit waits until the group of a stream has committed something.
 func (s *stream) awaitCommit(t *testing.T, cfg diaspora.Config) groupState {
 	t.Helper()
-	c, err := diaspora.Dial(within(t), cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	c, err := diaspora.Dial(testkit.Within(t), cfg)
+	testkit.Must(t, err)
 	defer c.Close()
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	for late := time.After(clientPatience); ; {
-		offsets, err := kadm.NewClient(c).FetchOffsets(within(t), s.topic)
-		if err != nil {
-			t.Fatal(err)
-		}
+		offsets, err := kadm.NewClient(c).FetchOffsets(testkit.Within(t), s.topic)
+		testkit.Must(t, err)
 		if found, ok := offsets.Lookup(s.topic, 0); ok && found.At > 0 {
 			return groupState{committed: found.At, consumed: s.consumer.counts()}
 		}
@@ -175,7 +161,7 @@ func (s *stream) awaitCommit(t *testing.T, cfg diaspora.Config) groupState {
 func (s *stream) wentOn(t *testing.T, cfg diaspora.Config, before groupState) {
 	t.Helper()
 	now := s.consumer.counts()
-	for _, r := range readAll(t, cfg, s.topic) {
+	for _, r := range fabrictest.ReadAll(t, cfg, s.topic) {
 		if r.Offset < before.committed && now[string(r.Value)] > max(1, before.consumed[string(r.Value)]) {
 			t.Errorf("%s: the group had committed %d, and record %d comes again", s.name, before.committed, r.Offset)
 			return

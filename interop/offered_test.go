@@ -6,6 +6,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/diaspora-streams/diaspora/fabric"
+	"github.com/diaspora-streams/diaspora/internal/testkit/fabrictest"
 )
 
 // TestRequestsThatAreNotOffered: the gateway closes the connection at a request that its answer
@@ -15,7 +16,7 @@ import (
 func TestRequestsThatAreNotOffered(t *testing.T) {
 	parallel(t)
 	f := start(t, fabric.Config{})
-	cfg := as(t, f, ada)
+	cfg := fabrictest.As(t, f, ada)
 	offered := offeredVersions(signedInWire(t, cfg, f.Brokers()[0]))
 	for key := range int16(kmsg.MaxKey + 1) {
 		request := kmsg.RequestForKey(key)

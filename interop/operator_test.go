@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/diaspora-streams/diaspora/internal/broker"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // serveOperators serves an engine without a gateway, to clients that no ACL binds. It
@@ -20,13 +21,9 @@ import (
 func serveOperators(t *testing.T) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	b, err := broker.Open(broker.Config{Dir: t.TempDir(), Advertise: listener.Addr().String()})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	t.Cleanup(func() {
 		if err := errors.Join(listener.Close(), b.Close()); err != nil {
 			t.Error(err)
@@ -62,9 +59,7 @@ func TestClientsJavaOperator(t *testing.T) {
 		return
 	}
 	jars, err := kafkaJars()
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	j := javaTools{broker: serveOperators(t), jars: jars}
 	topic := unique(t)
 	j.changesTopics(t, topic)
@@ -99,9 +94,7 @@ func (j javaTools) changesTopics(t *testing.T, topic string) {
 
 	j.works(t, "kafka-producer-perf-test --num-records 300 --record-size 10 --throughput -1 --topic "+topic, "", `300 records sent`)
 	records := filepath.Join(t.TempDir(), "records.json")
-	if err := os.WriteFile(records, []byte(`{"version": 1, "partitions": [{"topic": "`+topic+`", "partition": 0, "offset": -1}]}`), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, os.WriteFile(records, []byte(`{"version": 1, "partitions": [{"topic": "`+topic+`", "partition": 0, "offset": -1}]}`), 0o600))
 	j.works(t, "kafka-delete-records --offset-json-file "+records, "", `partition: `+topic+`-0\s+low_watermark: \d+`)
 	start, end := j.run(t, "kafka-get-offsets --time earliest --topic-partitions "+topic+":0", ""), j.run(t, "kafka-get-offsets --time latest --topic-partitions "+topic+":0", "")
 	if start != end {

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
+	"github.com/diaspora-streams/diaspora/internal/testkit/fabrictest"
 )
 
 // section is what docs/clients.md says below a heading. The tests run its examples as they stand,
@@ -21,10 +23,7 @@ type section struct{ heading, text string }
 // pageSection returns the part of docs/clients.md from a heading of the third level to the next heading.
 func pageSection(t *testing.T, heading string) section {
 	t.Helper()
-	page, err := os.ReadFile("../docs/clients.md")
-	if err != nil {
-		t.Fatal(err)
-	}
+	page := testkit.ReadFile(t, "../docs/clients.md")
 	_, text, found := strings.Cut(string(page), "\n### "+heading+"\n")
 	if !found {
 		t.Fatalf("docs/clients.md has no heading %q", heading)
@@ -94,13 +93,11 @@ func newExample(t *testing.T, at place) example {
 func (e example) makeKey(t *testing.T, suffix string, flags ...string) keyDocument {
 	t.Helper()
 	key, err := e.createKey(t, e.topic+suffix, flags...)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		ctx, cancel := context.WithTimeout(context.Background(), testkit.Patience)
 		defer cancel()
-		if err := client(t, e.cfg).RevokeKey(ctx, key.ID); err != nil {
+		if err := fabrictest.Client(t, e.cfg).RevokeKey(ctx, key.ID); err != nil {
 			t.Error(err)
 		}
 	})
@@ -139,12 +136,8 @@ func (e example) fill(text string) string {
 func (e example) write(t *testing.T, name, text string) string {
 	t.Helper()
 	file := filepath.Join(e.dir, name)
-	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(file, []byte(e.fill(text)), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, os.MkdirAll(filepath.Dir(file), 0o700))
+	testkit.Must(t, os.WriteFile(file, []byte(e.fill(text)), 0o600))
 	return file
 }
 
@@ -154,7 +147,7 @@ func (e example) holds(t *testing.T, value string, producer *program) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), clientPatience)
 	defer cancel()
-	consumer := openConsumer(t, e.cfg, diaspora.ConsumerOptions{Topics: []string{e.topic}})
+	consumer := fabrictest.OpenConsumer(t, e.cfg, diaspora.ConsumerOptions{Topics: []string{e.topic}})
 	for record, err := range consumer.Records(ctx) {
 		if err != nil {
 			t.Fatalf("the topic has nothing: %v\n%s", err, end(producer.said()))

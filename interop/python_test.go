@@ -13,11 +13,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/fabric"
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/globusdev"
 	"github.com/diaspora-streams/diaspora/internal/inside"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
+	"github.com/diaspora-streams/diaspora/internal/testkit/fabrictest"
 	"github.com/diaspora-streams/diaspora/interop/clients"
 )
 
@@ -49,34 +50,13 @@ func TestPythonAndGoShareALogin(t *testing.T) {
 		return
 	}
 	f := start(t, fabric.Config{})
-	if err := inside.Of(f).Globus.SetRefreshMode(globusdev.RefreshRotate); err != nil {
-		t.Fatal(err)
-	}
-	login, err := f.Login(within(t), ada)
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := t.TempDir()
-	profiles := diaspora.OpenProfiles(dir)
-	if err := profiles.Save(diaspora.Profile{Name: "test", URL: f.URL(), Discovery: f.Discovery()}); err != nil {
-		t.Fatal(err)
-	}
-	store, err := profiles.Store("test")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := store.Save(within(t), login); err != nil {
-		t.Fatal(err)
-	}
+	store, dir := fabrictest.StoredLogin(t, f)
 	bin := buildCommand(t)
 	for range 3 {
 		refreshTogether(t, f, bin, store.Path(), "DIASPORA_PROFILE=test", "DIASPORA_CONFIG_DIR="+dir)
 	}
 
-	bare, err := f.Login(within(t), ada)
-	if err != nil {
-		t.Fatal(err)
-	}
+	bare := fabrictest.Login(t, f, ada)
 	token, _ := bare.Token(globusdev.ResourceServerID)
 	env := []string{"DIASPORA_URL=" + f.URL(), "DIASPORA_REFRESH=" + token.RefreshToken.Reveal(), "DIASPORA_CONFIG_DIR=" + t.TempDir()}
 	refreshTogether(t, f, bin, "", env...)
@@ -98,9 +78,7 @@ func refreshTogether(t *testing.T, f *fabric.Fabric, bin, file string, env ...st
 	}
 	before := refreshes(f)
 	// The first one holds the lock until the others are there.
-	if err := inside.Of(f).Globus.FailNext(1, globusdev.Failure{Path: "/v2/oauth2/token", Delay: 2 * time.Second}); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, inside.Of(f).Globus.FailNext(1, globusdev.Failure{Path: "/v2/oauth2/token", Delay: 2 * time.Second}))
 	var commands []*exec.Cmd
 	for i := range 8 {
 		cmd := exec.Command(bin, "token")
@@ -109,9 +87,7 @@ func refreshTogether(t *testing.T, f *fabric.Fabric, bin, file string, env ...st
 		}
 		cmd.Env = append(append(os.Environ(), "PYTHONPATH="+absolute(t, pythonFolder)), env...)
 		cmd.Stdout, cmd.Stderr = new(bytes.Buffer), new(bytes.Buffer)
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, cmd.Start())
 		commands = append(commands, cmd)
 	}
 	hashes := map[string]int{}
@@ -135,19 +111,13 @@ func refreshTogether(t *testing.T, f *fabric.Fabric, bin, file string, env ...st
 func expire(t *testing.T, file string) {
 	t.Helper()
 	store, err := globus.OpenStore(file)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	login, err := store.Load()
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	for i := range login.Tokens {
 		login.Tokens[i].Expiry = time.Now().Add(-time.Second)
 	}
-	if err := store.Save(within(t), login); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, store.Save(testkit.Within(t), login))
 }
 
 func refreshes(f *fabric.Fabric) (n int) {
@@ -164,17 +134,12 @@ func TestPythonReadme(t *testing.T) {
 	if !present(t, dialect{name: "diaspora_streams", needs: []string{"python3"}}) {
 		return
 	}
-	text, err := os.ReadFile(filepath.Join(pythonFolder, "README.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := testkit.ReadFile(t, filepath.Join(pythonFolder, "README.md"))
 	f := start(t, fabric.Config{})
 	s := inFabric(t, f)
 	topic := claim(t, s.cfg, 1)
 	c, err := s.signIn(t, "oauth", topic)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	env := append(c.env, "PYTHONPATH="+absolute(t, pythonFolder), "PYTHONDONTWRITEBYTECODE=1", "PYTHONUNBUFFERED=1")
 	blocks := strings.Split(string(text), "```python\n")[1:]
 	if len(blocks) != 3 {
@@ -182,9 +147,7 @@ func TestPythonReadme(t *testing.T) {
 	}
 	example := func(block int, requirements string) *program {
 		venv, err := clients.VirtualEnv(filepath.Join("clients", requirements))
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		code, _, _ := strings.Cut(blocks[block], "```")
 		code = strings.ReplaceAll(dedent(code), `"weather"`, fmt.Sprintf("%q", topic))
 		return run(t, env, []string{filepath.Join(venv, "bin", "python"), "-c", code})
@@ -207,7 +170,7 @@ func TestPythonReadme(t *testing.T) {
 			t.Fatal("the consumer of the README prints nothing")
 		}
 	}
-	if got := values(readAll(t, s.cfg, topic)); got != value+" "+value {
+	if got := values(fabrictest.ReadAll(t, s.cfg, topic)); got != value+" "+value {
 		t.Errorf("the topic has %q", got)
 	}
 }

@@ -25,9 +25,10 @@ import (
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/fabric"
 	"github.com/diaspora-streams/diaspora/internal/kafka"
-	"github.com/diaspora-streams/diaspora/internal/longtest"
 	"github.com/diaspora-streams/diaspora/internal/ship"
 	"github.com/diaspora-streams/diaspora/internal/spool"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
+	"github.com/diaspora-streams/diaspora/internal/testkit/fabrictest"
 )
 
 const (
@@ -63,15 +64,13 @@ func TestRefusedBatches(t *testing.T) {
 // have arrived.
 func sendThroughRefuser(t *testing.T, f *fabric.Fabric, seed uint64, opts []kgo.Opt) (faults []string) {
 	t.Helper()
-	cfg := as(t, f, ada)
+	cfg := fabrictest.As(t, f, ada)
 	topic := claim(t, cfg, 3)
-	refuse := &refuser{random: rand.New(rand.NewPCG(seed, 0)), most: longtest.Scaled(t, "REFUSED_BATCHES", 100)}
+	refuse := &refuser{random: rand.New(rand.NewPCG(seed, 0)), most: testkit.Scaled(t, "REFUSED_BATCHES", 100)}
 	events := 200 * refuse.most
 
 	sp, err := spool.Open(t.Context(), spool.Options{Dir: filepath.Join(t.TempDir(), "spool")})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	defer sp.Close()
 	conns := new(kafka.Connections)
 	shipper := ship.New(ship.Config{
@@ -100,7 +99,7 @@ func sendThroughRefuser(t *testing.T, f *fabric.Fabric, seed uint64, opts []kgo.
 		Acknowledged: func(int) {},
 		Diagnostics:  slog.New(slog.DiscardHandler),
 	})
-	ctx, stop := context.WithCancel(within(t))
+	ctx, stop := context.WithCancel(testkit.Within(t))
 	var running sync.WaitGroup
 	running.Go(func() { shipper.Run(ctx) })
 	defer running.Wait()
@@ -117,13 +116,9 @@ func sendThroughRefuser(t *testing.T, f *fabric.Fabric, seed uint64, opts []kgo.
 			entry.Value = append(entry.Value, poison...)
 			poisonous++
 		}
-		if err := sp.AppendAsync(ctx, entry, func(error) {}); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, sp.AppendAsync(ctx, entry, func(error) {}))
 	}
-	if err := sp.Sync(ctx); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, sp.Sync(ctx))
 	if err := shipper.Flush(ctx); err != nil {
 		t.Fatalf("seed %d: Flush: %v (%v; held: %v)", seed, err, shipper.Reason(), shipper.Held())
 	}
@@ -138,7 +133,7 @@ func sendThroughRefuser(t *testing.T, f *fabric.Fabric, seed uint64, opts []kgo.
 		last[key] = key - refusedKeys
 	}
 	arrived, repeats := 0, 0
-	for _, r := range readAll(t, cfg, topic) {
+	for _, r := range fabrictest.ReadAll(t, cfg, topic) {
 		i, err := strconv.Atoi(string(r.Value[:max(0, bytes.IndexByte(r.Value, ' '))]))
 		if err != nil || r.ID != fmt.Sprintf("id-%d", i) || i%refusedKeys != int(r.Key[0]-'0') {
 			faults = append(faults, fmt.Sprintf("a strange record: %.20q, key %q, id %q", r.Value, r.Key, r.ID))

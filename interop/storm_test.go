@@ -15,6 +15,8 @@ import (
 	"github.com/diaspora-streams/diaspora/fabric"
 	"github.com/diaspora-streams/diaspora/internal/globusdev"
 	"github.com/diaspora-streams/diaspora/internal/inside"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
+	"github.com/diaspora-streams/diaspora/internal/testkit/fabrictest"
 )
 
 // introspection is where Globus is asked about tokens.
@@ -51,16 +53,12 @@ func logOnce(ctx context.Context, cfg diaspora.Config, topic string) error {
 func TestKnownTokensAreNotAskedAbout(t *testing.T) {
 	parallel(t)
 	f := start(t, fabric.Config{RevocationInterval: 10 * time.Hour}) // and answers are fresh for an hour
-	cfg := as(t, f, ada)
+	cfg := fabrictest.As(t, f, ada)
 	topic := claim(t, cfg, 1)
-	if err := logOnce(within(t), cfg, topic); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, logOnce(testkit.Within(t), cfg, topic))
 	before := questions(f)
 	for range 20 {
-		if err := logOnce(within(t), cfg, topic); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, logOnce(testkit.Within(t), cfg, topic))
 	}
 	if asked := questions(f) - before; asked != 0 {
 		t.Errorf("Globus was asked %d times about a token that is known", asked)
@@ -75,9 +73,9 @@ func TestGlobusIsSlow(t *testing.T) {
 	topic := claim(t, known, 1)
 	in := make(chan error, 1)
 	go func() {
-		logger, err := diaspora.OpenLogger(within(t), newcomer)
+		logger, err := diaspora.OpenLogger(testkit.Within(t), newcomer)
 		if err == nil {
-			err = logger.Close(within(t))
+			err = logger.Close(testkit.Within(t))
 		}
 		in <- err
 	}()
@@ -94,7 +92,7 @@ func TestGlobusIsSlow(t *testing.T) {
 			return
 		default:
 		}
-		if err := logOnce(within(t), known, topic); err != nil {
+		if err := logOnce(testkit.Within(t), known, topic); err != nil {
 			t.Fatalf("login %d of somebody who is known, after %d answers of Globus: %v", logins, questions(f), err)
 		}
 	}
@@ -108,21 +106,17 @@ func TestGlobusIsSilent(t *testing.T) {
 	topic := claim(t, known, 1)
 	before := questions(f)
 	for range 10 {
-		if err := logOnce(within(t), known, topic); err != nil {
+		if err := logOnce(testkit.Within(t), known, topic); err != nil {
 			t.Fatalf("login of somebody who is known: %v", err)
 		}
 	}
-	token, err := newcomer.TokenSource.Token(within(t))
-	if err != nil {
-		t.Fatal(err)
-	}
+	token, err := newcomer.TokenSource.Token(testkit.Within(t))
+	testkit.Must(t, err)
 	plain, err := kgo.NewClient(kgo.SeedBrokers(f.Brokers()...), kgo.RetryTimeout(time.Second),
 		kgo.SASL(oauth.Auth{Token: token.AccessToken.Reveal()}.AsMechanism()))
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	defer plain.Close()
-	if err := plain.Ping(within(t)); err == nil || !kgo.IsRetryableBrokerErr(err) {
+	if err := plain.Ping(testkit.Within(t)); err == nil || !kgo.IsRetryableBrokerErr(err) {
 		t.Errorf("Ping of a newcomer while Globus is silent: %v, want an error that is tried again", err)
 	}
 	if asked := questions(f) - before; asked != 0 {
@@ -136,16 +130,9 @@ func TestGlobusIsSilent(t *testing.T) {
 func acquainted(t *testing.T, failure globusdev.Failure) (f *fabric.Fabric, known, newcomer diaspora.Config) {
 	t.Helper()
 	f = start(t, fabric.Config{RevocationInterval: 100 * time.Millisecond})
-	known = as(t, f, ada)
-	if err := logOnce(within(t), known, claim(t, known, 1)); err != nil {
-		t.Fatal(err)
-	}
-	login, err := f.Login(within(t), grace)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := inside.Of(f).Globus.FailNext(1_000_000, failure); err != nil {
-		t.Fatal(err)
-	}
-	return f, known, withToken(f, login)
+	known = fabrictest.As(t, f, ada)
+	testkit.Must(t, logOnce(testkit.Within(t), known, claim(t, known, 1)))
+	login := fabrictest.Login(t, f, grace)
+	testkit.Must(t, inside.Of(f).Globus.FailNext(1_000_000, failure))
+	return f, known, fabrictest.WithToken(f, login)
 }

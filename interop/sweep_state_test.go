@@ -15,6 +15,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora/internal/claims"
 	"github.com/diaspora-streams/diaspora/internal/inside"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // snapshot is the state of a cluster: what the super user sees, part by part.
@@ -48,20 +49,16 @@ type observer struct {
 func (s *scene) observe(t *testing.T) *observer {
 	t.Helper()
 	c, err := kgo.NewClient(append(inside.Of(s.f).Admin, kgo.MetadataMinAge(10*time.Millisecond))...)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	t.Cleanup(c.Close)
 	o := &observer{c: c, topics: []string{s.topic, s.other, s.strangers, claims.LedgerTopic}, offered: map[int16]bool{}, earlier: map[string]bool{},
 		scratch: []string{s.prefix + scratchGroup, "user." + s.stranger.Identity.Subject + "."}}
-	versions, err := kmsg.NewPtrApiVersionsRequest().RequestWith(within(t), c)
-	if err != nil {
-		t.Fatal(err)
-	}
+	versions, err := kmsg.NewPtrApiVersionsRequest().RequestWith(testkit.Within(t), c)
+	testkit.Must(t, err)
 	for _, k := range versions.ApiKeys {
 		o.offered[k.ApiKey] = true
 	}
-	for _, group := range o.ask(t, within(t), kmsg.NewPtrListGroupsRequest()).(*kmsg.ListGroupsResponse).Groups {
+	for _, group := range o.ask(t, testkit.Within(t), kmsg.NewPtrListGroupsRequest()).(*kmsg.ListGroupsResponse).Groups {
 		o.earlier[group.Group] = !strings.HasPrefix(group.Group, s.prefix)
 	}
 	return o
@@ -71,7 +68,7 @@ func (s *scene) observe(t *testing.T) *observer {
 func (o *observer) settled(t *testing.T) snapshot {
 	t.Helper()
 	last := o.snapshot(t)
-	for ctx := within(t); ; {
+	for ctx := testkit.Within(t); ; {
 		select {
 		case <-time.After(100 * time.Millisecond):
 		case <-ctx.Done():
@@ -90,7 +87,7 @@ func (o *observer) settled(t *testing.T) snapshot {
 func (o *observer) snapshot(t *testing.T) snapshot {
 	t.Helper()
 	s := snapshot{}
-	ctx := within(t)
+	ctx := testkit.Within(t)
 	o.settings(t, ctx, s, o.topicsOf(t, ctx, s))
 	o.groups(t, ctx, s)
 
@@ -216,8 +213,6 @@ func (o *observer) ask(t *testing.T, ctx context.Context, request kmsg.Request) 
 func text(t *testing.T, answer any) string {
 	t.Helper()
 	data, err := json.Marshal(answer)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	return string(data)
 }

@@ -21,6 +21,8 @@ import (
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/fabric"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
+	"github.com/diaspora-streams/diaspora/internal/testkit/fabrictest"
 )
 
 // The names of the actors of the sweep.
@@ -57,7 +59,7 @@ func (s *scene) actors(t *testing.T) []actor {
 
 // refusedWire returns a connection on which the login with a blocked person's key was refused.
 func refusedWire(t *testing.T, key diaspora.NewAccessKey, broker string) rawConn {
-	conn, err := new(net.Dialer).DialContext(within(t), "tcp", broker)
+	conn, err := new(net.Dialer).DialContext(testkit.Within(t), "tcp", broker)
 	if err != nil {
 		t.Error(err)
 		return rawConn{}
@@ -113,28 +115,24 @@ const memberID = "AAAAAAAAAAAAAAAAAAAAAA"
 
 func setScene(t *testing.T) *scene {
 	f := start(t, fabric.Config{Operators: []string{grace}})
-	s := &scene{f: f, owner: as(t, f, ada), stranger: as(t, f, grace), value: "value-of-the-owner", metadata: "metadata-of-the-owner"}
+	s := &scene{f: f, owner: fabrictest.As(t, f, ada), stranger: fabrictest.As(t, f, grace), value: "value-of-the-owner", metadata: "metadata-of-the-owner"}
 	s.topic, s.other, s.strangers = claim(t, s.owner, 1), claim(t, s.owner, 1), claim(t, s.stranger, 1)
 	s.prefix = "user." + s.owner.Identity.Subject + "."
 	s.wire = signedInWire(t, s.owner, f.Brokers()[0])
-	logger := openLogger(t, s.owner)
-	log(t, logger, s.topic, s.value)
-	log(t, logger, s.other, "of another topic")
+	logger := fabrictest.OpenLogger(t, s.owner)
+	fabrictest.Log(t, logger, s.topic, s.value)
+	fabrictest.Log(t, logger, s.other, "of another topic")
 
-	c, err := diaspora.Dial(within(t), s.owner, kgo.ConsumerGroup(liveGroup), kgo.ConsumeTopics(s.topic),
+	c, err := diaspora.Dial(testkit.Within(t), s.owner, kgo.ConsumerGroup(liveGroup), kgo.ConsumeTopics(s.topic),
 		kgo.DisableAutoCommit(), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	t.Cleanup(c.Close)
-	for c.PollFetches(within(t)).Empty() {
+	for c.PollFetches(testkit.Within(t)).Empty() {
 	}
 	s.member, s.generation = c.GroupMetadata()
 
-	topics, err := operator(t, f).ListTopicsWithInternal(within(t))
-	if err != nil {
-		t.Fatal(err)
-	}
+	topics, err := fabrictest.Admin(t, f).ListTopicsWithInternal(testkit.Within(t))
+	testkit.Must(t, err)
 	s.ids = map[string][16]byte{}
 	for name, topic := range topics {
 		s.ids[name] = topic.ID
@@ -163,7 +161,7 @@ func setScene(t *testing.T) *scene {
 // setUp makes a request of the owner's until it is granted: coordinators may not be ready.
 func (s *scene) setUp(t *testing.T, request kmsg.Request) {
 	t.Helper()
-	for ctx := within(t); ; {
+	for ctx := testkit.Within(t); ; {
 		codes := errorCodes(s.wire.ask(request))
 		if codes == "ok" {
 			return
@@ -288,7 +286,7 @@ func TestBlockedPersonGetsNothing(t *testing.T) {
 	person := newcomer(t, s.f)
 	key := createKey(t, person, diaspora.AccessKeyRequest{Read: true, Write: true})
 	block := diaspora.BlockRequest{Subject: person.Identity.Subject, Why: "the sweep"}
-	if _, err := client(t, as(t, s.f, grace)).Block(within(t), block); err != nil {
+	if _, err := fabrictest.Client(t, fabrictest.As(t, s.f, grace)).Block(testkit.Within(t), block); err != nil {
 		t.Fatal(err)
 	}
 	broker := s.f.Brokers()[0]
@@ -426,10 +424,8 @@ func (c cell) becomeAnother(t *testing.T, w rawConn) (codes string, answer kmsg.
 	if c.actor.name == theOwner {
 		cfg = c.stranger
 	}
-	token, err := cfg.TokenSource.Token(within(t))
-	if err != nil {
-		t.Fatal(err)
-	}
+	token, err := cfg.TokenSource.Token(testkit.Within(t))
+	testkit.Must(t, err)
 	handshake := kmsg.NewPtrSASLHandshakeRequest()
 	handshake.Version, handshake.Mechanism = 1, "OAUTHBEARER"
 	w.ask(handshake)

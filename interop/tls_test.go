@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/diaspora-streams/diaspora/internal/globusdev"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // authority writes a certificate for 127.0.0.1, its key, and the certificate of the authority
@@ -28,28 +29,20 @@ func authority(t *testing.T) (ca, cert, key string) {
 	dir := t.TempDir()
 	write := func(name, kind string, der []byte) string {
 		file := filepath.Join(dir, name)
-		if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600))
 		return file
 	}
 	sign := func(template, parent *x509.Certificate, signer *ecdsa.PrivateKey) (*ecdsa.PrivateKey, *x509.Certificate) {
 		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		if signer == nil {
 			parent, signer = template, key
 		}
 		template.SerialNumber, template.NotBefore, template.NotAfter = big.NewInt(time.Now().UnixNano()), time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
 		der, err := x509.CreateCertificate(rand.Reader, template, parent, key.Public(), signer)
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		made, err := x509.ParseCertificate(der)
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		return key, made
 	}
 	rootKey, root := sign(&x509.Certificate{
@@ -60,9 +53,7 @@ func authority(t *testing.T) (ca, cert, key string) {
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}, root, rootKey)
 	keyDER, err := x509.MarshalPKCS8PrivateKey(leafKey)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	return write("ca.pem", "CERTIFICATE", root.Raw), write("cert.pem", "CERTIFICATE", leaf.Raw), write("key.pem", "PRIVATE KEY", keyDER)
 }
 
@@ -71,16 +62,14 @@ func overTLS(t *testing.T) (at place, ca string) {
 	t.Helper()
 	s := newSite(t)
 	ca, cert, key := authority(t)
-	address := freeAddress(t)
+	address := testkit.FreeAddress(t)
 	url := "https://" + address
 	for name, value := range map[string]any{"public-url": url, "acl-listen": address, "tls-cert-file": cert, "tls-key-file": key, "acl-ca-file": ca} {
 		s.settings[name] = value
 	}
 	s.serve(t)
-	login, err := s.people.Login(within(t), ada)
-	if err != nil {
-		t.Fatal(err)
-	}
+	login, err := s.people.Login(testkit.Within(t), ada)
+	testkit.Must(t, err)
 	token, _ := login.Token(globusdev.ResourceServerID)
 	cfg := s.as(t, ada, url)
 	cfg.CAFile = ca

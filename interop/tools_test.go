@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/diaspora-streams/diaspora/fabric"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
+	"github.com/diaspora-streams/diaspora/internal/testkit/fabrictest"
 	"github.com/diaspora-streams/diaspora/interop/clients"
 )
 
@@ -132,7 +134,7 @@ func TestClientsJavaTools(t *testing.T) {
 	}
 	f := start(t, fabric.Config{})
 	s := inFabric(t, f)
-	topic, other := claim(t, s.cfg, 1), claim(t, as(t, f, grace), 1)
+	topic, other := claim(t, s.cfg, 1), claim(t, fabrictest.As(t, f, grace), 1)
 	j := javaTools{broker: s.brokers[0], file: filepath.Join(t.TempDir(), "ada.properties")}
 	var err error
 	if j.jars, err = kafkaJars(); err != nil {
@@ -142,7 +144,7 @@ func TestClientsJavaTools(t *testing.T) {
 		t.Fatal(err)
 	}
 	const count = 100
-	j.works(t, "kafka-console-producer --sync --timeout 5 --topic "+topic, strings.Join(numbers(0, count), "\n")+"\n")
+	j.works(t, "kafka-console-producer --sync --timeout 5 --topic "+topic, strings.Join(fabrictest.Numbers(0, count), "\n")+"\n")
 
 	for _, protocol := range []string{"classic", "consumer"} {
 		j.consumes(t, topic, protocol, count)
@@ -228,9 +230,7 @@ func (j javaTools) describes(t *testing.T, topic, other string, count int) {
 func (j javaTools) refuses(t *testing.T, topic, other string) {
 	const noTopic, noGroup, noCluster = "TopicAuthorizationException", "GroupAuthorizationException", "ClusterAuthorizationException"
 	records := filepath.Join(t.TempDir(), "records.json")
-	if err := os.WriteFile(records, []byte(`{"version": 1, "partitions": [{"topic": "`+topic+`", "partition": 0, "offset": 1}]}`), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, os.WriteFile(records, []byte(`{"version": 1, "partitions": [{"topic": "`+topic+`", "partition": 0, "offset": 1}]}`), 0o600))
 	for line, exception := range map[string]string{
 		"kafka-topics --create --topic " + unique(t):                                                                    noTopic,
 		"kafka-topics --delete --topic " + topic:                                                                        noTopic,
@@ -253,9 +253,7 @@ func (j javaTools) refuses(t *testing.T, topic, other string) {
 func (j javaTools) isNotPassedOn(t *testing.T, topic string) {
 	const unsupported = "UnsupportedVersionException"
 	configs := filepath.Join(t.TempDir(), "reassign.json")
-	if err := os.WriteFile(configs, []byte(`{"version": 1, "partitions": [{"topic": "`+topic+`", "partition": 0, "replicas": [1]}]}`), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, os.WriteFile(configs, []byte(`{"version": 1, "partitions": [{"topic": "`+topic+`", "partition": 0, "replicas": [1]}]}`), 0o600))
 	for line, exception := range map[string]string{
 		"kafka-configs --describe --entity-type users":                                                                   unsupported, // SCRAM users, quotas
 		"kafka-configs --alter --add-config producer_byte_rate=1 --entity-type users --entity-name ada":                  unsupported,
@@ -305,9 +303,7 @@ func TestClientsChecks(t *testing.T) {
 		topic := claim(t, s.cfg, 2)
 		t.Run(c.name, func(t *testing.T) {
 			signIn, err := s.signIn(t, "plain", topic)
-			if err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, err)
 			runCheck(t, c.program, c.requirements, c.quiet, signIn.env)
 		})
 	}
@@ -321,15 +317,11 @@ func runCheck(t *testing.T, program, requirements string, quiet bool, env []stri
 	command := []string{"node", file}
 	if requirements == "" {
 		modules, err := nodeModules(t, filepath.Dir(file))
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		env = append(env, "NODE_PATH="+modules, "KAFKAJS_NO_PARTITIONER_WARNING=1")
 	} else {
 		venv, err := clients.VirtualEnv(filepath.Join("clients", requirements))
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		command = []string{filepath.Join(venv, "bin", "python"), "-B", "-u", file}
 	}
 	out, complaints := runToEnd(t, env, "", command[0], command[1:]...)
@@ -353,9 +345,7 @@ func TestClientsKcat(t *testing.T) {
 	s := inFabric(t, f)
 	topic := claim(t, s.cfg, 2)
 	key, err := s.createKey(t, topic)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	kcat := func(input, line string) string {
 		t.Helper()
 		out, complaints := runToEnd(t, nil, input, "kcat", append([]string{
@@ -375,7 +365,7 @@ func TestClientsKcat(t *testing.T) {
 	}
 	var want string
 	for i, codec := range []string{"none", "gzip", "snappy", "lz4", "zstd"} {
-		lines := strings.Join(numbers(100*i, 100*(i+1)), "\n") + "\n"
+		lines := strings.Join(fabrictest.Numbers(100*i, 100*(i+1)), "\n") + "\n"
 		kcat(lines, "-P -p 0 -X enable.idempotence=true -z "+codec+" -t "+topic)
 		want += lines
 	}

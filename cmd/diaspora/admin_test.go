@@ -7,21 +7,17 @@ import (
 	"testing"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
+	"github.com/diaspora-streams/diaspora/internal/testkit/fabrictest"
 )
 
 // TestAdmin blocks and unblocks a person on the command line, as an operator.
 func TestAdmin(t *testing.T) {
 	t.Parallel()
 	d := newDesk(t)
-	login, err := d.fabric.Login(t.Context(), "grace@example.org")
-	if err != nil {
-		t.Fatal(err)
-	}
+	login := fabrictest.Login(t, d.fabric, "grace@example.org")
 	who := login.Identity.Subject
-	ada, err := d.fabric.Login(t.Context(), "ada@example.edu")
-	if err != nil {
-		t.Fatal(err)
-	}
+	ada := fabrictest.Login(t, d.fabric, "ada@example.edu")
 	for _, step := range []struct {
 		args string
 		code int
@@ -40,8 +36,8 @@ func TestAdmin(t *testing.T) {
 		{"admin blocked", 0, "nobody is blocked"},
 		{"admin block " + ada.Identity.Subject + " --why oops", 6, "operator"},
 	} {
-		d.out.reset()
-		d.err.reset()
+		d.out.Reset()
+		d.err.Reset()
 		code := d.types(t.Context(), strings.Fields(step.args)...)
 		if said := d.out.String() + d.err.String(); code != step.code || !strings.Contains(said, step.says) {
 			t.Errorf("diaspora %s: exit code %d, want %d and %q:\n%s", step.args, code, step.code, step.says, said)
@@ -51,13 +47,13 @@ func TestAdmin(t *testing.T) {
 		{"topic claim weather", ""},
 		{"topic claim weather --retention 2d", "then it can be claimed with the new settings; to keep them, ask an operator to change retention.ms\n"},
 	} {
-		d.err.reset()
+		d.err.Reset()
 		d.types(t.Context(), strings.Fields(step[0])...)
 		if !strings.Contains(d.err.String(), step[1]) {
 			t.Errorf("diaspora %s: %s, want all of the sentence", step[0], d.err.String())
 		}
 	}
-	d.out.reset()
+	d.out.Reset()
 	if code := d.types(t.Context(), "admin", "blocked", "-o", "json"); code != 0 {
 		t.Errorf("exit code %d: %s", code, d.err.String())
 	}
@@ -76,11 +72,8 @@ func TestLoginWithoutToken(t *testing.T) {
 	discovery.Globus.ResourceServer = "20000000-0000-4000-8000-000000000001"
 	profiles := diaspora.OpenProfiles(filepath.Join(t.TempDir(), "config"))
 	s := &session{env: d.env, profiles: profiles, profile: diaspora.Profile{Name: "other", URL: "https://diaspora.example.org", Discovery: discovery}}
-	login, err := d.fabric.Login(t.Context(), "grace@example.org")
-	if err != nil {
-		t.Fatal(err)
-	}
-	err = s.finish(t.Context(), login)
+	login := fabrictest.Login(t, d.fabric, "grace@example.org")
+	err := s.finish(t.Context(), login)
 	if err == nil || !strings.Contains(err.Error(), "Globus gave no token for this fabric's service") || exitCode(t.Context(), err) != 7 {
 		t.Errorf("finish = %v, want an error about the fabric", err)
 	}
@@ -95,13 +88,8 @@ func TestBlockedPerson(t *testing.T) {
 	t.Parallel()
 	d := newDesk(t)
 	profiles := diaspora.OpenProfiles(d.vars["DIASPORA_CONFIG_DIR"])
-	login, err := d.fabric.Login(t.Context(), "grace@example.org")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := storeLogin(profiles, "grace", d.fabric, login); err != nil {
-		t.Fatal(err)
-	}
+	login := fabrictest.Login(t, d.fabric, "grace@example.org")
+	testkit.Must(t, storeLogin(profiles, "grace", d.fabric, login))
 	keyFile := filepath.Join(t.TempDir(), "key.env")
 	for _, args := range []string{"topic claim weather", "key create k --read --write --save-env " + keyFile, "produce weather --value x"} {
 		d.vars["DIASPORA_PROFILE"] = "grace"
@@ -130,8 +118,8 @@ func TestBlockedPerson(t *testing.T) {
 			if way == "an access key" && args == "topic list" {
 				continue // needs a login
 			}
-			d.out.reset()
-			d.err.reset()
+			d.out.Reset()
+			d.err.Reset()
 			code := d.types(t.Context(), strings.Fields(args)...)
 			said := d.out.String() + d.err.String()
 			if code != want || !strings.Contains(said, "have blocked you") || strings.Count(said, "hint: ask the operators of this fabric; a new login or another key does not help") == 0 ||
@@ -139,7 +127,7 @@ func TestBlockedPerson(t *testing.T) {
 				t.Errorf("%s: diaspora %s: exit code %d, want %d and whom to ask:\n%s", way, args, code, want, said)
 			}
 		}
-		d.out.reset()
+		d.out.Reset()
 		d.must(t, "status")
 		if !strings.Contains(d.out.String(), "the last one said: permission denied: the operators of this fabric have blocked you") {
 			t.Errorf("%s: status does not say why the events wait: %s\n%s", way, d.out.String(), d.err.String())

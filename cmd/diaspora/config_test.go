@@ -13,13 +13,13 @@ func TestProfileBesideACredential(t *testing.T) {
 	d.must(t, "topic", "claim", "weather")
 	key := filepath.Join(t.TempDir(), "key.env")
 	d.must(t, "key", "create", "k", "--save-env", key)
-	d.err.reset()
+	d.err.Reset()
 	d.must(t, "consume", "weather", "--from", "start", "--exit", "--profile", "home")
 	if strings.Contains(d.err.String(), "sign in") {
 		t.Errorf("without a credential it says %q", d.err.String())
 	}
 	d.vars["DIASPORA_KEY_FILE"] = key
-	d.err.reset()
+	d.err.Reset()
 	d.must(t, "consume", "weather", "--from", "start", "--exit", "--profile", "home")
 	if want := "diaspora: DIASPORA_KEY_FILE is set and is used to sign in; --profile home only chooses the fabric\n"; strings.Count(d.err.String(), want) != 1 {
 		t.Errorf("it says %q, want %q once", d.err.String(), want)

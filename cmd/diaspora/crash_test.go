@@ -15,6 +15,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // TestFileSurvivesKill logs a large file with produce while the whole fabric is
@@ -23,9 +25,7 @@ func TestFileSurvivesKill(t *testing.T) {
 	t.Parallel()
 	content := awkwardFile(t, crashFileBytes)
 	file := filepath.Join(t.TempDir(), "lines")
-	if err := os.WriteFile(file, content, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, os.WriteFile(file, content, 0o600))
 	lines := bytes.Split(bytes.TrimSuffix(content, []byte("\n")), []byte("\n"))
 
 	w := newWorld(t)
@@ -38,12 +38,8 @@ func TestFileSurvivesKill(t *testing.T) {
 	var talk bytes.Buffer
 	produce.Stderr = &talk
 	stdout, err := produce.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := produce.Start(); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
+	testkit.Must(t, produce.Start())
 	seed := maphash.MakeSeed()
 	acknowledged := make(map[uint64]bool, len(lines))
 	killed := make(chan struct{})
@@ -98,12 +94,8 @@ func (w *world) compare(t *testing.T, lines [][]byte, found func(id string)) (re
 	var talk bytes.Buffer
 	consume.Stderr = &talk
 	stdout, err := consume.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := consume.Start(); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
+	testkit.Must(t, consume.Start())
 	defer consume.Process.Kill()
 	seed := maphash.MakeSeed()
 	seen := make(map[uint64]bool, len(lines))
@@ -166,9 +158,7 @@ func readWhole(r *bufio.Reader) ([]byte, error) {
 func awkwardFile(t *testing.T, size int) []byte {
 	t.Helper()
 	root, err := exec.Command("go", "env", "GOROOT").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	random := rand.New(rand.NewPCG(1, 2))
 	junk := func(n int) []byte {
 		line := make([]byte, n)
@@ -201,9 +191,7 @@ func awkwardFile(t *testing.T, size int) []byte {
 		content = append(content, junk(random.IntN(3000))...)
 		return nil
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	if len(content) < size {
 		t.Fatalf("the Go source tree gives %d bytes, want %d", len(content), size)
 	}
@@ -256,12 +244,8 @@ func (w *world) up(t *testing.T, args ...string) *upChild {
 	var talk bytes.Buffer
 	u.cmd.Stderr = &talk
 	stdout, err := u.cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := u.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
+	testkit.Must(t, u.cmd.Start())
 	t.Cleanup(func() {
 		u.cmd.Process.Kill()
 		u.cmd.Wait()
@@ -276,9 +260,7 @@ func (w *world) up(t *testing.T, args ...string) *upChild {
 // kill ends the process with SIGKILL, like a crash.
 func (u *upChild) kill(t *testing.T) {
 	t.Helper()
-	if err := u.cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, u.cmd.Process.Kill())
 	u.cmd.Wait()
 }
 

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/diaspora-streams/diaspora/internal/spool"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // TestDiscardInUse fails when events are taken out of a spool that another process has.
@@ -17,21 +18,15 @@ func TestDiscardInUse(t *testing.T) {
 	}
 	dir := filepath.Join(d.vars["DIASPORA_CONFIG_DIR"], "state", "spool", "home", "1")
 	info, err := spool.Inspect(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	s, err := spool.Open(t.Context(), spool.Options{Dir: dir, Subject: info.Subject})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	defer s.Close()
 	saved := filepath.Join(t.TempDir(), "saved")
 	if code := d.types(t.Context(), "spool", "discard", "wether", "--yes", "--to", saved); code != 6 || !strings.Contains(d.err.String(), "nothing has changed") {
 		t.Errorf("spool discard of a spool in use exits with %d, want 6:\n%s", code, d.err.String())
 	}
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, s.Close())
 	d.must(t, "spool", "discard", "wether", "--yes", "--to", saved)
 	if info, err := spool.Inspect(dir); err != nil || info.Events != 0 || info.Discarded != 1 || info.Dropped != 0 {
 		t.Errorf("the spool has %+v, %v; want one event discarded", info, err)
@@ -57,7 +52,7 @@ func TestDiscardWatched(t *testing.T) {
 	saved := filepath.Join(t.TempDir(), "saved")
 	discarded := func(want []string, never string, args ...string) {
 		t.Helper()
-		d.err.reset()
+		d.err.Reset()
 		d.must(t, append([]string{"spool", "discard", "scnas", "--yes"}, args...)...)
 		for _, text := range want {
 			if !strings.Contains(d.err.String(), text) {
@@ -99,7 +94,7 @@ func TestDiscardElsewhere(t *testing.T) {
 	}
 	delete(d.vars, "DIASPORA_KEY_FILE")
 	d.vars["DIASPORA_URL"] = "http://127.0.0.1:1"
-	d.err.reset()
+	d.err.Reset()
 	code := d.types(t.Context(), "spool", "discard", "scnas", "--yes")
 	said := d.err.String()
 	hint := `hint: they are in a spool of another profile or credential; remove them there with "diaspora spool discard scnas ` + dirs[0] + `"`

@@ -1,34 +1,24 @@
 package main
 
 import (
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
-)
 
-// silence returns the address of a listener that accepts connections and never responds.
-func silence(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { ln.Close() })
-	return ln.Addr().String()
-}
+	"github.com/diaspora-streams/diaspora/internal/testkit"
+)
 
 // TestDoctorInterrupted interrupts doctor during a check that waits for a response. The bundle has the results
 // so far.
 func TestDoctorInterrupted(t *testing.T) {
 	d := newDesk(t)
-	d.vars["DIASPORA_BOOTSTRAP"] = silence(t)
+	d.vars["DIASPORA_BOOTSTRAP"] = testkit.Listen(t).Addr().String()
 	bundle := filepath.Join(t.TempDir(), "ticket.tar.gz")
 	stop, _ := d.started(t, "doctor", "--timeout", "10m", "--bundle", bundle)
-	eventually(t, "the check before", func() bool { return strings.Contains(d.out.String(), "gateway TLS: ") })
+	testkit.Eventually(t, "the check before", func() bool { return strings.Contains(d.out.String(), "gateway TLS: ") })
 	began := time.Now()
 	if code := stop(); code != 130 {
 		t.Errorf("doctor exits with %d after Ctrl-C, want 130:\n%s", code, d.err.String())
@@ -51,11 +41,11 @@ func TestDoctorReaderLeaves(t *testing.T) {
 	d.must(t, "topic", "claim", "weather")
 	e := *d.env
 	e.stdout = brokenPipe{syscall.EPIPE}
-	d.err.reset()
+	d.err.Reset()
 	if code := run(t.Context(), &e, []string{"doctor"}); code != 0 || d.err.String() != "" {
 		t.Errorf("doctor into a pipe that nobody reads exits with %d and says %q", code, d.err.String())
 	}
-	d.out.reset()
+	d.out.Reset()
 	d.must(t, "consume", "weather", "--from", "start", "--exit")
 	if d.out.String() != "" {
 		t.Errorf("the checks went on: %q", d.out.String())

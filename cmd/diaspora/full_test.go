@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // TestProduceSaysFull fills the spool of produce while the cluster is unreachable. produce must say that the
@@ -18,22 +19,14 @@ func TestProduceSaysFull(t *testing.T) {
 	d.must(t, "topic", "claim", "weather")
 	d.fabric.Close()
 	cfg, err := d.env.config()
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	home, err := d.env.pool()
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	cfg.SpoolDir, cfg.SpoolBytes = filepath.Join(home.Dir, "1"), 64<<10
 	logger, err := diaspora.OpenLogger(t.Context(), cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	parse, err := produceOptions{input: "lines"}.parser("weather")
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	p := &produceRun{env: d.env, topic: "weather", parse: parse, out: newLineWriter(d.env.stdout), spool: true, logger: logger}
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error)
@@ -46,7 +39,7 @@ func TestProduceSaysFull(t *testing.T) {
 			return nil
 		})
 	}()
-	eventually(t, "the message", func() bool { return strings.Contains(d.err.String(), "the spool is full") })
+	testkit.Eventually(t, "the message", func() bool { return strings.Contains(d.err.String(), "the spool is full") })
 	p.mu.Lock()
 	safe := p.acknowledged
 	p.mu.Unlock()

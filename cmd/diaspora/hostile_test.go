@@ -14,6 +14,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/internal/terminal"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // TestNothingCommandsTheTerminal runs an ACL endpoint that puts escape sequences, line feeds and characters that
@@ -40,17 +41,11 @@ func TestNothingCommandsTheTerminal(t *testing.T) {
 	t.Cleanup(endpoint.Close)
 	profiles := diaspora.OpenProfiles(d.vars["DIASPORA_CONFIG_DIR"])
 	profile, err := profiles.Load("home")
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	profile.URL = endpoint.URL
-	if err := profiles.Save(profile); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, profiles.Save(profile))
 	discovery, err := json.Marshal(profile.Discovery)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	key := func(id, name, topic, secret string) string {
 		return `{"id":"` + id + `","name":"` + name + `","owner":"` + ada + `","topics":["` + topic + `"],"read":true,"secret":"` + secret + `"}`
 	}
@@ -84,8 +79,8 @@ func TestNothingCommandsTheTerminal(t *testing.T) {
 		} {
 			dir := t.TempDir()
 			args := strings.Fields(strings.NewReplacer("FILE", filepath.Join(dir, "x.properties"), "BUNDLE", filepath.Join(dir, "x.tar.gz")).Replace(command))
-			d.out.reset()
-			d.err.reset()
+			d.out.Reset()
+			d.err.Reset()
 			d.types(t.Context(), args...) // whether or not it succeeds
 			for stream, text := range map[string]string{"stdout": d.out.String(), "stderr": d.err.String()} {
 				if i := strings.IndexFunc(text, func(r rune) bool { return r != '\n' && r != '\t' && terminal.Commands(r) }); i >= 0 {
@@ -123,17 +118,12 @@ func TestNoSecretsInArguments(t *testing.T) {
 	}
 	for _, pattern := range []string{"../../*.md", "../../docs/*.md", "../../clients/*/README.md", "../../deploy/*", "../../bench/*.md"} {
 		files, err := filepath.Glob(pattern)
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		for _, file := range files {
 			if info, err := os.Stat(file); err != nil || info.IsDir() {
 				continue
 			}
-			text, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
+			text := testkit.ReadFile(t, file)
 			texts[file] = string(text)
 		}
 	}

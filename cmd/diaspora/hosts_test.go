@@ -6,13 +6,14 @@ import (
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
-	"github.com/diaspora-streams/diaspora/internal/trust/trusttest"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
+	"github.com/diaspora-streams/diaspora/internal/testkit/fabrictest"
 )
 
 // TestLoginAsks logs in at a terminal to a fabric whose scope names no host. The user sees the hosts that would get the
 // tokens, and the login does not start without a confirmation.
 func TestLoginAsks(t *testing.T) {
-	thief := trusttest.NewThief(t)
+	thief := fabrictest.NewThief(t)
 	said := diaspora.Discovery{
 		Brokers: []string{"evil.example.com:9092", "worse.example.com:9092", "evil.example.com:9093"}, Security: "tls", CA: thief.CA,
 		Globus: diaspora.DiscoveryGlobus{
@@ -60,13 +61,11 @@ func TestLoginAsks(t *testing.T) {
 // TestLogoutTellsNoStranger logs out with a token file that does not name the issuer of its tokens, and a profile of an
 // earlier version, in which the fabric itself named the issuer. The tokens must not be sent to that issuer.
 func TestLogoutTellsNoStranger(t *testing.T) {
-	thief := trusttest.NewThief(t)
+	thief := fabrictest.NewThief(t)
 	d := emptyDesk(t)
 	profiles := diaspora.OpenProfiles(d.vars["DIASPORA_CONFIG_DIR"])
 	store, err := profiles.Store("home")
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	for _, err := range []error{
 		profiles.Save(diaspora.Profile{Name: "home", URL: "https://evil.example.com", Discovery: diaspora.Discovery{
 			Brokers: []string{"evil.example.com:9092"}, Security: "tls",
@@ -77,9 +76,7 @@ func TestLogoutTellsNoStranger(t *testing.T) {
 		profiles.Use("home"),
 		store.Save(t.Context(), &globus.Login{Tokens: []globus.Token{{ResourceServer: "server", AccessToken: "at", RefreshToken: "rt"}}}),
 	} {
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 	}
 	if code := d.types(t.Context(), "logout"); code != 3 {
 		t.Errorf("logout exits with %d, want 3:\n%s", code, d.err.String())

@@ -14,6 +14,7 @@ import (
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/accesskey"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 func aKey() diaspora.NewAccessKey {
@@ -104,9 +105,7 @@ func loadProperties(t *testing.T, text string) map[string]string {
 				units = append(units, map[byte]uint16{'n': '\n', 'r': '\r', 't': '\t'}[c])
 			case 'u':
 				n, err := strconv.ParseUint(value[i+1:i+5], 16, 16)
-				if err != nil {
-					t.Fatal(err)
-				}
+				testkit.Must(t, err)
 				units = append(units, uint16(n))
 				i += 4
 			default:
@@ -178,9 +177,7 @@ func TestKcatFile(t *testing.T) {
 		d.Brokers = append(d.Brokers, "broker.example.org:9092")
 	}
 	got, err := kcatFile(aKey(), d, "")
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	for line := range strings.Lines(got) {
 		if name, value, _ := strings.Cut(line, "="); len(line) > maxKcatLine || name == "bootstrap.servers" && !strings.HasPrefix(value, "a.example.org:9092,broker.example.org:9092,") {
 			t.Errorf("the line has %d bytes: %s", len(line), line)
@@ -219,15 +216,11 @@ func TestEnvFile(t *testing.T) {
 	key := aKey()
 	key.Secret = "dks_0123456789abcdefghijABCDEFGHIJ_-0123456789a"
 	text, err := envFile(key, " https://h.example.org/acl\n", ca, []string{"a:9092", "[::1]:9092"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	if !strings.Contains(text, "\n# brokers: a:9092,[::1]:9092\n") {
 		t.Errorf("the brokers are not in\n%s", text)
 	}
-	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, os.WriteFile(file, []byte(text), 0o600))
 	read, err := accesskey.Read(file)
 	if err != nil || read.Get("DIASPORA_URL") != "https://h.example.org/acl" || read.Get("DIASPORA_CA_FILE") != ca ||
 		read.Get(accesskey.IDVariable) != key.ID || read.Get(accesskey.SecretVariable) != key.Secret.Reveal() {
@@ -245,24 +238,16 @@ func TestSecretFile(t *testing.T) {
 		return string(data)
 	}
 	f, err := newSecretFile(name)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	if content() != "" {
 		t.Error("the file is there before it is whole")
 	}
 	f.discard()
 	first, err := newSecretFile(name)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	second, err := newSecretFile(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := first.save([]byte("first")); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
+	testkit.Must(t, first.save([]byte("first")))
 	first.discard() // has no effect on the file after save
 	if err := second.save([]byte("second")); !errors.Is(err, diaspora.ErrConflict) {
 		t.Errorf("a file that was made meanwhile is replaced: %v", err)
@@ -275,9 +260,7 @@ func TestSecretFile(t *testing.T) {
 	if _, err := newSecretFile(name); !errors.Is(err, diaspora.ErrConflict) {
 		t.Errorf("a file that exists is taken: %v", err)
 	}
-	if err := os.Symlink(filepath.Join(dir, "nowhere"), filepath.Join(dir, "link")); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, os.Symlink(filepath.Join(dir, "nowhere"), filepath.Join(dir, "link")))
 	if _, err := newSecretFile(filepath.Join(dir, "link")); !errors.Is(err, diaspora.ErrConflict) {
 		t.Errorf("a link that leads nowhere is taken: %v", err)
 	}
@@ -302,7 +285,7 @@ func TestKeyMayNot(t *testing.T) {
 	all, writer, scans := key("all"), key("writer", "--write"), key("scans", "--topic", "scans")
 	says := func(file string, want []string, args ...string) {
 		t.Helper()
-		d.err.reset()
+		d.err.Reset()
 		d.vars["DIASPORA_KEY_FILE"] = file
 		if code := d.types(t.Context(), args...); code != 4 {
 			t.Errorf("%v exits with %d, want 4", args, code)
@@ -322,7 +305,7 @@ func TestKeyMayNot(t *testing.T) {
 	says(scans, []string{" may write to: it may read and write scans; did you mean scans?\n"}, "produce", "scnas", "--value", "1")
 
 	// A consumer leaves nothing in the spool.
-	d.err.reset()
+	d.err.Reset()
 	d.vars["DIASPORA_KEY_FILE"] = writer
 	if code := d.types(t.Context(), "consume", "scans", "--exit"); code != 4 {
 		t.Errorf("consume with a key that may not read exits with %d, want 4", code)
@@ -333,7 +316,7 @@ func TestKeyMayNot(t *testing.T) {
 	}
 
 	// A watch reports it while it is running.
-	d.err.reset()
+	d.err.Reset()
 	d.vars["DIASPORA_KEY_FILE"] = all
 	dir := t.TempDir()
 	put(t, dir, "a.json", "1")

@@ -1,11 +1,12 @@
 package main
 
 import (
-	"os"
 	"os/exec"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // TestThirdPartyNotices checks that THIRD_PARTY_NOTICES has the licence of every module that is linked into the binary.
@@ -35,10 +36,7 @@ func TestThirdPartyNotices(t *testing.T) {
 			t.Errorf("THIRD_PARTY_NOTICES has no %q: run go generate ./cmd/diaspora", module)
 		}
 	}
-	mod, err := os.ReadFile("../../go.mod")
-	if err != nil {
-		t.Fatal(err)
-	}
+	mod := testkit.ReadFile(t, "../../go.mod")
 	for _, module := range told {
 		if module != "The Go standard library" && !strings.Contains(string(mod), "\t"+module) && !strings.Contains(string(mod), "require "+module) {
 			t.Errorf("THIRD_PARTY_NOTICES has %q, which go.mod has not: run go generate ./cmd/diaspora", module)

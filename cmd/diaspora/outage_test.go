@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // TestStallWatch checks that the user is told of a reachable cluster that acknowledges nothing, but not if no events
@@ -59,23 +60,19 @@ func TestConsumeTellsOfSilence(t *testing.T) {
 	up := w.up(t, "--kafka-port", "0", "--http-port", "0", "--globus-port", "0")
 	w.run(t, "topic", "claim", "weather")
 	consume := w.command("consume", "weather", "-g", "analysis", "--from", "start")
-	var talk lockedBuffer
+	var talk testkit.Text
 	consume.Stderr = &talk
 	stdout, err := consume.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := consume.Start(); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
+	testkit.Must(t, consume.Start())
 	t.Cleanup(func() {
 		consume.Process.Kill()
 		consume.Wait()
 	})
-	eventually(t, "catching up", func() bool { return strings.Contains(talk.String(), "caught up") })
+	testkit.Eventually(t, "catching up", func() bool { return strings.Contains(talk.String(), "caught up") })
 	records := bufio.NewReader(stdout)
 	for _, uncommitted := range []bool{true, false} {
-		talk.reset()
+		talk.Reset()
 		if uncommitted {
 			w.run(t, "produce", "weather", "--value", "21.5")
 			if _, err := records.ReadString('\n'); err != nil {
@@ -83,9 +80,9 @@ func TestConsumeTellsOfSilence(t *testing.T) {
 			}
 		}
 		up.cmd.Process.Signal(syscall.SIGSTOP)
-		eventually(t, "the word that the cluster does not answer", func() bool { return strings.Contains(talk.String(), "the cluster has not answered for 5s; ") })
+		testkit.Eventually(t, "the word that the cluster does not answer", func() bool { return strings.Contains(talk.String(), "the cluster has not answered for 5s; ") })
 		up.cmd.Process.Signal(syscall.SIGCONT)
-		eventually(t, "the word that it is back", func() bool { return strings.Contains(talk.String(), "the cluster is back") })
+		testkit.Eventually(t, "the word that it is back", func() bool { return strings.Contains(talk.String(), "the cluster is back") })
 	}
 }
 
@@ -152,7 +149,7 @@ func TestOutageIsRemembered(t *testing.T) {
 			t.Errorf("%s: with --wait 4s produce takes %v", outage.name, took)
 		}
 		outage.end()
-		eventually(t, "a produce that finds the cluster back", func() bool { // the fabric has half a second to accept the login
+		testkit.Eventually(t, "a produce that finds the cluster back", func() bool { // the fabric has half a second to accept the login
 			said, _ := produce()
 			return strings.Contains(said, "1 event acknowledged")
 		})
@@ -189,13 +186,9 @@ func TestOutageMemory(t *testing.T) {
 		"a link":   {func(path string) error { return os.Symlink("/etc/passwd", path) }, false, true},
 	} {
 		dir := filepath.Join(t.TempDir(), "outages")
-		if err := os.Mkdir(dir, 0o700); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, os.Mkdir(dir, 0o700))
 		m := outageMemory{path: filepath.Join(dir, "x"), now: func() time.Time { return now }}
-		if err := tt.prepare(m.path); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, tt.prepare(m.path))
 		if _, got := m.age(); got != tt.want {
 			t.Errorf("%s: remembered: %v, want %v", name, got, tt.want)
 		}

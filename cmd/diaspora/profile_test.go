@@ -8,6 +8,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/internal/inside"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // TestLoginAsSomebodyElse logs in at a terminal with another identity than that of the profile. The user chooses the
@@ -34,7 +35,7 @@ func TestLoginAsSomebodyElse(t *testing.T) {
 			return err
 		}
 		_, wait := d.started(t, "login")
-		eventually(t, "the question", func() bool { return strings.Contains(d.err.String(), "or no to revoke it: ") })
+		testkit.Eventually(t, "the question", func() bool { return strings.Contains(d.err.String(), "or no to revoke it: ") })
 		io.WriteString(person, answer)
 		person.Close()
 		if code := wait(); code != want.code {
@@ -56,7 +57,7 @@ func TestLoginAsSomebodyElse(t *testing.T) {
 			if name == "home" {
 				username = "ada@example.edu"
 			}
-			d.out.reset()
+			d.out.Reset()
 			if code := d.types(t.Context(), "whoami", "--profile", name); code != 0 || !strings.Contains(d.out.String(), username) {
 				t.Errorf("%q: %s is logged in as\n%swant %s", answer, name, d.out.String(), username)
 			}

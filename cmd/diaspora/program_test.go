@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"github.com/diaspora-streams/diaspora/internal/outcome"
 	"io"
 	"io/fs"
 	"os"
@@ -14,10 +13,13 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/diaspora-streams/diaspora/internal/outcome"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
+	"github.com/diaspora-streams/diaspora/internal/testkit/fabrictest"
 
 	"github.com/spf13/cobra"
 
@@ -30,33 +32,10 @@ import (
 type desk struct {
 	*env
 	vars   map[string]string
-	out    lockedBuffer
-	err    lockedBuffer
+	out    testkit.Text
+	err    testkit.Text
 	fabric *fabric.Fabric
 	data   string // the data folder of the fabric
-}
-
-type lockedBuffer struct {
-	mu  sync.Mutex // guards buf
-	buf bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
-}
-
-func (b *lockedBuffer) reset() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.buf.Reset()
 }
 
 // newDesk returns a desk with a running fabric, where ada is logged in with the profile "home".
@@ -64,19 +43,10 @@ func newDesk(t *testing.T) *desk {
 	t.Helper()
 	d := emptyDesk(t)
 	d.data = filepath.Join(t.TempDir(), "data")
-	f, err := fabric.Start(t.Context(), fabric.Config{Dir: d.data, Operators: []string{"ada@example.edu"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { f.Close() })
+	f := fabrictest.Start(t, fabric.Config{Dir: d.data, Operators: []string{"ada@example.edu"}})
 	d.fabric = f
-	login, err := f.Login(t.Context(), "ada@example.edu")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := storeLogin(diaspora.OpenProfiles(d.vars["DIASPORA_CONFIG_DIR"]), "home", f, login); err != nil {
-		t.Fatal(err)
-	}
+	login := fabrictest.Login(t, f, "ada@example.edu")
+	testkit.Must(t, storeLogin(diaspora.OpenProfiles(d.vars["DIASPORA_CONFIG_DIR"]), "home", f, login))
 	return d
 }
 
@@ -110,21 +80,6 @@ func (d *desk) must(t *testing.T, args ...string) {
 	t.Helper()
 	if code := d.types(t.Context(), args...); code != 0 {
 		t.Fatalf("diaspora %s exits with %d:\n%s", strings.Join(args, " "), code, d.err.String())
-	}
-}
-
-// eventually waits until a condition holds.
-func eventually(t *testing.T, what string, holds func() bool) {
-	t.Helper()
-	ticker := time.NewTicker(5 * time.Millisecond)
-	defer ticker.Stop()
-	timeout := time.After(20 * time.Second)
-	for !holds() {
-		select {
-		case <-ticker.C:
-		case <-timeout:
-			t.Fatalf("%s did not happen", what)
-		}
 	}
 }
 
@@ -185,10 +140,7 @@ func TestEnvironmentHelp(t *testing.T) {
 			t.Fatalf("%s: %d files, %v", pattern, len(sources), err)
 		}
 		for _, source := range sources {
-			text, err := os.ReadFile(source)
-			if err != nil {
-				t.Fatal(err)
-			}
+			text := testkit.ReadFile(t, source)
 			if strings.HasSuffix(source, "_test.go") {
 				continue
 			}
@@ -246,7 +198,7 @@ func TestNoSecretIsSeen(t *testing.T) {
 	if shown := secretShape.FindAllString(d.out.String(), -1); len(shown) != 2 {
 		t.Fatalf("token shows %d secrets, want 2: the search would find nothing", len(shown))
 	}
-	d.out.reset()
+	d.out.Reset()
 
 	for _, line := range []string{
 		"whoami", "whoami -o json", "topic claim weather", "topic claim weather -o json", "topic list", "topic show weather -o json",
@@ -263,16 +215,12 @@ func TestNoSecretIsSeen(t *testing.T) {
 	for _, line := range []string{"whoami", "topic list", "consume mine --exit", "produce mine --value a", "login"} {
 		d.types(ctx, strings.Fields(line)...)
 	}
-	if err := d.fabric.StopGlobus(); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, d.fabric.StopGlobus())
 	short, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	d.types(short, "logout")
 	d.types(short, "token", "--refresh", "--profile", "nowhere")
-	if err := d.fabric.StartGlobus(); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, d.fabric.StartGlobus())
 	d.types(ctx, "logout")
 	d.types(ctx, "whoami")
 	d.types(ctx, "topic", "list")
@@ -354,14 +302,14 @@ func TestProduceInterrupted(t *testing.T) {
 	d.stdin = reader
 	stop, _ := d.started(t, "produce", "weather", "-o", "json")
 	io.WriteString(writer, "one\ntwo\nhalf a li")
-	eventually(t, "the receipt of the second event", func() bool { return strings.Contains(d.out.String(), `"line":2`) })
+	testkit.Eventually(t, "the receipt of the second event", func() bool { return strings.Contains(d.out.String(), `"line":2`) })
 	if code := stop(); code != 130 {
 		t.Errorf("produce exits with %d after Ctrl-C, want 130", code)
 	}
 	if got := d.err.String(); !strings.HasSuffix(got, "diaspora: 2 events acknowledged\ndiaspora: interrupted\n") {
 		t.Errorf("produce says %q", got)
 	}
-	d.out.reset()
+	d.out.Reset()
 	d.must(t, "consume", "weather", "--exit")
 	if got := d.out.String(); got != "one\ntwo\n" {
 		t.Errorf("the topic has %q, want the two lines and not the half one", got)
@@ -374,15 +322,15 @@ func TestConsumeFollows(t *testing.T) {
 	d := newDesk(t)
 	d.must(t, "topic", "claim", "weather")
 	d.must(t, "produce", "weather", "--value", "before")
-	d.out.reset()
+	d.out.Reset()
 	stop, _ := d.started(t, "consume", "weather")
-	eventually(t, "catching up", func() bool { return strings.Contains(d.err.String(), "caught up after 0 records; waiting") })
+	testkit.Eventually(t, "catching up", func() bool { return strings.Contains(d.err.String(), "caught up after 0 records; waiting") })
 	other := *d.env
 	other.stdout, other.stderr = io.Discard, io.Discard
 	if code := run(t.Context(), &other, []string{"produce", "weather", "--value", "after"}); code != 0 {
 		t.Fatalf("produce exits with %d", code)
 	}
-	eventually(t, "the record", func() bool { return d.out.String() == "after\n" })
+	testkit.Eventually(t, "the record", func() bool { return d.out.String() == "after\n" })
 	if code := stop(); code != 130 {
 		t.Errorf("consume exits with %d after Ctrl-C, want 130", code)
 	}
@@ -402,7 +350,7 @@ func TestConsumeWithoutPartitions(t *testing.T) {
 	for range 2 { // two members for one partition
 		go func() { codes <- d.types(ctx, "consume", "weather", "-g", "analysis") }()
 	}
-	eventually(t, "the word of the one without a partition", func() bool {
+	testkit.Eventually(t, "the word of the one without a partition", func() bool {
 		return strings.Contains(d.err.String(), "group analysis has assigned this process no partition yet")
 	})
 	if n := strings.Count(d.err.String(), "no partition yet"); n != 1 {
@@ -422,7 +370,7 @@ func TestReaderLeaves(t *testing.T) {
 	d := newDesk(t)
 	d.must(t, "topic", "claim", "weather")
 	d.must(t, "produce", "weather", "--value", "one", "--value", "two")
-	d.err.reset()
+	d.err.Reset()
 	for _, gone := range []error{syscall.EPIPE, io.ErrClosedPipe} {
 		e := *d.env
 		e.stdout = brokenPipe{gone}
@@ -437,7 +385,7 @@ func TestReaderLeaves(t *testing.T) {
 			}
 		}
 	}
-	d.out.reset()
+	d.out.Reset()
 	d.must(t, "consume", "weather", "-g", "analysis", "--exit")
 	if got := d.out.String(); got != "one\ntwo\n" {
 		t.Errorf("the group goes on with %q, want both", got)
@@ -513,18 +461,18 @@ func TestProduceOutage(t *testing.T) {
 			d.stdin = reader
 			stop, _ := d.started(t, append([]string{"produce", "weather", "-o", "json"}, c.flags...)...)
 			io.WriteString(writer, "one\n")
-			eventually(t, "the first receipt", func() bool { return strings.Contains(d.out.String(), `"line":1`) })
-			eventually(t, "the first event to arrive", func() bool { return w.waiting(t) == 0 })
+			testkit.Eventually(t, "the first receipt", func() bool { return strings.Contains(d.out.String(), `"line":1`) })
+			testkit.Eventually(t, "the first event to arrive", func() bool { return w.waiting(t) == 0 })
 			up.kill(t)
 			io.WriteString(writer, "two\n")
-			eventually(t, "word of the outage", func() bool { return strings.Contains(d.err.String(), c.told) })
+			testkit.Eventually(t, "word of the outage", func() bool { return strings.Contains(d.err.String(), c.told) })
 			up = w.up(t, up.ports()...)
-			eventually(t, "the second receipt", func() bool { return strings.Contains(d.out.String(), `"line":2`) })
-			eventually(t, "word of the end of the outage", func() bool { return strings.Contains(d.err.String(), "the cluster is back") })
+			testkit.Eventually(t, "the second receipt", func() bool { return strings.Contains(d.out.String(), `"line":2`) })
+			testkit.Eventually(t, "word of the end of the outage", func() bool { return strings.Contains(d.err.String(), "the cluster is back") })
 
 			up.kill(t)
 			io.WriteString(writer, "three\n")
-			eventually(t, "word of the second outage", func() bool { return strings.Count(d.err.String(), c.told) == 2 })
+			testkit.Eventually(t, "word of the second outage", func() bool { return strings.Count(d.err.String(), c.told) == 2 })
 			if code := stop(); code != 130 {
 				t.Errorf("produce exits with %d after Ctrl-C, want 130", code)
 			}
@@ -539,9 +487,7 @@ func TestProduceOutage(t *testing.T) {
 func (w *world) waiting(t *testing.T) (n int) {
 	t.Helper()
 	var status struct{ Events int }
-	if err := json.Unmarshal([]byte(w.run(t, "status", "-o", "json")), &status); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, json.Unmarshal([]byte(w.run(t, "status", "-o", "json")), &status))
 	return status.Events
 }
 
@@ -575,7 +521,7 @@ func TestExitCodes(t *testing.T) {
 func TestEndIsNotSilent(t *testing.T) {
 	d := emptyDesk(t)
 	d.env.settle = []func(){func() {
-		eventually(t, "the word that the program waits", func() bool {
+		testkit.Eventually(t, "the word that the program waits", func() bool {
 			return strings.Contains(d.err.String(), "diaspora: waiting for Globus, for 45 s at most")
 		})
 		if first, _, _ := strings.Cut(d.err.String(), "diaspora: waiting"); !strings.Contains(first, "no fabric is configured") {
@@ -593,7 +539,7 @@ func TestOpeningIsNotSilent(t *testing.T) {
 	t.Parallel()
 	d := emptyDesk(t)
 	d.env.withNotice(func() error {
-		eventually(t, "the word that the cluster does not answer", func() bool {
+		testkit.Eventually(t, "the word that the cluster does not answer", func() bool {
 			return strings.Contains(d.err.String(), "diaspora: the cluster has not answered for 5s; waiting for it")
 		})
 		return nil

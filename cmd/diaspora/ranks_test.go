@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/diaspora-streams/diaspora/fabric"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
+	"github.com/diaspora-streams/diaspora/internal/testkit/fabrictest"
 )
 
 // TestFiftyRanksWithOneKey simulates a Slurm array: fifty processes that share a key file and a folder for spools. They
@@ -22,9 +24,7 @@ func TestFiftyRanksWithOneKey(t *testing.T) {
 	d.must(t, "key", "create", "array", "--write", "--save-env", key)
 	d.must(t, "key", "create", "reader", "--read", "--save-env", key+".reader")
 	address := strings.TrimPrefix(d.fabric.URL(), "http://")
-	if err := d.fabric.Close(); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, d.fabric.Close())
 
 	node := emptyDesk(t) // nobody is logged in on this machine
 	node.vars["DIASPORA_KEY_FILE"] = key
@@ -45,12 +45,8 @@ func TestFiftyRanksWithOneKey(t *testing.T) {
 	if said := node.err.String(); strings.Contains(said, "acknowledged") {
 		t.Errorf("nobody is there, and still:\n%s", said)
 	}
-	f, err := fabric.Start(t.Context(), fabric.Config{Dir: d.data, HTTPAddr: address, Operators: []string{"ada@example.edu"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { f.Close() })
-	node.err.reset()
+	fabrictest.Start(t, fabric.Config{Dir: d.data, HTTPAddr: address, Operators: []string{"ada@example.edu"}})
+	node.err.Reset()
 	array("back")
 	node.must(t, "spool", "drain")
 	if said := node.err.String(); !strings.Contains(said, "0 waiting") && !strings.Contains(said, "no events are pending in ") {
@@ -62,9 +58,7 @@ func TestFiftyRanksWithOneKey(t *testing.T) {
 	ids := map[string]string{} // by value
 	for line := range strings.Lines(node.out.String()) {
 		var record struct{ ID, Value string }
-		if err := json.Unmarshal([]byte(line), &record); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, json.Unmarshal([]byte(line), &record))
 		if id := ids[record.Value]; id != "" && id != record.ID { // a duplicate has the same ID
 			t.Errorf("%q is there twice, as two events", record.Value)
 		}
@@ -81,7 +75,7 @@ func TestFiftyRanksWithOneKey(t *testing.T) {
 		t.Logf("%d records of %d events", records, len(ids))
 	}
 	// Only the first spool remains, and no secrets.
-	err = filepath.WalkDir(node.vars["DIASPORA_CONFIG_DIR"], func(path string, entry os.DirEntry, err error) error {
+	err := filepath.WalkDir(node.vars["DIASPORA_CONFIG_DIR"], func(path string, entry os.DirEntry, err error) error {
 		if err != nil || entry.IsDir() {
 			return err
 		}

@@ -6,6 +6,8 @@ import (
 	"bufio"
 	"os"
 	"testing"
+
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // TestReaderLeavesInSilence checks that "consume weather --from start | head -2" ends even if no further record
@@ -16,9 +18,7 @@ func TestReaderLeavesInSilence(t *testing.T) {
 		d.must(t, "topic", "claim", "weather")
 		d.must(t, "produce", "weather", "--value", "one", "--value", "two")
 		r, w, err := os.Pipe()
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		defer w.Close()
 		d.stdout = w
 		_, wait := d.started(t, append([]string{"consume", "weather"}, args...)...)
@@ -38,16 +38,12 @@ func TestReaderLeavesInSilence(t *testing.T) {
 // TestReaderGone checks that readerGone is true only for a pipe without a reader.
 func TestReaderGone(t *testing.T) {
 	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	defer w.Close()
 	file, err := os.CreateTemp(t.TempDir(), "")
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	defer file.Close()
-	if readerGone(w) || readerGone(file) || readerGone(&lockedBuffer{}) {
+	if readerGone(w) || readerGone(file) || readerGone(&testkit.Text{}) {
 		t.Error("a pipe with a reader, a file or a buffer is gone")
 	}
 	full := make([]byte, 1<<20)

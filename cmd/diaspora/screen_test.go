@@ -16,6 +16,7 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/front"
 	"github.com/diaspora-streams/diaspora/internal/spool"
 	"github.com/diaspora-streams/diaspora/internal/terminal"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // atTerminal makes streams of a desk a terminal with this many columns.
@@ -75,7 +76,7 @@ func (d *desk) showsProgress(t *testing.T, pattern string, release func(), args 
 	t.Helper()
 	want := regexp.MustCompile(`\r\x1b\[K` + pattern)
 	_, done := d.started(t, args...)
-	eventually(t, fmt.Sprintf("a line like %q", pattern), func() bool { return want.MatchString(d.err.String()) })
+	testkit.Eventually(t, fmt.Sprintf("a line like %q", pattern), func() bool { return want.MatchString(d.err.String()) })
 	release()
 	if code := done(); code != 0 {
 		t.Fatalf("diaspora %v exits with %d:\n%s", args, code, d.err.String())
@@ -99,8 +100,8 @@ func TestProgress(t *testing.T) {
 	d := newDesk(t)
 	d.must(t, "topic", "claim", "weather")
 	sit := func(columns int) {
-		d.err.reset()
-		d.out.reset()
+		d.err.Reset()
+		d.out.Reset()
 		d.atTerminal(columns, &d.err)
 	}
 	tidy := func(t *testing.T, sent string, columns int, want string) {
@@ -126,9 +127,7 @@ func TestProgress(t *testing.T) {
 		sit(60)
 		name := filepath.Join(t.TempDir(), "fifo\x1b[31m気温 of a very long name")
 		file, err := os.Create(name)
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		fmt.Fprint(file, strings.Repeat("line\n", 20_000), strings.Repeat("x", 1000))
 		file.Close()
 		read, write := io.Pipe() // read after the file, so that the command does not end
@@ -145,10 +144,10 @@ func TestProgress(t *testing.T) {
 		d.stdin = read
 		go write.Write([]byte("{}\n"))
 		_, done := d.started(t, "produce", "weather", "--input", "ndjson")
-		eventually(t, "progress", func() bool { return strings.Contains(d.err.String(), eraseLine+"1 line, ") })
+		testkit.Eventually(t, "progress", func() bool { return strings.Contains(d.err.String(), eraseLine+"1 line, ") })
 		before := len(drawn(d.err.String()))
 		fmt.Fprintln(write, "nonsense")
-		eventually(t, "the line below what was told", func() bool { return len(drawn(d.err.String())) > before+1 })
+		testkit.Eventually(t, "the line below what was told", func() bool { return len(drawn(d.err.String())) > before+1 })
 		write.Close()
 		if code := done(); code != 8 {
 			t.Errorf("exits with %d", code)
@@ -166,15 +165,11 @@ func TestProgress(t *testing.T) {
 		tidy(t, sent, 100, "diaspora: reading weather from start to end: 20004 records in 1 partition\ndiaspora: 20004 records\n")
 	})
 	t.Run("spool drain", func(t *testing.T) {
-		if err := d.fabric.StopGateway(); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, d.fabric.StopGateway())
 		d.must(t, "produce", "weather", "--value", "one", "--value", "two", "--quiet")
 		sit(100)
 		sent := d.showsProgress(t, `0 of 2 events acknowledged, 0/s`, func() {
-			if err := d.fabric.StartGateway(); err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, d.fabric.StartGateway())
 		}, "spool", "drain")
 		tidy(t, sent, 100, "diaspora: 2 events acknowledged, 0 waiting\n")
 	})
@@ -183,10 +178,8 @@ func TestProgress(t *testing.T) {
 		dir := t.TempDir()
 		stop, _ := d.started(t, "produce", "weather", "--watch", dir, "--settle", "10ms")
 		for _, name := range []string{"one.json", "two.json"} {
-			if err := os.WriteFile(filepath.Join(dir, name), []byte("0123456789"), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			eventually(t, name, func() bool { return strings.Contains(d.err.String(), "logged "+name+": 1 event, 10 B\n") })
+			testkit.Must(t, os.WriteFile(filepath.Join(dir, name), []byte("0123456789"), 0o600))
+			testkit.Eventually(t, name, func() bool { return strings.Contains(d.err.String(), "logged "+name+": 1 event, 10 B\n") })
 		}
 		stop()
 	})
@@ -243,7 +236,7 @@ func TestNoProgressOverLines(t *testing.T) {
 			read, write := io.Pipe()
 			held := &heldWriter{&d.out, make(chan struct{})}
 			d.stdin, d.stdout = read, held
-			d.err.reset()
+			d.err.Reset()
 			if len(args) == 2 {
 				d.atTerminal(100, &d.err, read)
 			} else {
@@ -264,7 +257,7 @@ func TestNoProgressOverLines(t *testing.T) {
 
 // TestScreen writes messages from several goroutines while a progress line is shown.
 func TestScreen(t *testing.T) {
-	var out lockedBuffer
+	var out testkit.Text
 	s := &screen{w: &out}
 	var all sync.WaitGroup
 	for i := range 4 {
@@ -296,13 +289,9 @@ func TestScreen(t *testing.T) {
 // TestSource checks that a source counts the bytes that are read, from the current offset of the file.
 func TestSource(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "readings.txt")
-	if err := os.WriteFile(name, []byte(strings.Repeat("x", 1100)), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, os.WriteFile(name, []byte(strings.Repeat("x", 1100)), 0o600))
 	file, err := os.Open(name)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	defer file.Close()
 	if _, err := file.Seek(100, io.SeekStart); err != nil {
 		t.Fatal(err)
@@ -459,9 +448,7 @@ func TestTables(t *testing.T) {
 	} {
 		d := emptyDesk(t)
 		d.atTerminal(columns, &d.out)
-		if err := d.printTable(rows()); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, d.printTable(rows()))
 		if got := d.out.String(); got != want {
 			t.Errorf("in %d columns:\n%s\nwant\n%s", columns, got, want)
 		}
@@ -474,7 +461,7 @@ func TestTablesOfCommands(t *testing.T) {
 	long := strings.Repeat("a long description ", 20)
 	d.must(t, "topic", "claim", "weather", "--description", long)
 	for columns, whole := range map[int]bool{80: false, 0: true} {
-		d.out.reset()
+		d.out.Reset()
 		if columns > 0 {
 			d.atTerminal(columns, &d.out)
 		} else {
@@ -489,7 +476,7 @@ func TestTablesOfCommands(t *testing.T) {
 				t.Errorf("%q does not fit", line)
 			}
 		}
-		d.out.reset()
+		d.out.Reset()
 		d.must(t, "topic", "list", "-o", "json")
 		if !strings.Contains(d.out.String(), strings.TrimSpace(long)) {
 			t.Errorf("as JSON the list is %s", d.out.String())

@@ -30,7 +30,7 @@ import (
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/globusdev"
 	"github.com/diaspora-streams/diaspora/internal/inside"
-	"github.com/diaspora-streams/diaspora/internal/trust/trusttest"
+	"github.com/diaspora-streams/diaspora/internal/testkit/fabrictest"
 )
 
 // TestMain makes this binary act as the program if it is started under the program's
@@ -131,7 +131,7 @@ func TestScripts(t *testing.T) {
 
 type scriptState struct {
 	fabric *fabric.Fabric
-	thief  *trusttest.Thief
+	thief  *fabrictest.Thief
 	told   diaspora.Discovery // the thief's discovery document
 	ups    map[string]*upProcess
 }
@@ -372,7 +372,7 @@ func scriptHidden(ts *testscript.TestScript, _ bool, _ []string) {
 func scriptThief(ts *testscript.TestScript, _ bool, args []string) {
 	state := stateOf(ts)
 	if state.thief == nil {
-		state.thief = trusttest.NewThief(scriptTB{ts}, "*.example.com", "*.example.org")
+		state.thief = fabrictest.NewThief(scriptTB{ts}, "*.example.com", "*.example.org")
 		ts.Setenv("DIASPORA_CA_FILE", state.thief.CAFile)
 		ts.Setenv("HTTPS_PROXY", state.thief.Proxy())
 		ts.Setenv("EVIL_HTTP", "http://"+state.thief.HTTP())

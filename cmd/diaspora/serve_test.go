@@ -1,15 +1,17 @@
 package main
 
 import (
-	"github.com/diaspora-streams/diaspora/internal/outcome"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/diaspora-streams/diaspora/internal/outcome"
+
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/internal/globusdev"
 	"github.com/diaspora-streams/diaspora/internal/inside"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // TestServeWithoutKafka checks that serve says at which address Kafka does not answer, and that --check says which
@@ -17,14 +19,10 @@ import (
 func TestServeWithoutKafka(t *testing.T) {
 	d := newDesk(t)
 	secret, err := inside.Of(d.fabric).Globus.ClientSecret(globusdev.ResourceServerID)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	dir := t.TempDir()
 	secretFile := filepath.Join(dir, "globus-secret")
-	if err := os.WriteFile(secretFile, []byte(secret.Reveal()), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, os.WriteFile(secretFile, []byte(secret.Reveal()), 0o600))
 	serve := []string{
 		"serve", "acl", "--public-url", "http://127.0.0.1:1", "--acl-listen", "127.0.0.1:0", "--acl-bootstrap", "127.0.0.1:2",
 		"--token-key-file", filepath.Join(dir, "token-key.pem"), "--kafka-brokers", "127.0.0.1:3",
@@ -37,7 +35,7 @@ func TestServeWithoutKafka(t *testing.T) {
 		t.Errorf("serve exits with %d, and says:\n%s", code, said)
 	}
 
-	d.err.reset()
+	d.err.Reset()
 	code = d.types(t.Context(), append(serve, "--check")...)
 	found, said := d.out.String(), d.err.String()
 	for _, want := range []string{

@@ -11,23 +11,20 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // givenTo returns the settings that serve reads from a file, an environment and flags.
 func givenTo(t *testing.T, file string, vars map[string]string, args ...string) (map[string]given, error) {
 	t.Helper()
 	name := filepath.Join(t.TempDir(), "serve.toml")
-	if err := os.WriteFile(name, []byte(file), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, os.WriteFile(name, []byte(file), 0o600))
 	flags := pflag.NewFlagSet("serve", pflag.ContinueOnError)
 	flags.String("config", "", "")
 	for _, s := range serveSettings {
 		flags.String(s.name, "", s.usage)
 	}
-	if err := flags.Parse(append([]string{"--config", name}, args...)); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, flags.Parse(append([]string{"--config", name}, args...)))
 	e := &env{getenv: func(name string) string { return vars[name] }, environ: func() (all []string) {
 		for name, value := range vars {
 			all = append(all, name+"="+value)
@@ -48,9 +45,7 @@ kafka-brokers = ["a:1", "b:2"]
 	got, err := givenTo(t, file,
 		map[string]string{"DIASPORA_SERVE_ACL_LISTEN": "127.0.0.1:2", "DIASPORA_SERVE_DEFAULT_RETENTION": "2h"},
 		"--acl-listen", "127.0.0.1:3")
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	for name, want := range map[string]given{
 		"acl-listen":        {"127.0.0.1:3", "--acl-listen"},
 		"default-retention": {"2h", "DIASPORA_SERVE_DEFAULT_RETENTION"},
@@ -77,12 +72,8 @@ kafka-brokers = ["a:1", "b:2"]
 func TestWrongSettings(t *testing.T) {
 	dir := t.TempDir()
 	wide := filepath.Join(dir, "wide")
-	if err := os.WriteFile(wide, []byte("canary-secret"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chmod(wide, 0o644); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, os.WriteFile(wide, []byte("canary-secret"), 0o600))
+	testkit.Must(t, os.Chmod(wide, 0o644))
 	for want, file := range map[string]string{
 		"acl_listen in ": `acl_listen = "x"`,
 		"did you mean gateway-listen or acl-listen?": `listen = "x"`,
@@ -116,9 +107,7 @@ func TestWrongSettings(t *testing.T) {
 	}
 	// One error reports all of them.
 	settings, err := givenTo(t, "default-partitions = 0\nmax-topics = 0", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	if _, err := serveConfig("", settings); strings.Count(err.Error(), "\n") != 1 {
 		t.Errorf("two wrong settings: %v", err)
 	}
@@ -128,9 +117,7 @@ func TestWrongSettings(t *testing.T) {
 // endpoint does not read the file with the gateways' password.
 func TestPasswordsStayApart(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "password")
-	if err := os.WriteFile(file, []byte("canary"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, os.WriteFile(file, []byte("canary"), 0o600))
 	for part, needs := range map[string]string{"": "kafka-password-file", "acl": "kafka-password-file", "gateway": "gateway-kafka-password-file"} {
 		settings := map[string]given{
 			"kafka-username":              {"diaspora", ""},

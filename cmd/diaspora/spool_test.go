@@ -19,6 +19,8 @@ import (
 
 	"github.com/diaspora-streams/diaspora/internal/spool"
 	"github.com/diaspora-streams/diaspora/internal/spool/pool"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
+	"github.com/diaspora-streams/diaspora/internal/testkit/fabrictest"
 )
 
 // TestProduceSurvivesKill kills produce again and again, two processes at a time, and the
@@ -71,14 +73,10 @@ func TestProduceSurvivesKill(t *testing.T) {
 	furthest := 0
 	for line := range strings.Lines(w.run(t, "consume", "weather", "--from", "start", "--exit", "-o", "json")) {
 		var r struct{ ID, Key, Value string }
-		if err := json.Unmarshal([]byte(line), &r); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, json.Unmarshal([]byte(line), &r))
 		number, _, _ := strings.Cut(r.Value, " ")
 		n, err := strconv.Atoi(number)
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		if was, ok := arrived[r.ID]; ok {
 			if was != r.Key+number {
 				t.Fatalf("id %s is of two events", r.ID)
@@ -176,9 +174,7 @@ func TestProduceAdopts(t *testing.T) {
 	keys := map[string]bool{}
 	for line := range strings.Lines(w.run(t, "consume", "weather", "--from", "start", "--exit", "-o", "json")) {
 		var r struct{ Key string }
-		if err := json.Unmarshal([]byte(line), &r); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, json.Unmarshal([]byte(line), &r))
 		keys[r.Key] = true
 	}
 	if len(keys) != processes+1 {
@@ -193,14 +189,10 @@ func TestAllSpoolsInUse(t *testing.T) {
 		d.vars["DIASPORA_"+name] = value
 	}
 	home, err := d.env.pool()
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	for n := range pool.Max {
 		s, err := spool.Open(t.Context(), spool.Options{Dir: filepath.Join(home.Dir, fmt.Sprint(n+1)), Subject: "x"})
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		t.Cleanup(func() { s.Close() })
 	}
 	code, want := d.types(t.Context(), "produce", "weather", "--value", "1"), fmt.Sprintf("all 256 spools in %s are in use; nothing was logged\n", home.Dir)
@@ -215,10 +207,7 @@ func TestSpoolsAreTidied(t *testing.T) {
 	d := newDesk(t)
 	d.must(t, "topic", "claim", "weather")
 	home := filepath.Join(d.vars["DIASPORA_CONFIG_DIR"], "state", "spool", "home")
-	login, err := d.fabric.Login(t.Context(), "ada@example.edu")
-	if err != nil {
-		t.Fatal(err)
-	}
+	login := fabrictest.Login(t, d.fabric, "ada@example.edu")
 	for _, name := range []string{"1", "2", "3", "4"} {
 		s, err := spool.Open(t.Context(), spool.Options{Dir: filepath.Join(home, name), Subject: login.Identity.Subject})
 		if err == nil && name == "3" { // the cluster would not take it
@@ -234,9 +223,7 @@ func TestSpoolsAreTidied(t *testing.T) {
 		if err == nil {
 			err = s.Close()
 		}
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 	}
 	d.must(t, "produce", "weather", "--value", "1")
 	spools, err := pool.Spools(pool.New(filepath.Join(d.vars["DIASPORA_CONFIG_DIR"], "state"), "home", ""))
@@ -258,7 +245,7 @@ func TestStatusWithoutSpool(t *testing.T) {
 	d.vars["DIASPORA_STATE_DIR"] = state
 	says := func(want string, args ...string) {
 		t.Helper()
-		d.out.reset()
+		d.out.Reset()
 		d.must(t, append([]string{"status"}, args...)...)
 		if d.out.String() != want+"\n" {
 			t.Errorf("status %v says %q, want %q", args, d.out.String(), want)
@@ -266,17 +253,13 @@ func TestStatusWithoutSpool(t *testing.T) {
 	}
 	says("no events are pending: there is no spool in " + state)
 	says("no events are pending: there is no spool in "+filepath.Join(state, "spool", "home"), "--profile", "home")
-	d.err.reset()
+	d.err.Reset()
 	if d.must(t, "spool", "ls"); !strings.Contains(d.err.String(), "there is no spool in "+state+"\n") {
 		t.Errorf("spool ls says %q", d.err.String())
 	}
-	if err := os.Mkdir(state, 0o700); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, os.Mkdir(state, 0o700))
 	says("no events are pending: there is no spool in " + state) // which may be above those of fifty ranks
-	if err := os.Mkdir(filepath.Join(state, "spool"), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, os.Mkdir(filepath.Join(state, "spool"), 0o700))
 	says("no events are pending: there is no spool in " + state)
 	d.must(t, "topic", "claim", "weather")
 
@@ -290,7 +273,7 @@ func TestStatusWithoutSpool(t *testing.T) {
 	below := "; the folder 7 in it has some: set DIASPORA_STATE_DIR to that"
 	says("no spool in " + above + below)
 	for cmd, want := range map[string]int{"ls": 0, "drain": 2} { // nothing was drained
-		d.err.reset()
+		d.err.Reset()
 		if code := d.types(t.Context(), "spool", cmd); code != want || !strings.Contains(d.err.String(), "there is no spool in "+above+below+"\n") {
 			t.Errorf("spool %s exits with %d and says %q, want %d", cmd, code, d.err.String(), want)
 		}
@@ -300,12 +283,10 @@ func TestStatusWithoutSpool(t *testing.T) {
 	says("no events are pending")
 
 	// What the help says of the fields.
-	d.out.reset()
+	d.out.Reset()
 	d.must(t, "status", "-o", "json")
 	var all map[string]any
-	if err := json.Unmarshal([]byte(d.out.String()), &all); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, json.Unmarshal([]byte(d.out.String()), &all))
 	fields := slices.Sorted(maps.Keys(all))
 	if want := []string{"bytes", "damaged", "discarded", "dropped", "events", "quarantined", "spools"}; !slices.Equal(fields, want) {
 		t.Errorf("status -o json has %v, want %v", fields, want)
@@ -313,7 +294,7 @@ func TestStatusWithoutSpool(t *testing.T) {
 	if code := d.types(t.Context(), "produce", "wether", "--value", "1"); code != 4 {
 		t.Fatalf("produce exits with %d, want 4", code)
 	}
-	d.out.reset()
+	d.out.Reset()
 	d.must(t, "status", "-o", "json")
 	if text := d.out.String(); !strings.Contains(text, `"oldest":"`) || !strings.Contains(text, `"why":"`) || !strings.Contains(text, `"events":1`) {
 		t.Errorf("status -o json has %s", text)
@@ -330,7 +311,7 @@ func TestReceiptsNameFiles(t *testing.T) {
 		`"key":"a.json"`:    nil,
 		`"key":"station-4"`: {"-k", "station-4"},
 	} {
-		d.out.reset()
+		d.out.Reset()
 		d.must(t, append([]string{"produce", "scans", "--input", "file", filepath.Join(dir, "a.json"), "-o", "json"}, args...)...)
 		if want := `,` + key + `,"file":"a.json"}` + "\n"; !strings.HasSuffix(d.out.String(), want) {
 			t.Errorf("the receipt is %s, want it to end with %s", d.out.String(), want)
@@ -352,20 +333,16 @@ func TestDrainBesideALogger(t *testing.T) {
 		t.Fatalf("the spools are %v, %v", dirs, err)
 	}
 	info, err := spool.Inspect(dirs[0])
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	s, err := spool.Open(t.Context(), spool.Options{Dir: dirs[0], Subject: info.Subject}) // as a process that logs
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	defer s.Close()
-	d.err.reset()
+	d.err.Reset()
 	d.must(t, "spool", "drain")
 	if want := "diaspora: 0 events acknowledged, 0 waiting; 1 event left to the process that logs and sends them (restart it if its key file was replaced), in " + state + "\n"; d.err.String() != want {
 		t.Errorf("drain says %q, want %q", d.err.String(), want)
 	}
-	d.out.reset()
+	d.out.Reset()
 	d.must(t, "spool", "drain", "-o", "json")
 	if want := `{"acknowledged":0,"waiting":0,"in_use":1}` + "\n"; d.out.String() != want {
 		t.Errorf("drain -o json says %s, want %s", d.out.String(), want)
@@ -378,7 +355,7 @@ func TestWhyOfThePast(t *testing.T) {
 	d.must(t, "topic", "claim", "weather")
 	d.fabric.Close()
 	d.must(t, "produce", "weather", "--value", "1", "--wait", "0")
-	d.out.reset()
+	d.out.Reset()
 	d.must(t, "status")
 	if !strings.Contains(d.out.String(), ": no process sends them") {
 		t.Errorf("status says %q", d.out.String())
@@ -387,10 +364,8 @@ func TestWhyOfThePast(t *testing.T) {
 	if err != nil || len(dirs) != 1 {
 		t.Fatalf("the spools are %v, %v", dirs, err)
 	}
-	if err := os.WriteFile(filepath.Join(dirs[0], "note"), []byte("the king is away"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	d.out.reset()
+	testkit.Must(t, os.WriteFile(filepath.Join(dirs[0], "note"), []byte("the king is away"), 0o600))
+	d.out.Reset()
 	d.must(t, "status")
 	if !strings.HasSuffix(d.out.String(), ": no process sends them; the last one said: the king is away\n") {
 		t.Errorf("status says %q", d.out.String())
@@ -414,7 +389,7 @@ func TestDeadKeyInAFreshHome(t *testing.T) {
 	d.must(t, "key", "revoke", "k")
 	d.vars["DIASPORA_CONFIG_DIR"], d.vars["DIASPORA_KEY_FILE"] = filepath.Join(t.TempDir(), "another node"), key
 	for _, args := range [][]string{{"spool", "drain"}, {"produce", "weather", "--value", "2"}} {
-		d.err.reset()
+		d.err.Reset()
 		code := d.types(t.Context(), args...)
 		said := d.err.String()
 		if code != 3 || !strings.Contains(said, "the access key was revoked") || strings.Contains(said, "another identity") || !strings.Contains(said, "\nhint: make another access key") {
@@ -424,7 +399,7 @@ func TestDeadKeyInAFreshHome(t *testing.T) {
 	delete(d.vars, "DIASPORA_KEY_FILE")
 	d.vars["DIASPORA_CONFIG_DIR"] = home
 	d.must(t, "topic", "claim", "weather")
-	d.out.reset()
+	d.out.Reset()
 	d.must(t, "spool", "ls", "-o", "json")
 	if strings.Count(d.out.String(), `"events":1`) != 2 {
 		t.Errorf("the spools are %s, want two with an event each", d.out.String())

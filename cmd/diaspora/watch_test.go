@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 	"github.com/diaspora-streams/diaspora/internal/watch"
 )
 
@@ -23,12 +24,8 @@ import (
 func put(t *testing.T, dir, name, content string) {
 	t.Helper()
 	temp := filepath.Join(dir, ".new-"+name)
-	if err := os.WriteFile(temp, []byte(content), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Rename(temp, filepath.Join(dir, name)); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, os.WriteFile(temp, []byte(content), 0o600))
+	testkit.Must(t, os.Rename(temp, filepath.Join(dir, name)))
 }
 
 // journalLine is what a journal says of a file.
@@ -43,10 +40,7 @@ func journalled(t *testing.T, state string) map[string]journalLine {
 	names, _ := filepath.Glob(filepath.Join(state, "watch", "*", "*.ndjson"))
 	files := map[string]journalLine{}
 	for _, name := range names {
-		content, err := os.ReadFile(name)
-		if err != nil {
-			t.Fatal(err)
-		}
+		content := testkit.ReadFile(t, name)
 		for line := range bytes.Lines(content) {
 			var l journalLine
 			if json.Unmarshal(line, &l) == nil && l.File != "" {
@@ -66,13 +60,11 @@ type watchedEvent struct {
 
 func (d *desk) events(t *testing.T, topic string) (all []watchedEvent) {
 	t.Helper()
-	d.out.reset()
+	d.out.Reset()
 	d.must(t, "consume", topic, "--from", "start", "--exit", "-o", "json")
 	for line := range strings.Lines(d.out.String()) {
 		var e watchedEvent
-		if err := json.Unmarshal([]byte(line), &e); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, json.Unmarshal([]byte(line), &e))
 		all = append(all, e)
 	}
 	return all
@@ -84,7 +76,7 @@ func (d *desk) watching(t *testing.T, want int, until func() bool, args ...strin
 	ctx, interrupt := context.WithCancel(t.Context())
 	code := make(chan int, 1)
 	go func() { code <- d.types(ctx, append([]string{"produce"}, args...)...) }()
-	eventually(t, "what is watched for:\n"+d.err.String(), until)
+	testkit.Eventually(t, "what is watched for:\n"+d.err.String(), until)
 	interrupt()
 	if c := <-code; c != want {
 		t.Errorf("produce --watch ends with %d, want %d:\n%s", c, want, d.err.String())
@@ -103,17 +95,11 @@ func TestWatch(t *testing.T) {
 	put(t, dir, "large.json", strings.Repeat("x", 2<<20))
 	put(t, dir, ".hidden.json", "hidden")
 	secret := filepath.Join(t.TempDir(), "secret")
-	if err := os.WriteFile(secret, []byte("secret"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, os.WriteFile(secret, []byte("secret"), 0o600))
 	for from, to := range map[string]string{"out.json": secret, "in.json": "a.json"} {
-		if err := os.Symlink(to, filepath.Join(dir, from)); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, os.Symlink(to, filepath.Join(dir, from)))
 	}
-	if err := os.Mkdir(filepath.Join(dir, "folder.json"), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, os.Mkdir(filepath.Join(dir, "folder.json"), 0o700))
 	slow := filepath.Join(dir, "slow.json")
 	grow := func(text string) {
 		f, err := os.OpenFile(slow, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
@@ -153,7 +139,7 @@ func TestWatch(t *testing.T) {
 	}
 
 	// Again: only what is new, or has changed.
-	d.err.reset()
+	d.err.Reset()
 	put(t, dir, "a.json", "changed")
 	put(t, dir, "c.json", "new")
 	d.watching(t, 0, func() bool { return len(journalled(t, state)) == 4 && journalled(t, state)["a.json"].Size == 7 }, args...)
@@ -197,9 +183,7 @@ func TestWatchHalfLine(t *testing.T) {
 			_, err = f.WriteString(text)
 			err = errors.Join(err, f.Close())
 		}
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 	}
 	knows := func(files ...string) bool {
 		known := journalled(t, state)
@@ -222,11 +206,11 @@ func TestWatchHalfLine(t *testing.T) {
 		}
 		appendTo("growing", "o\n")
 		appendTo("still", "three\nfour")
-		eventually(t, "both files logged", func() bool { return knows("growing", "still") })
+		testkit.Eventually(t, "both files logged", func() bool { return knows("growing", "still") })
 		return true
 	}, append(args, "200ms")...)
 	// The end of the run does not leave it out.
-	d.err.reset()
+	d.err.Reset()
 	appendTo("last", "five\nsix")
 	d.watching(t, 0, held, append(args, "1s")...)
 	if !knows("last") {
@@ -251,42 +235,36 @@ func TestWatchFolderReplaced(t *testing.T) {
 	d.must(t, "topic", "claim", "scans")
 	parent, state := t.TempDir(), filepath.Join(d.vars["DIASPORA_CONFIG_DIR"], "state")
 	dir := filepath.Join(parent, "w")
-	must := func(err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
 	logged := func(name string) {
 		t.Helper()
 		put(t, dir, name, name)
-		eventually(t, name+" logged:\n"+d.err.String(), func() bool { _, ok := journalled(t, state)[name]; return ok })
+		testkit.Eventually(t, name+" logged:\n"+d.err.String(), func() bool { _, ok := journalled(t, state)[name]; return ok })
 	}
 	says := func(text string) {
 		t.Helper()
-		eventually(t, "the message "+text, func() bool { return strings.Contains(d.err.String(), text) })
-		d.err.reset()
+		testkit.Eventually(t, "the message "+text, func() bool { return strings.Contains(d.err.String(), text) })
+		d.err.Reset()
 	}
-	must(os.Mkdir(dir, 0o700))
+	testkit.Must(t, os.Mkdir(dir, 0o700))
 	d.watching(t, 0, func() bool {
 		logged("a")
-		eventually(t, "that the folder is not open", func() bool {
+		testkit.Eventually(t, "that the folder is not open", func() bool {
 			n := opened(dir)
 			if n > 1 {
 				t.Errorf("the folder is open %d times", n)
 			}
 			return n == 0
 		})
-		must(os.RemoveAll(dir))
-		must(os.Mkdir(dir, 0o700))
+		testkit.Must(t, os.RemoveAll(dir))
+		testkit.Must(t, os.Mkdir(dir, 0o700))
 		logged("b")
-		must(os.Rename(dir, dir+".old"))
-		must(os.Mkdir(dir, 0o700))
+		testkit.Must(t, os.Rename(dir, dir+".old"))
+		testkit.Must(t, os.Mkdir(dir, 0o700))
 		logged("c")
 		says("is another folder now")
-		must(os.Rename(dir, dir+".away"))
+		testkit.Must(t, os.Rename(dir, dir+".away"))
 		says("cannot be read")
-		must(os.Rename(dir+".away", dir))
+		testkit.Must(t, os.Rename(dir+".away", dir))
 		says("can be read again")
 		logged("d")
 		return true
@@ -321,17 +299,11 @@ func TestWatchFollowsLink(t *testing.T) {
 	link := filepath.Join(parent, "current")
 	leads := func(to string) {
 		t.Helper()
-		if err := os.Symlink(to, link+".new"); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Rename(link+".new", link); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, os.Symlink(to, link+".new"))
+		testkit.Must(t, os.Rename(link+".new", link))
 	}
 	for _, day := range []string{"monday", "tuesday"} {
-		if err := os.Mkdir(filepath.Join(parent, day), 0o700); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, os.Mkdir(filepath.Join(parent, day), 0o700))
 		put(t, filepath.Join(parent, day), "1", day)
 		put(t, filepath.Join(parent, day), day, day)
 	}
@@ -341,12 +313,12 @@ func TestWatchFollowsLink(t *testing.T) {
 	}
 	args := []string{"scans", "--watch", link, "--settle", "0"}
 	d.watching(t, 0, func() bool {
-		eventually(t, "monday", done("monday"))
+		testkit.Eventually(t, "monday", done("monday"))
 		leads("tuesday")
-		eventually(t, "tuesday", done("tuesday"))
+		testkit.Eventually(t, "tuesday", done("tuesday"))
 		leads("monday")
 		put(t, filepath.Join(parent, "monday"), "late", "late")
-		eventually(t, "late", done("late"))
+		testkit.Eventually(t, "late", done("late"))
 		return true
 	}, args...)
 	put(t, filepath.Join(parent, "monday"), "later", "later")
@@ -383,9 +355,7 @@ func TestWatchMisused(t *testing.T) {
 	}, "scans", "--watch", dir, "--settle", "0")
 	// A journal that is none is not taken for an empty one.
 	names, _ := filepath.Glob(filepath.Join(state, "watch", "*", "*.ndjson"))
-	if err := os.WriteFile(names[0], []byte("junk\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, os.WriteFile(names[0], []byte("junk\n"), 0o600))
 	if code := d.types(t.Context(), "produce", "scans", "--watch", dir); code != 9 {
 		t.Errorf("produce with a damaged journal exits with %d, want 9", code)
 	}
@@ -411,9 +381,7 @@ func TestWatchSurvivesKill(t *testing.T) {
 		cmd := w.command("produce", "scans", "--watch", dir, "--pattern", "*.json", "--settle", "0")
 		var talk bytes.Buffer
 		cmd.Stderr = &talk
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, cmd.Start())
 		return func() {
 			cmd.Process.Kill()
 			cmd.Wait()
@@ -426,21 +394,19 @@ func TestWatchSurvivesKill(t *testing.T) {
 		before := len(journalled(t, state))
 		kill := start()
 		after := min(before+1+rand.IntN(20), files)
-		eventually(t, "further files", func() bool { return len(journalled(t, state)) >= after })
+		testkit.Eventually(t, "further files", func() bool { return len(journalled(t, state)) >= after })
 		kill()
 	}
 	writing.Wait()
 	kill := start()
-	eventually(t, "all files", func() bool { return len(journalled(t, state)) == files })
+	testkit.Eventually(t, "all files", func() bool { return len(journalled(t, state)) == files })
 	kill()
 	w.run(t, "spool", "drain")
 	ids := map[string]map[string]bool{} // by file
 	repeats := -files
 	for line := range strings.Lines(w.run(t, "consume", "scans", "--from", "start", "--exit", "-o", "json")) {
 		var e watchedEvent
-		if err := json.Unmarshal([]byte(line), &e); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, json.Unmarshal([]byte(line), &e))
 		var n int
 		if fmt.Sscanf(e.Key, "%d.json", &n); e.Value != fmt.Sprintf(`{"scan":%d}`, n) {
 			t.Fatalf("%s has %s", e.Key, e.Value)
@@ -508,9 +474,9 @@ func TestWatchUnsettled(t *testing.T) {
 	if want := "1 file changed within --settle (1h0m0s) and is not logged"; !strings.Contains(d.err.String(), want) {
 		t.Errorf("at the end it says %q, want %q", d.err.String(), want)
 	}
-	d.err.reset()
+	d.err.Reset()
 	logged := func(size int64) {
-		eventually(t, "motor.csv logged", func() bool { return journalled(t, state)["motor.csv"].Size == size })
+		testkit.Eventually(t, "motor.csv logged", func() bool { return journalled(t, state)["motor.csv"].Size == size })
 	}
 	d.watching(t, 0, func() bool {
 		logged(1)
@@ -536,7 +502,7 @@ func TestWatchIntroduced(t *testing.T) {
 	dir, state := t.TempDir(), filepath.Join(d.vars["DIASPORA_CONFIG_DIR"], "state")
 	says := func(files int, topic, pattern, want string) {
 		t.Helper()
-		d.err.reset()
+		d.err.Reset()
 		d.watching(t, 0, func() bool {
 			return len(journalled(t, state)) == files && strings.Contains(d.err.String(), "Ctrl-C")
 		}, topic, "--watch", dir, "--settle", "0", "--pattern", pattern)
@@ -585,7 +551,7 @@ func TestWatchMeant(t *testing.T) {
 		{[]string{"consume", "scans", "--follow"}, "consume continues with new records"},
 		{[]string{"watch", dir}, `"diaspora produce TOPIC --watch DIR"`},
 	} {
-		d.err.reset()
+		d.err.Reset()
 		if code := d.types(t.Context(), c.args...); code != 2 {
 			t.Errorf("%q exits with %d, want 2", c.args, code)
 		}
@@ -595,9 +561,7 @@ func TestWatchMeant(t *testing.T) {
 	}
 	// A folder may have such a name.
 	odd := filepath.Join(dir, "scans[1]")
-	if err := os.Mkdir(odd, 0o700); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, os.Mkdir(odd, 0o700))
 	d.must(t, "topic", "claim", "scans")
 	d.watching(t, 0, func() bool { return strings.Contains(d.err.String(), "watching "+odd) }, "scans", "--watch", odd)
 }
@@ -612,7 +576,7 @@ func TestWatchOlder(t *testing.T) {
 	if code := d.types(t.Context(), "produce", "scnas", "--value", "1"); code != 4 {
 		t.Fatalf("produce exits with %d, want 4", code)
 	}
-	d.err.reset()
+	d.err.Reset()
 	put(t, dir, "a.json", "1")
 	d.watching(t, 0, func() bool {
 		talk := d.err.String()

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 const (
@@ -64,21 +65,15 @@ func text(t *testing.T, more map[string]string) string {
 		vars[name] = value
 	}
 	text, err := Format("a key\nfor tests", func(name string) string { return vars[name] })
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	return text
 }
 
 func write(t *testing.T, content string, mode fs.FileMode) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "key.env")
-	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chmod(path, mode); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, os.WriteFile(path, []byte(content), 0o600))
+	testkit.Must(t, os.Chmod(path, mode))
 	return path
 }
 
@@ -88,14 +83,10 @@ func TestRoundTrip(t *testing.T) {
 	more := map[string]string{"DIASPORA_BOOTSTRAP": "a:1,[::1]:2", "DIASPORA_CA_FILE": "/home/ada/my files/ca;rm -rf #.pem"}
 	path := write(t, text(t, more), 0o600)
 	f, err := Read(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	names := append([]string{}, variables...)
 	out, err := exec.Command("sh", "-c", `set -a; . "$0"; env`, path).Output()
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	for _, name := range names {
 		if f.Get(name) == "" || !strings.Contains("\n"+string(out), "\n"+name+"="+f.Get(name)+"\n") {
 			t.Errorf("%s is %q here, and otherwise in a shell", name, f.Get(name))
@@ -173,9 +164,7 @@ func TestFileOfAnotherUser(t *testing.T) {
 	}
 	path := write(t, text(t, nil), 0o600)
 	if os.Geteuid() == 0 {
-		if err := os.Chown(path, 12345, -1); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, os.Chown(path, 12345, -1))
 		if _, err := Read(path); err == nil || !strings.Contains(err.Error(), "belongs to another user (12345)") {
 			t.Errorf("Read = %v", err)
 		}
@@ -200,9 +189,7 @@ func TestFromEnv(t *testing.T) {
 	}
 	given := env(FileVariable, path, "DIASPORA_URL", "https://other.example.org", SecretVariable, secret)
 	f, err := FromEnv(given)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	get := f.Getenv(given)
 	if get("DIASPORA_URL") != "https://other.example.org" || f.Get("DIASPORA_URL") != "https://h.example.org" || get(IDVariable) != id {
 		t.Errorf("DIASPORA_URL is %q, the key %q", get("DIASPORA_URL"), get(IDVariable))

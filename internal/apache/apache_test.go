@@ -12,6 +12,8 @@ import (
 	"github.com/go-jose/go-jose/v4/jwt"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // fakeBroker is a broker with fixed responses to a handshake and a login. Package interop tests
@@ -38,9 +40,7 @@ func (a *fakeBroker) Request(_ context.Context, request kmsg.Request) (kmsg.Resp
 func newBroker(t *testing.T) *Broker {
 	t.Helper()
 	b, err := New(Config{Address: "127.0.0.1:1", Issuer: "i", Audience: "a", Keys: openKeys(t, keysConfig(t.TempDir()))})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	return b
 }
 
@@ -51,9 +51,7 @@ func TestSignInAgain(t *testing.T) {
 	conn.login.SessionLifetimeMillis = 100_000
 	before := time.Now()
 	again, err := b.SignIn(t.Context(), nil, conn, ada)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	if d := again.Sub(before); d < 50*time.Second || d > 60*time.Second {
 		t.Errorf("the next login is due after %v of a session of 100 s", d)
 	}
@@ -97,17 +95,11 @@ func TestSubjects(t *testing.T) {
 // for example by listening on the broker's port while the broker is down.
 func TestTokensAreShort(t *testing.T) {
 	token, err := newBroker(t).Token(ada)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	signed, err := jwt.ParseSigned(token, []jose.SignatureAlgorithm{jose.ES256})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	var claims jwt.Claims
-	if err := signed.UnsafeClaimsWithoutVerification(&claims); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, signed.UnsafeClaimsWithoutVerification(&claims))
 	if left := time.Until(claims.Expiry.Time()); left > 2*time.Minute+time.Second || left < time.Minute {
 		t.Errorf("a token is good for %v, want two minutes", left)
 	}

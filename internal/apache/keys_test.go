@@ -19,6 +19,8 @@ import (
 	"github.com/go-jose/go-jose/v4"
 	"github.com/go-jose/go-jose/v4/jwt"
 	"github.com/gofrs/flock"
+
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 const ada = "ada00000-0000-4000-8000-000000000001"
@@ -30,23 +32,16 @@ func keysConfig(dir string) KeysConfig {
 func openKeys(t *testing.T, cfg KeysConfig) *Keys {
 	t.Helper()
 	k, err := OpenKeys(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	return k
 }
 
 // published returns the public keys that a broker would read now.
 func published(t *testing.T, k *Keys) jose.JSONWebKeySet {
 	t.Helper()
-	data, err := os.ReadFile(k.cfg.JWKSFile)
-	if err != nil {
-		t.Fatal(err)
-	}
+	data := testkit.ReadFile(t, k.cfg.JWKSFile)
 	var set jose.JSONWebKeySet
-	if err := json.Unmarshal(data, &set); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, json.Unmarshal(data, &set))
 	return set
 }
 
@@ -54,9 +49,7 @@ func published(t *testing.T, k *Keys) jose.JSONWebKeySet {
 func verify(t *testing.T, set jose.JSONWebKeySet, token string) (keyID string, claims jwt.Claims) {
 	t.Helper()
 	parsed, err := jwt.ParseSigned(token, []jose.SignatureAlgorithm{jose.ES256})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	if err := parsed.Claims(set, &claims); err != nil {
 		t.Errorf("the published keys do not verify a token: %v", err)
 	}
@@ -66,9 +59,7 @@ func verify(t *testing.T, set jose.JSONWebKeySet, token string) (keyID string, c
 func sign(t *testing.T, k *Keys) string {
 	t.Helper()
 	token, err := k.sign("the-gateway", "the-cluster", ada, time.Minute)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	return token
 }
 
@@ -123,9 +114,7 @@ func TestRotate(t *testing.T) {
 		k := openKeys(t, keysConfig(dir))
 		time.Sleep(time.Hour)
 		first, _ := verify(t, published(t, k), sign(t, k))
-		if err := k.Rotate(); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, k.Rotate())
 		for _, step := range []struct {
 			after time.Duration
 			first bool // the first key still signs
@@ -149,9 +138,7 @@ func TestRotate(t *testing.T) {
 func TestKeysSurviveARestart(t *testing.T) {
 	cfg := keysConfig(t.TempDir())
 	token := sign(t, openKeys(t, cfg))
-	if err := os.Remove(cfg.JWKSFile); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, os.Remove(cfg.JWKSFile))
 	verify(t, published(t, openKeys(t, cfg)), token)
 }
 
@@ -181,9 +168,7 @@ func TestKeysOfSeveralProcesses(t *testing.T) {
 		t.Errorf("%d keys, want the first and one for each call of Rotate", n)
 	}
 	// After the file has been deleted, all processes use the same new key at once.
-	if err := os.Remove(cfg.File); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, os.Remove(cfg.File))
 	ids := map[string]bool{}
 	for _, k := range keys {
 		token := sign(t, k)
@@ -234,9 +219,7 @@ func TestRotationFails(t *testing.T) {
 				var disk failures
 				open := func() *Keys {
 					k, err := openKeysWith(cfg, disk.replace)
-					if err != nil {
-						t.Fatal(err)
-					}
+					testkit.Must(t, err)
 					return k
 				}
 				k := open()
@@ -285,18 +268,14 @@ func TestKeysAreLocked(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := openKeys(t, keysConfig(dir))
 		other := flock.New(k.cfg.File + ".lock")
-		if err := other.Lock(); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, other.Lock())
 		time.Sleep(k.cfg.MaxAge)
 		began := time.Now()
 		first, _ := verify(t, published(t, k), sign(t, k))
 		if took := time.Since(began); took > lockTimeout {
 			t.Errorf("signing takes %v while the keys are locked, want at most %v", took, lockTimeout)
 		}
-		if err := other.Unlock(); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, other.Unlock())
 		time.Sleep(k.cfg.Settle)
 		sign(t, k)
 		time.Sleep(k.cfg.Settle)
@@ -322,24 +301,16 @@ func TestKeyFiles(t *testing.T) {
 	k := openKeys(t, cfg)
 	for name, want := range map[string]os.FileMode{cfg.File: 0o600, cfg.JWKSFile: 0o644} {
 		info, err := os.Stat(name)
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		if runtime.GOOS != "windows" && info.Mode().Perm() != want {
 			t.Errorf("%s has mode %v, want %v", name, info.Mode().Perm(), want)
 		}
 	}
-	public, err := os.ReadFile(cfg.JWKSFile)
-	if err != nil {
-		t.Fatal(err)
-	}
+	public := testkit.ReadFile(t, cfg.JWKSFile)
 	if strings.Contains(string(public), `"d"`) {
 		t.Error("the public file has private keys")
 	}
-	private, err := os.ReadFile(cfg.File)
-	if err != nil {
-		t.Fatal(err)
-	}
+	private := testkit.ReadFile(t, cfg.File)
 	if !strings.Contains(string(private), `"d"`) {
 		t.Error("the private file has no private keys: this test looks for the wrong thing")
 	}
@@ -352,9 +323,7 @@ func TestKeyFiles(t *testing.T) {
 func TestKeysThatAreRefused(t *testing.T) {
 	for name, spoil := range map[string]func(t *testing.T, file string){
 		"others can read them": func(t *testing.T, file string) {
-			if err := os.Chmod(file, 0o640); err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, os.Chmod(file, 0o640))
 		},
 		"damaged": func(t *testing.T, file string) { write(t, file, `{"keys":[{"added":"2026-`) },
 		"not ours": func(t *testing.T, file string) {
@@ -375,9 +344,7 @@ func TestKeysThatAreRefused(t *testing.T) {
 
 func write(t *testing.T, file, text string) {
 	t.Helper()
-	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, os.WriteFile(file, []byte(text), 0o600))
 }
 
 func TestConfigs(t *testing.T) {
@@ -424,13 +391,8 @@ func TestReadKeys(t *testing.T) {
 	}
 	synctest.Test(t, func(t *testing.T) {
 		set := published(t, openKeys(t, cfg))
-		if err := os.Remove(cfg.File + ".lock"); err != nil {
-			t.Fatal(err)
-		}
-		before, err := os.ReadFile(cfg.File)
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, os.Remove(cfg.File+".lock"))
+		before := testkit.ReadFile(t, cfg.File)
 		time.Sleep(30*24*time.Hour + 30*time.Second)
 		k, err := ReadKeys(cfg)
 		if err != nil || !k.Overdue().IsZero() {
@@ -449,9 +411,7 @@ func TestReadKeys(t *testing.T) {
 			t.Errorf("there are %v, %v, want the two files", made, err)
 		}
 	})
-	if err := os.WriteFile(cfg.JWKSFile, []byte(`{"keys":[]}`), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, os.WriteFile(cfg.JWKSFile, []byte(`{"keys":[]}`), 0o644))
 	if _, err := ReadKeys(cfg); err == nil || errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("ReadKeys with keys that are not published = %v, want an error that says so", err)
 	}

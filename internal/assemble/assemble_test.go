@@ -23,6 +23,7 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/claims"
 	"github.com/diaspora-streams/diaspora/internal/gateway"
 	"github.com/diaspora-streams/diaspora/internal/server"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // nobody is a Globus Auth that rejects all tokens.
@@ -54,14 +55,10 @@ func config(t *testing.T, admin []kgo.Opt, upstream func() (gateway.Upstream, er
 func TestOpenOrder(t *testing.T) {
 	t.Parallel()
 	b, err := broker.Open(broker.Config{Advertise: "127.0.0.1:1"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	defer b.Close()
 	client, err := kgo.NewClient(b.AdminOpts()...)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	defer client.Close()
 	var cfg Config
 	cfg = config(t, b.AdminOpts(), func() (gateway.Upstream, error) {
@@ -77,9 +74,7 @@ func TestOpenOrder(t *testing.T) {
 		return b, nil
 	})
 	s, err := Open(t.Context(), cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	if addrs := s.Addrs(); len(addrs) != 2 || addrs["the gateway"] != cfg.Gateways[0].Port.Address || addrs["the ACL endpoint"] != cfg.ACL.Port.Address {
 		t.Errorf("Addrs = %v, want those of the gateway and the ACL endpoint", addrs)
 	}
@@ -90,9 +85,7 @@ func TestOpenOrder(t *testing.T) {
 	if fmt.Sprint(s.Discovery) != fmt.Sprint(want) || want.MaxEventBytes == 0 {
 		t.Errorf("Discovery = %+v, want %+v", s.Discovery, want)
 	}
-	if err := s.Start(); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, s.Start())
 	if err := errors.Join(s.Close(), s.Close()); err != nil {
 		t.Errorf("Close twice: %v", err)
 	}
@@ -164,9 +157,7 @@ func TestCloseOrder(t *testing.T) {
 	t.Parallel()
 	var e ends
 	s := &Service{ledger: &e, ports: []*Port{e.port("gateway", untilDone), e.port("endpoint", untilDone)}}
-	if err := s.Start(); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, s.Start())
 	if err := errors.Join(s.Close(), (*Service)(nil).Close()); err != nil {
 		t.Error(err)
 	}
@@ -217,9 +208,7 @@ func TestPort(t *testing.T) {
 	}
 	for range 2 {
 		ended, err := p.Start()
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		if _, err := p.Start(); err == nil {
 			t.Error("Start of a part that serves = nil, want an error")
 		}

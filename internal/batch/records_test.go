@@ -14,7 +14,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
-	"github.com/diaspora-streams/diaspora/internal/longtest"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // consume reads a batch as franz-go's consumer does.
@@ -200,7 +200,7 @@ func read(r reader, n int32, look bool) (found []string, err error) {
 // record gives the same result as reading it.
 func TestPieces(t *testing.T) {
 	rng := rand.New(rand.NewPCG(rand.Uint64(), 0))
-	for range longtest.Scaled(t, "DIASPORA_BATCHES", 20_000) {
+	for range testkit.Scaled(t, "DIASPORA_BATCHES", 20_000) {
 		checkPieces(t, hostileRecords(rng), 1+rng.Int32N(4), rng)
 	}
 }

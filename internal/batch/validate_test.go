@@ -20,7 +20,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
-	"github.com/diaspora-streams/diaspora/internal/longtest"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // answer is what the Produce response says about a batch.
@@ -292,9 +292,7 @@ func TestValidateRejects(t *testing.T) {
 // on purpose, its code follows after a "!".
 func TestValidateAnswersAsKafka(t *testing.T) {
 	file, err := os.Open("testdata/kafka-4.3.1.txt")
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	defer file.Close()
 	lines := bufio.NewScanner(file)
 	lines.Buffer(nil, 1<<20)
@@ -497,7 +495,7 @@ func dependent(b []byte) []byte {
 func TestAcceptedIsReadable(t *testing.T) {
 	rng := rand.New(rand.NewPCG(rand.Uint64(), 0))
 	accepted := 0
-	for range longtest.Scaled(t, "DIASPORA_BATCHES", 20_000) {
+	for range testkit.Scaled(t, "DIASPORA_BATCHES", 20_000) {
 		b := hostile(rng)
 		h, err := Validate(b, usual)
 		if err != nil {

@@ -11,6 +11,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/diaspora-streams/diaspora/internal/journal"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // entries is a journal for ACLs only.
@@ -197,9 +198,7 @@ func checkDecisions(t *rapid.T, a *acls, naive naiveACLs, principal string) {
 func TestSuperUserNeedsNoACL(t *testing.T) {
 	a := newACLs(entries{}.save)
 	deny := acl{pattern{kmsg.ACLResourceTypeTopic, kmsg.ACLResourcePatternTypeLiteral, "*"}, "User:*", "*", kmsg.ACLOperationAll, kmsg.ACLPermissionTypeDeny}
-	if err := a.create([]acl{deny}); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, a.create([]acl{deny}))
 	who := caller{principal: "User:(super user)", super: true}
 	if !a.allow(who, kmsg.ACLOperationWrite, kmsg.ACLResourceTypeTopic, "x") || !a.allowAny(who, kmsg.ACLOperationWrite, kmsg.ACLResourceTypeTopic) {
 		t.Error("the super user is denied")
@@ -226,9 +225,7 @@ func TestFailedACLChange(t *testing.T) {
 	read := acl{pattern{kmsg.ACLResourceTypeTopic, kmsg.ACLResourcePatternTypeLiteral, "t"}, "User:ada", "*", kmsg.ACLOperationRead, kmsg.ACLPermissionTypeAllow}
 	write := read
 	write.operation = kmsg.ACLOperationWrite
-	if err := a.create([]acl{read}); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, a.create([]acl{read}))
 	err = fail
 	if err := a.create([]acl{write}); !errors.Is(err, fail) {
 		t.Errorf("create = %v, want the journal's error", err)
@@ -301,9 +298,7 @@ func manyACLs() (all []acl) {
 func BenchmarkAllow(b *testing.B) {
 	a := newACLs(entries{}.save)
 	all := manyACLs()
-	if err := a.create(all); err != nil {
-		b.Fatal(err)
-	}
+	testkit.Must(b, a.create(all))
 	who := caller{principal: "User:123"}
 	b.Run(fmt.Sprintf("acls=%d", len(all)), func(b *testing.B) {
 		b.ReportAllocs()
@@ -330,9 +325,7 @@ func BenchmarkAllow(b *testing.B) {
 
 func TestACLsAreSorted(t *testing.T) {
 	a := newACLs(entries{}.save)
-	if err := a.create(manyACLs()); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, a.create(manyACLs()))
 	found := a.matching(aclFilter{resource: kmsg.ACLResourceTypeAny, kind: kmsg.ACLResourcePatternTypeAny, operation: kmsg.ACLOperationAny, permission: kmsg.ACLPermissionTypeAny})
 	if !slices.IsSortedFunc(found, acl.compare) || len(found) != len(manyACLs()) {
 		t.Errorf("%d ACLs, sorted: %t", len(found), slices.IsSortedFunc(found, acl.compare))

@@ -12,6 +12,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/diaspora-streams/diaspora/internal/journal"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // ask makes a request in the newest version that the broker supports, or in another, as the super
@@ -23,9 +24,7 @@ func ask[R kmsg.Response](t testing.TB, b *Broker, as caller, request kmsg.Reque
 		request.SetVersion(version[0])
 	}
 	conn, err := b.connect(as)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	defer conn.Close()
 	response, err := requestor{conn}.Request(t.Context(), request)
 	if err != nil {
@@ -207,9 +206,7 @@ func TestAdministrationSurvives(t *testing.T) {
 		t.Fatalf("delete: %+v", got)
 	}
 	id := b.topics.named("kept").ID
-	if err := b.Close(); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, b.Close())
 	b = open(t, Config{Dir: dir})
 	if got := names(b); !slices.Equal(got, []string{"kept"}) {
 		t.Fatalf("topics = %q, want kept alone", got)
@@ -540,9 +537,7 @@ func TestBrokenACLRequests(t *testing.T) {
 	broken := kmsg.NewPtrDescribeACLsRequest() // all zeros
 	broken.SetVersion(3)
 	conn, err := b.connect(superUser)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	defer conn.Close()
 	if response, err := (requestor{conn}).Request(t.Context(), broken); err == nil {
 		t.Errorf("ACLs of resource type 0 = %+v, want an end of the connection", response)

@@ -19,6 +19,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 const advertised = "gateway.example:9092"
@@ -29,9 +31,7 @@ func open(t testing.TB, cfg Config) *Broker {
 	t.Helper()
 	cfg.Advertise = advertised
 	b, err := Open(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	t.Cleanup(func() { b.Close() })
 	return b
 }
@@ -40,9 +40,7 @@ func open(t testing.TB, cfg Config) *Broker {
 func (b *Broker) admin(t testing.TB, opts ...kgo.Opt) *kgo.Client {
 	t.Helper()
 	client, err := kgo.NewClient(append(b.AdminOpts(), opts...)...)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	t.Cleanup(client.Close)
 	return client
 }
@@ -50,9 +48,7 @@ func (b *Broker) admin(t testing.TB, opts ...kgo.Opt) *kgo.Client {
 func (b *Broker) signedIn(t testing.TB, subject string) net.Conn {
 	t.Helper()
 	conn, err := b.Dial(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	t.Cleanup(func() { conn.Close() })
 	if _, err := b.SignIn(t.Context(), conn, requestor{conn}, subject); err != nil {
 		t.Fatal(err)
@@ -92,9 +88,7 @@ func makeTopic(t testing.TB, client *kgo.Client, topic string) {
 func produce(t testing.TB, client *kgo.Client, topic string, values ...string) {
 	t.Helper()
 	for _, value := range values {
-		if err := client.ProduceSync(t.Context(), &kgo.Record{Topic: topic, Value: []byte(value)}).FirstErr(); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, client.ProduceSync(t.Context(), &kgo.Record{Topic: topic, Value: []byte(value)}).FirstErr())
 	}
 }
 
@@ -111,13 +105,9 @@ func TestRecordsSurviveClose(t *testing.T) {
 		if len(records) != 1 || string(records[0].Value) != fmt.Sprint(round) || records[0].Offset != int64(round) {
 			t.Fatalf("round %d: consumed %v, want the new record only", round, records)
 		}
-		if err := client.CommitRecords(t.Context(), records...); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, client.CommitRecords(t.Context(), records...))
 		client.Close()
-		if err := b.Close(); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, b.Close())
 		if err := b.Close(); err != nil {
 			t.Errorf("second Close = %v", err)
 		}
@@ -146,9 +136,7 @@ func TestTopicsAreNotMadeByThemselves(t *testing.T) {
 func TestMetadataNamesTheGateway(t *testing.T) {
 	b := open(t, Config{ClusterID: "test"})
 	metadata, err := kadm.NewClient(b.admin(t)).Metadata(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	if len(metadata.Brokers) != 1 || metadata.Brokers[0].Host != "gateway.example" || metadata.Brokers[0].Port != 9092 || metadata.Cluster != "test" {
 		t.Errorf("metadata of cluster %q names %v, want one broker at %s", metadata.Cluster, metadata.Brokers, advertised)
 	}
@@ -156,27 +144,18 @@ func TestMetadataNamesTheGateway(t *testing.T) {
 
 func TestOpenRefuses(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "file")
-	if err := os.WriteFile(file, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, os.WriteFile(file, nil, 0o600))
 	damaged := t.TempDir()
 	b := open(t, Config{Dir: damaged})
 	makeTopic(t, b.admin(t), "weather")
-	if err := b.Close(); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, b.Close())
 	names, err := filepath.Glob(filepath.Join(damaged, "meta", "*.log"))
 	if err != nil || len(names) != 1 {
 		t.Fatalf("the journal is %v, %v; want one file", names, err)
 	}
-	content, err := os.ReadFile(names[0])
-	if err != nil {
-		t.Fatal(err)
-	}
+	content := testkit.ReadFile(t, names[0])
 	content[60] ^= 1
-	if err := os.WriteFile(names[0], content, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, os.WriteFile(names[0], content, 0o600))
 	busy := t.TempDir()
 	open(t, Config{Dir: busy})
 	for _, test := range []struct {
@@ -206,9 +185,7 @@ func TestOpenRefuses(t *testing.T) {
 		}
 	}
 	content[60] ^= 1
-	if err := os.WriteFile(names[0], content, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, os.WriteFile(names[0], content, 0o600))
 	open(t, Config{Dir: damaged}) // the lock must be free again
 }
 
@@ -218,19 +195,7 @@ func TestFilesArePrivate(t *testing.T) {
 	b := open(t, Config{Dir: dir})
 	makeTopic(t, b.admin(t), "weather")
 	produce(t, b.admin(t), "weather", "rain")
-	err := filepath.WalkDir(dir, func(path string, entry os.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		info, err := entry.Info()
-		if err == nil && info.Mode().Perm()&0o077 != 0 {
-			t.Errorf("%s has mode %v", path, info.Mode())
-		}
-		return err
-	})
-	if err != nil {
-		t.Error(err)
-	}
+	testkit.CheckPrivate(t, dir)
 }
 
 // TestSignInIsTheSubject: a connection has the rights of its subject and no others.
@@ -247,9 +212,7 @@ func TestSignInIsTheSubject(t *testing.T) {
 	request := kmsg.NewPtrMetadataRequest()
 	request.Version = 1
 	response, err := request.RequestWith(t.Context(), requestor{conn})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	if len(response.Topics) != 1 || *response.Topics[0].Topic != "weather" {
 		t.Errorf("the subject sees %v, want its own topic", response.Topics)
 	}
@@ -262,9 +225,7 @@ func TestSignInRefusesNames(t *testing.T) {
 	b := open(t, Config{})
 	for _, subject := range []string{"", "*", "(super user)", "a b", "a,b", "a=b", "a\x00b", "a\nb", "-", "é", strings.Repeat("a", 129)} {
 		conn, err := b.Dial(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		if _, err := b.SignIn(t.Context(), conn, requestor{conn}, subject); err == nil {
 			t.Errorf("SignIn(%q) = nil, want an error", subject)
 		}
@@ -276,9 +237,7 @@ func TestSignInRefusesNames(t *testing.T) {
 func TestNobodyIsSignedInByDialing(t *testing.T) {
 	b := open(t, Config{})
 	conn, err := b.Dial(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	defer conn.Close()
 	if _, err := kmsg.NewPtrApiVersionsRequest().RequestWith(t.Context(), requestor{conn}); err != nil {
 		t.Errorf("ApiVersions = %v", err)
@@ -294,9 +253,7 @@ func TestOldProduce(t *testing.T) {
 	b := open(t, Config{})
 	conn := b.signedIn(t, ada)
 	versions, err := kmsg.NewPtrApiVersionsRequest().RequestWith(t.Context(), requestor{conn})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	for _, offered := range versions.ApiKeys {
 		if offered.ApiKey == kmsg.Produce.Int16() && (offered.MinVersion != 0 || offered.MaxVersion < 3) {
 			t.Errorf("Produce is offered in versions %d to %d, want 0 to at least 3", offered.MinVersion, offered.MaxVersion)
@@ -316,12 +273,8 @@ func TestAfterClose(t *testing.T) {
 	b := open(t, Config{Dir: t.TempDir()})
 	idle := b.signedIn(t, ada)
 	fresh, err := b.Dial(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := b.Close(); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
+	testkit.Must(t, b.Close())
 	if _, err := idle.Read(make([]byte, 1)); err == nil {
 		t.Error("a connection is open after Close")
 	}
@@ -376,9 +329,7 @@ func TestNearlyFullDisk(t *testing.T) {
 	topic.Partitions = append(topic.Partitions, partition)
 	commit.Topics, commit.Version = append(commit.Topics, topic), 8
 	conn, err := b.connect(caller{principal: "User:x", super: true})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	defer conn.Close()
 	committed, err := commit.RequestWith(t.Context(), requestor{conn})
 	if err != nil || committed.Topics[0].Partitions[0].ErrorCode != kerr.CoordinatorNotAvailable.Code {
@@ -416,13 +367,9 @@ func TestDeletedTopicsStayDeleted(t *testing.T) {
 	if err == nil {
 		err = b.meta.Append(entry) // nothing more happens, as if the process had been killed here
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	client.Close()
-	if err := b.Close(); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, b.Close())
 
 	again := open(t, Config{Dir: dir})
 	var names []string
@@ -442,9 +389,7 @@ func BenchmarkSignIn(b *testing.B) {
 	broker := open(b, Config{Dir: b.TempDir()})
 	for b.Loop() {
 		conn, err := broker.Dial(b.Context())
-		if err != nil {
-			b.Fatal(err)
-		}
+		testkit.Must(b, err)
 		if _, err := broker.SignIn(b.Context(), conn, requestor{conn}, ada); err != nil {
 			b.Fatal(err)
 		}

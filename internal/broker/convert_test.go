@@ -15,6 +15,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // fill creates topics, records, committed offsets and ACLs in an old engine, and returns the state
@@ -22,15 +24,11 @@ import (
 func fill(t *testing.T, dir string) map[string]any {
 	t.Helper()
 	old, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.ClusterID("old"), kfake.DataDir(dir))
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	defer old.Close()
 	connect := func(opts ...kgo.Opt) *kgo.Client {
 		client, err := kgo.NewClient(append(opts, kgo.SeedBrokers(old.ListenAddrs()...), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ProducerLinger(0))...)
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		t.Cleanup(client.Close)
 		return client
 	}
@@ -46,14 +44,10 @@ func fill(t *testing.T, dir string) map[string]any {
 				Topic: "weather", Partition: int32(i % 2), Key: fmt.Append(nil, i), Value: bytes.Repeat([]byte{byte(i)}, 20_000),
 				Headers: []kgo.RecordHeader{{Key: "n", Value: fmt.Append(nil, i)}},
 			}
-			if err := client.ProduceSync(t.Context(), r).FirstErr(); err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, client.ProduceSync(t.Context(), r).FirstErr())
 		}
 	}
-	if err := connect().ProduceSync(t.Context(), &kgo.Record{Topic: "deleted", Value: []byte("x")}, &kgo.Record{Topic: "empty", Value: []byte("x")}).FirstErr(); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, connect().ProduceSync(t.Context(), &kgo.Record{Topic: "deleted", Value: []byte("x")}, &kgo.Record{Topic: "empty", Value: []byte("x")}).FirstErr())
 	before := make(kadm.Offsets)
 	before.AddOffset("weather", 1, 7, -1)
 	before.AddOffset("empty", 0, 1, -1)
@@ -67,9 +61,7 @@ func fill(t *testing.T, dir string) map[string]any {
 	committed.Add(kadm.Offset{Topic: "weather", Partition: 0, At: 33, LeaderEpoch: 0, Metadata: "half way"})
 	committed.AddOffset("weather", 1, 8, -1)
 	for _, group := range []string{"analysis", "archive"} {
-		if err := admin.CommitAllOffsets(t.Context(), group, committed); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, admin.CommitAllOffsets(t.Context(), group, committed))
 	}
 	acls := kadm.NewACLs().Topics("weather").Groups("analysis").Operations(kadm.OpRead).ResourcePatternType(kadm.ACLPatternLiteral).Allow("User:" + ada).AllowHosts("*")
 	if _, err := admin.CreateACLs(t.Context(), acls); err != nil {
@@ -83,21 +75,15 @@ func look(t *testing.T, admin *kadm.Client, reader *kgo.Client) map[string]any {
 	t.Helper()
 	ctx := t.Context()
 	seen := make(map[string]any)
-	must := func(err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
 	metadata, err := admin.Metadata(ctx)
-	must(err)
+	testkit.Must(t, err)
 	seen["cluster"] = metadata.Cluster
 	assign := make(map[string]map[int32]kgo.Offset)
 	want := 0
 	starts, err := admin.ListStartOffsets(ctx)
-	must(err)
+	testkit.Must(t, err)
 	ends, err := admin.ListEndOffsets(ctx)
-	must(err)
+	testkit.Must(t, err)
 	for _, topic := range metadata.Topics.Sorted() {
 		seen["ID of "+topic.Topic] = topic.ID
 		assign[topic.Topic] = make(map[int32]kgo.Offset)
@@ -112,7 +98,7 @@ func look(t *testing.T, admin *kadm.Client, reader *kgo.Client) map[string]any {
 	reader.AddConsumePartitions(assign)
 	for n := 0; n < want; {
 		fetches := reader.PollFetches(ctx)
-		must(fetches.Err())
+		testkit.Must(t, fetches.Err())
 		fetches.EachRecord(func(r *kgo.Record) {
 			n++
 			seen[fmt.Sprintf("record %s-%d-%d", r.Topic, r.Partition, r.Offset)] = fmt.Sprintf("%q %q %v %d", r.Key, r.Value, r.Headers, r.Timestamp.UnixMilli())
@@ -120,18 +106,18 @@ func look(t *testing.T, admin *kadm.Client, reader *kgo.Client) map[string]any {
 	}
 	for _, group := range []string{"analysis", "archive"} {
 		offsets, err := admin.FetchOffsets(ctx, group)
-		must(err)
+		testkit.Must(t, err)
 		for _, o := range offsets.Sorted() {
 			seen[fmt.Sprintf("commit of %s in %s-%d", group, o.Topic, o.Partition)] = o.Offset
 		}
 	}
 	acls, err := admin.DescribeACLs(ctx, kadm.NewACLs().AnyResource().Operations().Allow().AllowHosts().ResourcePatternType(kadm.ACLPatternAny))
-	must(err)
+	testkit.Must(t, err)
 	for _, acl := range acls[0].Described {
 		seen[fmt.Sprintf("ACL %v", acl)] = true
 	}
 	configs, err := admin.DescribeTopicConfigs(ctx, "weather")
-	must(err)
+	testkit.Must(t, err)
 	for _, c := range configs[0].Configs {
 		if c.Key == "retention.ms" || c.Key == "segment.bytes" {
 			seen[c.Key] = *c.Value
@@ -146,16 +132,10 @@ func TestConversion(t *testing.T) {
 	dir := t.TempDir()
 	want := fill(t, dir)
 	interrupted := t.TempDir()
-	if err := os.CopyFS(interrupted, os.DirFS(dir)); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, os.CopyFS(interrupted, os.DirFS(dir)))
 	for _, name := range []string{"topics/aaaa-0", "groups"} { // left by a start that was killed
-		if err := os.MkdirAll(filepath.Join(interrupted, name), 0o700); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(interrupted, name, "00000000000000000001.log"), []byte("half"), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, os.MkdirAll(filepath.Join(interrupted, name), 0o700))
+		testkit.Must(t, os.WriteFile(filepath.Join(interrupted, name, "00000000000000000001.log"), []byte("half"), 0o600))
 	}
 	for name, dir := range map[string]string{"at once": dir, "interrupted": interrupted} {
 		t.Run(name, func(t *testing.T) {
@@ -187,9 +167,7 @@ func TestConversion(t *testing.T) {
 				want["offsets of empty-1"] = offsets
 				key := fmt.Sprintf("record empty-1-%d", r.Offset)
 				want[key] = look(t, kadm.NewClient(b.admin(t)), b.admin(t))[key] // expect the broker's time instead
-				if err := b.Close(); err != nil {
-					t.Fatal(err)
-				}
+				testkit.Must(t, b.Close())
 			}
 			if said.Len() > 0 {
 				t.Errorf("diagnostics: %s", said.String())

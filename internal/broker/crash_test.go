@@ -22,7 +22,7 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/batch"
 	"github.com/diaspora-streams/diaspora/internal/disk"
 	"github.com/diaspora-streams/diaspora/internal/disk/disktest"
-	"github.com/diaspora-streams/diaspora/internal/longtest"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // The crash test runs a program on the model of the file system. At each call that changes
@@ -36,7 +36,7 @@ type crashHistory struct {
 	sync    bool // Config.SyncWrites
 	cut     bool // the power failed, and no program has checked the remaining state yet
 	failing bool // the disk is full, or calls fail: requests need not succeed
-	clock   *clock
+	clock   *testkit.Clock
 	topics  map[string]*register // by name
 	acls    map[acl]*register
 	commits map[crashCommit]*register
@@ -129,7 +129,7 @@ func (b *crashBatch) last() int64 { return b.offset + int64(len(b.values)) - 1 }
 
 func (h *crashHistory) clone() *crashHistory {
 	c := *h
-	c.clock = &clock{now: h.clock.Now()}
+	c.clock = testkit.NewClock(h.clock.Now())
 	c.topics, c.acls, c.commits = cloneRegisters(h.topics), cloneRegisters(h.acls), cloneRegisters(h.commits)
 	c.logs = make(map[crashLog]*logHistory, len(h.logs))
 	for key, l := range h.logs {
@@ -731,7 +731,7 @@ func (p *program) step() error {
 	case 11:
 		return p.deleteRecords(t, n)
 	case 12, 13:
-		p.do(func(h *crashHistory) { h.clock.add(time.Duration(p.rng.IntN(8000)) * time.Millisecond) })
+		p.do(func(h *crashHistory) { h.clock.Add(time.Duration(p.rng.IntN(8000)) * time.Millisecond) })
 		return p.maintain()
 	case 14, 15:
 		return p.newProducer()
@@ -1059,23 +1059,16 @@ func (p *program) restart() error {
 	return p.open()
 }
 
-// crashAll runs programs until enough states are checked or a violation is found.
-func crashAll(states int, skip func(site string) bool) (checked int64, err error) {
-	return disktest.Crash(states, func(seed uint64, counted *atomic.Int64) error {
-		c := crasher{rng: rand.New(rand.NewPCG(seed, 1)), trouble: trouble(seed / 2 % uint64(troubles)), states: counted, limit: int64(states), skip: skip}
-		c.run(disktest.New(), newCrashHistory(seed%2 == 0), 0, programSteps)
-		return c.err
-	})
-}
+var crashProgram = disktest.Program(func(seed uint64, counted *atomic.Int64, states int64, skip func(site string) bool) error {
+	c := crasher{rng: rand.New(rand.NewPCG(seed, 1)), trouble: trouble(seed / 2 % uint64(troubles)), states: counted, limit: states, skip: skip}
+	c.run(disktest.New(), newCrashHistory(seed%2 == 0), 0, programSteps)
+	return c.err
+})
 
 // TestCrashStates checks the durability of the whole broker: acknowledged data survives a kill and,
 // with SyncWrites, a power cut. Topics, their settings and ACLs survive both in any case.
 func TestCrashStates(t *testing.T) {
-	checked, err := crashAll(longtest.Scaled(t, "BROKER_CRASH_STATES", 20_000), nil)
-	if err != nil {
-		t.Fatalf("after %d states: %v", checked, err)
-	}
-	t.Logf("%d states", checked)
+	crashProgram.Keeps(t, testkit.Scaled(t, "BROKER_CRASH_STATES", 20_000))
 }
 
 // TestEachSyncIsNeeded disables one call of Sync in this package after another, and requires that
@@ -1084,11 +1077,7 @@ func TestCrashStates(t *testing.T) {
 func TestEachSyncIsNeeded(t *testing.T) {
 	for _, function := range []string{"openFiles", "finishDeletion"} {
 		t.Run(function, func(t *testing.T) {
-			checked, err := crashAll(100_000, func(site string) bool { return strings.Contains(site, "."+function+" ") })
-			if err == nil {
-				t.Fatalf("%d states, and nobody misses the sync", checked)
-			}
-			t.Logf("after %d states: %v", checked, err)
+			crashProgram.Misses(t, 100_000, func(site string) bool { return strings.Contains(site, "."+function+" ") })
 		})
 	}
 }

@@ -31,7 +31,7 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/batch"
 	"github.com/diaspora-streams/diaspora/internal/disk"
 	"github.com/diaspora-streams/diaspora/internal/disk/disktest"
-	"github.com/diaspora-streams/diaspora/internal/longtest"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // filler derives requests from bytes, for fuzzing. The same bytes always give the same request.
@@ -519,7 +519,7 @@ func checkSequence(t *testing.T, data []byte) {
 
 // TestSequences runs FuzzSequence with random bytes.
 func TestSequences(t *testing.T) {
-	for seed := range longtest.Scaled(t, "BROKER_SEQUENCES", 500) {
+	for seed := range testkit.Scaled(t, "BROKER_SEQUENCES", 500) {
 		rng := rand.New(rand.NewPCG(uint64(seed), 4))
 		data := make([]byte, 200+rng.IntN(3000))
 		for i := range data {
@@ -592,9 +592,7 @@ func flood(t *testing.T) *flooded {
 func (f *flooded) bystand() {
 	f.Helper()
 	conn, err := f.connect(superUser)
-	if err != nil {
-		f.Fatal(err)
-	}
+	testkit.Must(f, err)
 	defer conn.Close()
 	conn.SetDeadline(time.Now().Add(20 * time.Second))
 	p := kmsg.NewProduceRequestTopicPartition()
@@ -623,9 +621,7 @@ func (f *flooded) again() {
 	f.Helper()
 	f.bystand()
 	want := snapshotOf(f.Broker)
-	if err := f.Close(); err != nil {
-		f.Fatal(err)
-	}
+	testkit.Must(f, f.Close())
 	began := time.Now()
 	f.Broker = open(f, Config{Dir: f.dir})
 	f.Logf("open again in %v", time.Since(began).Round(time.Millisecond))
@@ -693,9 +689,7 @@ func TestFloodOfFrames(t *testing.T) {
 		for name, frame := range frames {
 			for _, signedIn := range []bool{true, false} {
 				conn, err := f.Dial(t.Context())
-				if err != nil {
-					t.Fatal(err)
-				}
+				testkit.Must(t, err)
 				if signedIn {
 					conn = f.signedIn(t, ada)
 				}
@@ -859,9 +853,7 @@ func TestFloodOfBombs(t *testing.T) {
 		batch.Gzip: func(w io.Writer) io.WriteCloser { return gzip.NewWriter(w) },
 		batch.Zstd: func(w io.Writer) io.WriteCloser {
 			z, err := zstd.NewWriter(w, zstd.WithEncoderConcurrency(1))
-			if err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, err)
 			return z
 		},
 	} {
@@ -905,7 +897,7 @@ func TestFloodOfBombs(t *testing.T) {
 // TestFloodOfProducers requests many producer IDs and uses many.
 func TestFloodOfProducers(t *testing.T) {
 	f := flood(t)
-	ids := longtest.Scaled(t, "BROKER_PRODUCERS", 100_000)
+	ids := testkit.Scaled(t, "BROKER_PRODUCERS", 100_000)
 	wantPeak(t, 32, func() {
 		many(ids, 8, func(int) {
 			if got, err := call[*kmsg.InitProducerIDResponse](f.Broker, kmsg.NewPtrInitProducerIDRequest()); err != nil || got.ErrorCode != 0 {
@@ -927,7 +919,7 @@ func TestFloodOfProducers(t *testing.T) {
 // TestFloodOfGroups creates groups and members.
 func TestFloodOfGroups(t *testing.T) {
 	f := flood(t)
-	groups, members := longtest.Scaled(t, "BROKER_GROUPS", 5000), longtest.Scaled(t, "BROKER_MEMBERS", 1000)
+	groups, members := testkit.Scaled(t, "BROKER_GROUPS", 5000), testkit.Scaled(t, "BROKER_MEMBERS", 1000)
 	wantPeak(t, 32+int64(groups)/500, func() {
 		topic := f.topics.named("a")
 		many(groups, 8, func(i int) {

@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // franzSkips are the tests that may skip themselves, because the engine has neither share groups
@@ -66,13 +68,9 @@ func TestFranz(t *testing.T) {
 func listen(t *testing.T) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	b, err := Open(Config{Dir: t.TempDir(), Advertise: listener.Addr().String()})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	t.Cleanup(func() {
 		if err := errors.Join(listener.Close(), b.Close()); err != nil {
 			t.Error(err)

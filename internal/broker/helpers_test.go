@@ -2,7 +2,6 @@ package broker
 
 import (
 	"bytes"
-	"encoding/binary"
 	"fmt"
 	"hash/crc32"
 	"sync"
@@ -12,27 +11,10 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/diaspora-streams/diaspora/internal/batch"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
-// clock is a clock that tests can set.
-type clock struct {
-	mu  sync.Mutex
-	now time.Time
-}
-
-func newClock() *clock { return &clock{now: time.UnixMilli(1_700_000_000_000)} }
-
-func (c *clock) Now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.now
-}
-
-func (c *clock) add(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.now = c.now.Add(d)
-}
+func newClock() *testkit.Clock { return testkit.NewClock(time.UnixMilli(1_700_000_000_000)) }
 
 // from identifies the idempotent producer that sends a batch, and the batch's place in its
 // sequence.
@@ -64,15 +46,7 @@ var compressors = sync.OnceValue(func() (all [5]kgo.Compressor) {
 
 // newBatch returns a batch as a producer sends it, with one record for each value.
 func newBatch(codec batch.Codec, p from, values ...string) []byte {
-	var records []byte
-	for i, v := range values {
-		r := []byte{0, 0}                    // attributes, timestamp delta
-		r = binary.AppendVarint(r, int64(i)) // offset delta
-		r = append(r, 1)                     // no key
-		r = binary.AppendVarint(r, int64(len(v)))
-		r = append(append(r, v...), 0) // no headers
-		records = append(binary.AppendVarint(records, int64(len(r))), r...)
-	}
+	records := testkit.Records(values...)
 	if c := compressors()[codec]; c != nil {
 		records, _ = c.Compress(new(bytes.Buffer), records)
 	}
@@ -81,22 +55,7 @@ func newBatch(codec batch.Codec, p from, values ...string) []byte {
 
 // rawBatch returns a batch with arbitrary bytes as its records, and a correct checksum.
 func rawBatch(codec batch.Codec, p from, count int, records []byte) []byte {
-	b := make([]byte, batch.HeaderBytes, batch.HeaderBytes+len(records))
-	b = append(b, records...)
-	be := binary.BigEndian
-	be.PutUint32(b[8:], uint32(len(b)-12))
-	be.PutUint32(b[12:], 1<<32-1) // leader epoch
-	b[16] = 2                     // magic
-	b[22] = byte(codec)
-	be.PutUint32(b[23:], uint32(count-1))
-	be.PutUint64(b[27:], 1000) // timestamps of the producer
-	be.PutUint64(b[35:], 1000)
-	be.PutUint64(b[43:], uint64(p.id))
-	be.PutUint16(b[51:], uint16(p.epoch))
-	be.PutUint32(b[53:], uint32(p.sequence))
-	be.PutUint32(b[57:], uint32(count))
-	be.PutUint32(b[17:], checksum(b[21:]))
-	return b
+	return testkit.Batch(int8(codec), p.id, p.epoch, p.sequence, count, records)
 }
 
 // valuesOf returns the values of a batch's records.

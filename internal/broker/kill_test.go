@@ -22,7 +22,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/diaspora-streams/diaspora/internal/batch"
-	"github.com/diaspora-streams/diaspora/internal/longtest"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 const (
@@ -195,9 +195,7 @@ func (k *killed) startVictim(maintain time.Duration, sync bool) victim {
 	if err == nil {
 		err = cmd.Start()
 	}
-	if err != nil {
-		k.t.Fatal(err)
-	}
+	testkit.Must(k.t, err)
 	return victim{cmd, out}
 }
 
@@ -222,7 +220,7 @@ func (k *killed) kill(v victim) {
 // acknowledged and has not expired is there in order, once, at the same offset. Starts and ends
 // never decrease, and committed offsets are there.
 func TestKill(t *testing.T) {
-	kills := longtest.Scaled(t, "BROKER_KILLS", 30)
+	kills := testkit.Scaled(t, "BROKER_KILLS", 30)
 	k := &killed{t: t, dir: t.TempDir(), parts: map[topicPartition]*killedPartition{}, commits: map[topicPartition][2]int64{}}
 	for _, topic := range []string{shortTopic, keptTopic} {
 		for n := range int32(killPartitions) {
@@ -231,22 +229,16 @@ func TestKill(t *testing.T) {
 	}
 	// The parent owns the listener, so that clients can connect at any time and the port stays
 	// reserved.
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
+	listener := testkit.Listen(t)
 	k.address = listener.Addr().String()
-	if k.listener, err = listener.(*net.TCPListener).File(); err != nil {
-		t.Fatal(err)
-	}
+	file, err := listener.(*net.TCPListener).File()
+	testkit.Must(t, err)
+	k.listener = file
 	defer k.listener.Close()
 
 	v := k.startVictim(time.Second, false)
 	defer func() { k.kill(v) }()
-	if err := v.ready(); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, v.ready())
 	ctx, stop := context.WithCancel(t.Context())
 	var clients sync.WaitGroup
 	var begun sync.WaitGroup
@@ -288,14 +280,10 @@ func TestKill(t *testing.T) {
 	took := time.Since(began)
 	k.kill(v)
 	v = k.startVictim(10*time.Millisecond, false)
-	if err := v.ready(); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, v.ready())
 	stop()
 	clients.Wait()
-	if err := k.verify(int64(kills)); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, k.verify(int64(kills)))
 	endConsuming()
 	consumers.Wait()
 	k.verifyKept()
@@ -649,9 +637,7 @@ func (k *killed) verifySimple(r requestor, life int64) error {
 // of each writer are in order.
 func (k *killed) verifyKept() {
 	r, end, err := k.raw()
-	if err != nil {
-		k.t.Fatal(err)
-	}
+	testkit.Must(k.t, err)
 	defer end()
 	for n := range int32(killPartitions) {
 		tp := topicPartition{keptTopic, n}
@@ -699,9 +685,7 @@ func (k *killed) verifyKept() {
 // wantExpired waits until all records that can expire have expired.
 func (k *killed) wantExpired() {
 	r, end, err := k.raw()
-	if err != nil {
-		k.t.Fatal(err)
-	}
+	testkit.Must(k.t, err)
 	defer end()
 	for n := range int32(killPartitions) {
 		tp := topicPartition{shortTopic, n}

@@ -20,7 +20,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora/internal/batch"
 	"github.com/diaspora-streams/diaspora/internal/disk/disktest"
-	"github.com/diaspora-streams/diaspora/internal/longtest"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // TestModel compares the broker with a few maps. After random requests of any supported version,
@@ -30,9 +30,7 @@ import (
 func TestModel(t *testing.T) {
 	checks := flag.Lookup("rapid.checks")
 	before := checks.Value.String()
-	if err := flag.Set(checks.Name, strconv.Itoa(longtest.Scaled(t, "BROKER_MODEL_ROUNDS", 200))); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, flag.Set(checks.Name, strconv.Itoa(testkit.Scaled(t, "BROKER_MODEL_ROUNDS", 200))))
 	defer flag.Set(checks.Name, before)
 	rapid.Check(t, func(t *rapid.T) {
 		m := newBrokerModel(t)
@@ -66,7 +64,7 @@ func TestModel(t *testing.T) {
 // brokerModel is the expected state of a broker.
 type brokerModel struct {
 	cfg    Config
-	clock  *clock
+	clock  *testkit.Clock
 	files  *disktest.Model
 	broker *Broker
 	conn   net.Conn
@@ -501,7 +499,7 @@ func (m *brokerModel) deleteGroup(t *rapid.T) {
 // pass advances the clock, or sometimes sets it back.
 func (m *brokerModel) pass(t *rapid.T) {
 	most := rapid.SampledFrom([]int{900, 900, 6000}).Draw(t, "at most")
-	m.clock.add(time.Duration(rapid.IntRange(-500, most).Draw(t, "ms")) * time.Millisecond)
+	m.clock.Add(time.Duration(rapid.IntRange(-500, most).Draw(t, "ms")) * time.Millisecond)
 }
 
 // maintain lets records expire. The topics' settings determine what may be missing afterwards.

@@ -8,6 +8,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/diaspora-streams/diaspora/internal/batch"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // Requests that no real client sends are still answered as by Apache Kafka. The differential suite
@@ -150,9 +151,7 @@ func TestOddFetch(t *testing.T) {
 	create(t, b, superUser, newTopic("a", 2), newTopic("b", 1))
 	ask[*kmsg.ProduceResponse](t, b, superUser, oddProduce(-1, map[string][]byte{"a": newBatch(batch.None, nobody, "x")}, "a"), 12)
 	conn, err := b.connect(superUser)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	defer conn.Close()
 	fetch := func(edit func(*kmsg.FetchRequest), partitions ...topicPartition) *kmsg.FetchResponse {
 		t.Helper()
@@ -165,9 +164,7 @@ func TestOddFetch(t *testing.T) {
 		}
 		edit(request)
 		response, err := requestor{conn}.Request(t.Context(), request)
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		return response.(*kmsg.FetchResponse)
 	}
 	first := topicPartition{"a", 0}
@@ -205,9 +202,7 @@ func TestFetchOfADeletedTopic(t *testing.T) {
 	described.Topics = []kmsg.MetadataRequestTopic{{Topic: kmsg.StringPtr("a")}}
 	id := ask[*kmsg.MetadataResponse](t, b, superUser, described, 12).Topics[0].TopicID
 	conn, err := b.connect(superUser)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	defer conn.Close()
 	fetch := func(session, epoch int32) *kmsg.FetchResponse {
 		t.Helper()
@@ -217,9 +212,7 @@ func TestFetchOfADeletedTopic(t *testing.T) {
 		part.PartitionMaxBytes = 1 << 20
 		request.Topics = append(request.Topics, kmsg.FetchRequestTopic{TopicID: id, Partitions: []kmsg.FetchRequestTopicPartition{part}})
 		response, err := requestor{conn}.Request(t.Context(), request)
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		return response.(*kmsg.FetchResponse)
 	}
 	want := func(what string, response *kmsg.FetchResponse, want *kerr.Error) {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // operatedBy makes subjects the operators.
@@ -31,9 +32,7 @@ func TestBlock(t *testing.T) {
 		t.Errorf("Release by an operator = %v, want ErrPermission", err)
 	}
 	key, err := s.IssueKey(t.Context(), ada, diaspora.AccessKeyRequest{Name: "laptop", Read: true, Write: true})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	person := globus.Identity{Subject: ada, Username: "ada@example.edu"}
 	check := func(what string, s *Service, blocked bool) {
 		t.Helper()
@@ -74,18 +73,14 @@ func TestBlock(t *testing.T) {
 			t.Errorf("%s: a second Block = %+v, %v, want the first one", name, got, err)
 		}
 	}
-	if err := other.Unblock(t.Context(), cleo, ada); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, other.Unblock(t.Context(), cleo, ada))
 	check("unblocked here", other, false)
 	check("unblocked elsewhere", s, false)
 
 	var acts []string
 	for _, value := range c.ledger() {
 		var r record
-		if err := json.Unmarshal(value, &r); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, json.Unmarshal(value, &r))
 		if r.Op == opBlock || r.Op == opUnblock {
 			acts = append(acts, r.Op+" "+r.Subject+" by "+r.By+": "+r.Why)
 			if r.Time.Before(before) || r.key() != "subject/"+ada {

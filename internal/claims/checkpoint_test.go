@@ -24,7 +24,7 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/disk"
 	"github.com/diaspora-streams/diaspora/internal/disk/disktest"
 	"github.com/diaspora-streams/diaspora/internal/kafka"
-	"github.com/diaspora-streams/diaspora/internal/longtest"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // someCheckpoints returns a checkpoint folder on a file system. This process is the one that writes
@@ -101,24 +101,16 @@ func TestDamagedCheckpoint(t *testing.T) {
 	fsys := disk.Memory()
 	c := someCheckpoints(t, fsys)
 	want := checkpointOf(someHistory(20))
-	if err := c.write(want); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, c.write(want))
 	good, err := disk.ReadFile(fsys, checkpointFile, 1<<20)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	put := func(content []byte) error {
 		t.Helper()
-		if err := disk.Replace(fsys, checkpointFile, content, true); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, disk.Replace(fsys, checkpointFile, content, true))
 		_, err := c.read(aLedger)
 		return err
 	}
-	if err := put(good); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, put(good))
 	if _, err := c.read(kafka.TopicID{9}); err == nil || !strings.Contains(err.Error(), "another ledger") {
 		t.Errorf("read for another ledger = %v", err)
 	}
@@ -149,21 +141,13 @@ func withHeader(t *testing.T, content []byte, edit func(*checkpointHeader)) []by
 	var body bytes.Buffer
 	out := gob.NewEncoder(&body)
 	var header checkpointHeader
-	if err := in.Decode(&header); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, in.Decode(&header))
 	edit(&header)
-	if err := out.Encode(header); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, out.Encode(header))
 	for range header.Entries {
 		var e checkpointEntry
-		if err := in.Decode(&e); err != nil {
-			t.Fatal(err)
-		}
-		if err := out.Encode(e); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, in.Decode(&e))
+		testkit.Must(t, out.Encode(e))
 	}
 	sum := sha256.Sum256(body.Bytes())
 	return append(body.Bytes(), sum[:]...)
@@ -173,7 +157,7 @@ func withHeader(t *testing.T, content []byte, edit func(*checkpointHeader)) []by
 // old one or the new one.
 func TestCheckpointCrash(t *testing.T) {
 	history := someHistory(12)
-	_, err := disktest.Crash(longtest.Scaled(t, "LEDGER_CRASH_STATES", 2000), func(seed uint64, counted *atomic.Int64) error {
+	_, err := disktest.Crash(testkit.Scaled(t, "LEDGER_CRASH_STATES", 2000), func(seed uint64, counted *atomic.Int64) error {
 		rng := rand.New(rand.NewPCG(seed, 0))
 		model := disktest.New()
 		var left []*disktest.Model
@@ -215,9 +199,7 @@ func TestCheckpointCrash(t *testing.T) {
 		}
 		return nil
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 }
 
 // fetched counts the records that clients have read.
@@ -248,12 +230,8 @@ func TestStartFromCheckpoint(t *testing.T) {
 	}
 	mustClaim(t, s, topics...)
 	key, err := s.IssueKey(t.Context(), ada, diaspora.AccessKeyRequest{Name: "k", Read: true, Write: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
+	testkit.Must(t, s.Close())
 	file := filepath.Join(dir, checkpointFile)
 	if info, err := os.Stat(file); err != nil || info.Mode() != fs.FileMode(0o600) {
 		t.Errorf("the checkpoint: %v, %v, want mode 0600", info, err)
@@ -277,9 +255,7 @@ func TestStartFromCheckpoint(t *testing.T) {
 		}
 		var whole, from *state
 		all := c.open()
-		if err := errors.Join(s.Ready(t.Context()), all.Ready(t.Context())); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, errors.Join(s.Ready(t.Context()), all.Ready(t.Context())))
 		s.ledger.read(func(st *state) { from = st.clone() })
 		all.ledger.read(func(st *state) { whole = st.clone() })
 		if !reflect.DeepEqual(from, whole) {
@@ -293,19 +269,14 @@ func TestStartFromCheckpoint(t *testing.T) {
 	check("a second process", beside, read, 1, 10)
 	beside.Close()
 	s.Close()
-	good, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
+	good := testkit.ReadFile(t, file)
 	for what, bad := range map[string][]byte{
 		"another record": withHeader(t, good, func(h *checkpointHeader) { h.Record[0] ^= 1 }),
 		"ahead":          withHeader(t, good, func(h *checkpointHeader) { h.Next += 900 }),
 		"torn":           good[:len(good)/2],
 		"empty":          {},
 	} {
-		if err := os.WriteFile(file, bad, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, os.WriteFile(file, bad, 0o600))
 		s, read := open(c)
 		check(what, s, read, 20, 40)
 		if !strings.Contains(told.String(), "the checkpoint of the ledger is not used") {
@@ -322,9 +293,7 @@ func TestStartFromCheckpoint(t *testing.T) {
 	// The ledger was deleted and made again on the same cluster.
 	s, _ = open(c)
 	s.Close()
-	if err := c.fake.DeleteTopic(LedgerTopic); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, c.fake.DeleteTopic(LedgerTopic))
 	s, _ = open(c)
 	if got, err := s.Topics(t.Context(), ada); err != nil || len(got) != 0 || !strings.Contains(told.String(), "of another ledger") {
 		t.Errorf("with a new ledger: Topics = %d of them, %v; told %s", len(got), err, told.String())
@@ -335,9 +304,7 @@ func TestStartFromCheckpoint(t *testing.T) {
 func TestNoFolderForCheckpoints(t *testing.T) {
 	c := newCluster(t)
 	file := filepath.Join(t.TempDir(), "file")
-	if err := os.WriteFile(file, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, os.WriteFile(file, nil, 0o600))
 	var told strings.Builder
 	s := c.open(func(cfg *Config) { cfg.Dir, cfg.Diagnostics = file, slog.New(slog.NewTextHandler(&told, nil)) })
 	mustClaim(t, s, "weather")

@@ -9,15 +9,14 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 func TestClaimWorks(t *testing.T) {
 	c := newCluster(t)
 	s := c.open()
 	got, err := s.Claim(t.Context(), ada, diaspora.ClaimRequest{Name: "weather", Partitions: 3, Description: "what it is like"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	if !got.Created || got.Name != "weather" || got.Owner != ada || got.Partitions != 3 || got.Claimed.IsZero() {
 		t.Errorf("Claim = %+v", got)
 	}
@@ -37,9 +36,7 @@ func TestClaimWorks(t *testing.T) {
 
 	for _, same := range []diaspora.ClaimRequest{{Name: "weather"}, {Name: "weather", Partitions: 3, RetentionMS: got.RetentionMS}} {
 		again, err := s.Claim(t.Context(), ada, same)
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		if got.Created = false; again != got {
 			t.Errorf("the second Claim = %+v, want %+v", again, got)
 		}
@@ -52,9 +49,7 @@ func TestClaimWithOtherSettings(t *testing.T) {
 	c := newCluster(t)
 	s := c.open()
 	before, err := s.Claim(t.Context(), ada, diaspora.ClaimRequest{Name: "weather", Description: "beamline 7"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	before.Created = false
 	const day = 24 * 60 * 60 * 1000
 	for _, tt := range []struct {
@@ -144,15 +139,11 @@ func TestRelease(t *testing.T) {
 	if _, err := s.Claim(t.Context(), ada, diaspora.ClaimRequest{Name: "weather"}); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.produce(ada, "weather", "secret"); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, c.produce(ada, "weather", "secret"))
 	if err := s.Release(t.Context(), ben, "weather"); !errors.Is(err, diaspora.ErrPermission) {
 		t.Errorf("Release by somebody else = %v, want ErrPermission", err)
 	}
-	if err := s.Release(t.Context(), ada, "weather"); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, s.Release(t.Context(), ada, "weather"))
 	c.check()
 	if err := s.Release(t.Context(), ada, "weather"); !errors.Is(err, diaspora.ErrNotFound) {
 		t.Errorf("the second Release = %v, want ErrNotFound", err)
@@ -161,9 +152,7 @@ func TestRelease(t *testing.T) {
 	if got, err := s.Claim(t.Context(), ben, diaspora.ClaimRequest{Name: "weather"}); err != nil || !got.Created {
 		t.Fatalf("Claim of a released name = %+v, %v", got, err)
 	}
-	if err := c.produce(ben, "weather", "fresh"); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, c.produce(ben, "weather", "fresh"))
 	if value, err := c.consume(ben, "weather"); value != "fresh" || err != nil {
 		t.Errorf("the next owner's consume = %q, %v, want fresh", value, err)
 	}
@@ -183,9 +172,7 @@ func TestShow(t *testing.T) {
 	}
 	names := func(topics []diaspora.Topic, err error) []string {
 		t.Helper()
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		names := []string{}
 		for _, topic := range topics {
 			names = append(names, topic.Name)

@@ -1,7 +1,6 @@
 package claims
 
 import (
-	"context"
 	"fmt"
 	"net"
 	"slices"
@@ -17,6 +16,7 @@ import (
 	"github.com/twmb/franz-go/pkg/sasl/plain"
 
 	"github.com/diaspora-streams/diaspora/internal/kafka"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // Subjects that can sign in at the test cluster. Their passwords are their names.
@@ -53,9 +53,7 @@ func (c *testCluster) start(opts ...kfake.Opt) {
 		opts = append(opts, kfake.User("PLAIN", subject, subject))
 	}
 	fake, err := kfake.NewCluster(opts...)
-	if err != nil {
-		c.t.Fatal(err)
-	}
+	testkit.Must(c.t, err)
 	c.t.Cleanup(fake.Close)
 	c.fake = fake
 }
@@ -79,9 +77,7 @@ func (c *testCluster) as(subject string) []kgo.Opt {
 func (c *testCluster) client(subject string, opts ...kgo.Opt) *kgo.Client {
 	c.t.Helper()
 	client, err := kgo.NewClient(append(c.as(subject), opts...)...)
-	if err != nil {
-		c.t.Fatal(err)
-	}
+	testkit.Must(c.t, err)
 	c.t.Cleanup(client.Close)
 	return client
 }
@@ -100,9 +96,7 @@ func (c *testCluster) open(edit ...func(*Config)) *Service {
 		e(&cfg)
 	}
 	s, err := Open(c.t.Context(), cfg)
-	if err != nil {
-		c.t.Fatal(err)
-	}
+	testkit.Must(c.t, err)
 	c.t.Cleanup(func() { s.Close() })
 	return s
 }
@@ -111,9 +105,7 @@ func (c *testCluster) open(edit ...func(*Config)) *Service {
 func (c *testCluster) acls(resource kafka.Resource) []string {
 	c.t.Helper()
 	acls, err := c.admin().ResourceACLs(c.t.Context(), resource)
-	if err != nil {
-		c.t.Fatal(err)
-	}
+	testkit.Must(c.t, err)
 	return aclLines(acls)
 }
 
@@ -184,23 +176,19 @@ func (c *testCluster) leaderless(name string, first, last int) (asked func() int
 func (c *testCluster) hasTopic(name string) bool {
 	c.t.Helper()
 	_, ok, err := c.admin().Topic(c.t.Context(), name)
-	if err != nil {
-		c.t.Fatal(err)
-	}
+	testkit.Must(c.t, err)
 	return ok
 }
 
 // produce writes an event as subject.
 func (c *testCluster) produce(subject, topic, value string) error {
-	ctx, cancel := context.WithTimeout(c.t.Context(), 10*time.Second)
-	defer cancel()
+	ctx := testkit.Within(c.t)
 	return c.client(subject).ProduceSync(ctx, &kgo.Record{Topic: topic, Value: []byte(value)}).FirstErr()
 }
 
 // consume reads the first event as subject.
 func (c *testCluster) consume(subject, topic string, opts ...kgo.Opt) (string, error) {
-	ctx, cancel := context.WithTimeout(c.t.Context(), 10*time.Second)
-	defer cancel()
+	ctx := testkit.Within(c.t)
 	client := c.client(subject, append(opts, kgo.ConsumeTopics(topic))...)
 	for {
 		fetches := client.PollFetches(ctx)
@@ -217,9 +205,7 @@ func (c *testCluster) consume(subject, topic string, opts ...kgo.Opt) (string, e
 func (c *testCluster) append(value string) {
 	c.t.Helper()
 	client := c.client("admin")
-	if err := client.ProduceSync(c.t.Context(), &kgo.Record{Topic: LedgerTopic, Value: []byte(value)}).FirstErr(); err != nil {
-		c.t.Fatal(err)
-	}
+	testkit.Must(c.t, client.ProduceSync(c.t.Context(), &kgo.Record{Topic: LedgerTopic, Value: []byte(value)}).FirstErr())
 }
 
 // check fails the test unless the cluster has the topics and ACLs that the ledger requires.
@@ -241,9 +227,7 @@ func (c *testCluster) differences() (found []string) {
 		}
 	}
 	topics, err := c.admin().Topics(c.t.Context())
-	if err != nil {
-		c.t.Fatal(err)
-	}
+	testkit.Must(c.t, err)
 	var wantTopics, haveTopics []string
 	var wantACLs []kafka.ACL
 	for name, t := range want.topics {
@@ -266,9 +250,7 @@ func (c *testCluster) differences() (found []string) {
 		found = append(found, fmt.Sprintf("the cluster has topics %q, and by the ledger it should have %q", haveTopics, wantTopics))
 	}
 	haveACLs, err := c.admin().ACLs(c.t.Context(), kmsg.ACLResourceTypeTopic)
-	if err != nil {
-		c.t.Fatal(err)
-	}
+	testkit.Must(c.t, err)
 	if have, want := aclLines(haveACLs), aclLines(wantACLs); !slices.Equal(have, want) {
 		found = append(found, fmt.Sprintf("the cluster has ACLs\n%s\nand by the ledger it should have\n%s", strings.Join(have, "\n"), strings.Join(want, "\n")))
 	}
@@ -279,16 +261,12 @@ func (c *testCluster) differences() (found []string) {
 func (c *testCluster) ledger() [][]byte {
 	c.t.Helper()
 	end, err := c.admin().EndOffset(c.t.Context(), LedgerTopic, 0)
-	if err != nil {
-		c.t.Fatal(err)
-	}
+	testkit.Must(c.t, err)
 	client := c.client("admin", kgo.ConsumeTopics(LedgerTopic))
 	var values [][]byte
 	for int64(len(values)) < end {
 		fetches := client.PollFetches(c.t.Context())
-		if err := fetches.Err(); err != nil {
-			c.t.Fatal(err)
-		}
+		testkit.Must(c.t, fetches.Err())
 		for _, r := range fetches.Records() {
 			values = append(values, r.Value)
 		}

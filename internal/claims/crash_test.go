@@ -16,6 +16,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // wire is a service's network. It can stop the service just before a request that would change the
@@ -138,9 +139,7 @@ func (op operation) prepare(c *testCluster, name string) (*Service, *wire) {
 		if _, err := s.Claim(c.t.Context(), ada, diaspora.ClaimRequest{Name: name}); err != nil {
 			c.t.Fatal(err)
 		}
-		if err := c.produce(ada, name, "of the first owner"); err != nil {
-			c.t.Fatal(err)
-		}
+		testkit.Must(c.t, c.produce(ada, name, "of the first owner"))
 	}
 	return s, w
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/kafka"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // gatewayUser is the gateways' user at the test cluster. It is not a super user.
@@ -28,9 +29,7 @@ func (c *testCluster) follow(edit ...func(*FollowerConfig)) *Follower {
 		e(&cfg)
 	}
 	f, err := Follow(c.t.Context(), cfg)
-	if err != nil {
-		c.t.Fatal(err)
-	}
+	testkit.Must(c.t, err)
 	c.t.Cleanup(func() { f.Close() })
 	return f
 }
@@ -65,9 +64,7 @@ func TestFollow(t *testing.T) {
 			}
 		}
 	}
-	if err := s.RevokeKey(t.Context(), ada, key.ID); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, s.RevokeKey(t.Context(), ada, key.ID))
 	revoked := time.Now()
 	for {
 		_, err := f.ActiveKey(t.Context(), key.ID)
@@ -89,16 +86,12 @@ func TestFollowersRefuse(t *testing.T) {
 	dir := t.TempDir()
 	keepsIt := func(cfg *FollowerConfig) { cfg.Dir = dir }
 	f := c.follow(keepsIt)
-	if err := f.Admit(globus.Identity{Subject: ada}); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, f.Admit(globus.Identity{Subject: ada}))
 	if _, err := s.Block(t.Context(), ben, diaspora.BlockRequest{Subject: ada, Why: "a test"}); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {
-		if err := f.Ready(t.Context()); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, f.Ready(t.Context()))
 		if err := f.Admit(globus.Identity{Subject: ada}); !errors.Is(err, globus.ErrRefused) {
 			t.Errorf("Admit of a blocked person = %v", err)
 		}
@@ -201,15 +194,11 @@ func TestKeyUsesOfStrangers(t *testing.T) {
 		fmt.Sprintf(`{"v":1,"key":"%s","more":"%0300d"}`, key.ID, 0),
 		`{"v":1,"key":"` + mustIssue(t, s, ada, both("last")).ID + `"}`,
 	} {
-		if err := gateway.ProduceSync(t.Context(), &kgo.Record{Topic: KeyUsesTopic, Value: []byte(value)}).FirstErr(); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, gateway.ProduceSync(t.Context(), &kgo.Record{Topic: KeyUsesTopic, Value: []byte(value)}).FirstErr())
 	}
 	for deadline := time.Now().Add(20 * time.Second); ; {
 		keys, err := s.Keys(t.Context(), ada)
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		if len(keys) == 2 && !keys[0].LastUsed.IsZero() && !keys[1].LastUsed.IsZero() {
 			break
 		}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/internal/kafka"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // userGroups are the ACLs on the groups that the gateway uses.
@@ -54,9 +55,7 @@ func TestGroupsOfEarlierVersions(t *testing.T) {
 	old := newRecord(opClaimGroup, ben)
 	old.Group, old.Limit = "plots", 1000
 	text, err := json.Marshal(old)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	c.append(string(text))
 	s.Close()
 
@@ -71,9 +70,7 @@ func TestGroupsOfEarlierVersions(t *testing.T) {
 		t.Helper()
 		var offsets kadm.Offsets
 		offsets.AddOffset(topic, 0, at, -1)
-		if err := admin.CommitAllOffsets(t.Context(), group, offsets); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, admin.CommitAllOffsets(t.Context(), group, offsets))
 	}
 	commit("analysis", "weather", 7)
 	commit("analysis", "snow", 8)

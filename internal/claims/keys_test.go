@@ -17,14 +17,13 @@ import (
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/kafka"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 func mustIssue(t *testing.T, s *Service, subject string, req diaspora.AccessKeyRequest) diaspora.NewAccessKey {
 	t.Helper()
 	key, err := s.IssueKey(t.Context(), subject, req)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	return key
 }
 
@@ -51,30 +50,24 @@ func (c *testCluster) clientOf(key diaspora.AccessKey, opts ...kgo.Opt) *kgo.Cli
 	if err == nil {
 		err = results.Error()
 	}
-	if err != nil {
-		c.t.Fatal(err)
-	}
+	testkit.Must(c.t, err)
 	client, err := kgo.NewClient(append([]kgo.Opt{
 		kgo.SeedBrokers(c.fake.ListenAddrs()...),
 		kgo.SASL(scram.Auth{User: user, Pass: "x"}.AsSha256Mechanism()),
 		kgo.MetadataMinAge(10 * time.Millisecond),
 	}, opts...)...)
-	if err != nil {
-		c.t.Fatal(err)
-	}
+	testkit.Must(c.t, err)
 	c.t.Cleanup(client.Close)
 	return client
 }
 
 func (c *testCluster) produceAs(key diaspora.AccessKey, topic string) error {
-	ctx, cancel := context.WithTimeout(c.t.Context(), 10*time.Second)
-	defer cancel()
+	ctx := testkit.Within(c.t)
 	return c.clientOf(key).ProduceSync(ctx, &kgo.Record{Topic: topic, Value: []byte("x")}).FirstErr()
 }
 
 func (c *testCluster) consumeAs(key diaspora.AccessKey, topic string, opts ...kgo.Opt) error {
-	ctx, cancel := context.WithTimeout(c.t.Context(), 10*time.Second)
-	defer cancel()
+	ctx := testkit.Within(c.t)
 	client := c.clientOf(key, append(opts, kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))...)
 	defer client.Close()
 	for {
@@ -95,9 +88,7 @@ func TestKeyRights(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, topic := range []string{"weather", "snow"} {
-		if err := c.produce(ada, topic, "first"); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, c.produce(ada, topic, "first"))
 	}
 	keys := map[string]diaspora.AccessKey{}
 	for _, req := range []diaspora.AccessKeyRequest{
@@ -106,9 +97,7 @@ func TestKeyRights(t *testing.T) {
 		keys[req.Name] = mustIssue(t, s, ada, req).AccessKey
 	}
 	mustClaim(t, s, "later") // keys for all topics apply to it as well
-	if err := c.produce(ada, "later", "first"); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, c.produce(ada, "later", "first"))
 	c.check()
 	may := map[string]string{ // in the order weather, snow, later, bens
 		"full": "rw rw rw --", "reads": "r- r- r- --", "writes": "-w -w -w --",
@@ -133,15 +122,11 @@ func TestKeyRights(t *testing.T) {
 
 	// The rights of a key end with the topic and with the key. They do not end with its owner's
 	// rights.
-	if err := s.Release(t.Context(), ada, "snow"); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, s.Release(t.Context(), ada, "snow"))
 	if _, err := s.Claim(t.Context(), ben, diaspora.ClaimRequest{Name: "snow"}); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.RevokeKey(t.Context(), ada, keys["one"].ID); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, s.RevokeKey(t.Context(), ada, keys["one"].ID))
 	for name, topic := range map[string]string{"writes": "snow", "one": "weather"} {
 		if err := c.produceAs(keys[name], topic); !errors.Is(err, kerr.TopicAuthorizationFailed) {
 			t.Errorf("%s produces to %s afterwards: %v", name, topic, err)
@@ -198,9 +183,7 @@ func TestKeyLife(t *testing.T) {
 		t.Errorf("Keys = %+v, %v", keys, err)
 	}
 
-	if err := one.Close(); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, one.Close())
 	three := c.open()
 	good(three) // after a restart
 	for range 2 {
@@ -281,9 +264,7 @@ func TestKeyRefusals(t *testing.T) {
 	if _, err := s.IssueKey(t.Context(), ada, both("third")); !errors.Is(err, diaspora.ErrPermission) {
 		t.Errorf("one key too many: %v, want ErrPermission", err)
 	}
-	if err := s.RevokeKey(t.Context(), ada, first.ID); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, s.RevokeKey(t.Context(), ada, first.ID))
 	mustIssue(t, s, ada, both("third"))
 	if err := s.RevokeKey(t.Context(), ada, "*"); !errors.Is(err, diaspora.ErrInvalid) {
 		t.Errorf("RevokeKey of no ID = %v, want ErrInvalid", err)
@@ -318,9 +299,7 @@ func TestKeyExpires(t *testing.T) {
 	if err := s.ledger.append(t.Context(), early); !errors.Is(err, errKeyNotYet) {
 		t.Errorf("an early end: %v, want %v", err, errKeyNotYet)
 	}
-	if err := s.Reconcile(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, s.Reconcile(t.Context()))
 	if have := fmt.Sprint(c.acls(kafka.TopicResource("weather"))); strings.Contains(have, key.ID) {
 		t.Errorf("the topic's ACLs %s still name the key", have)
 	}
@@ -335,9 +314,7 @@ func TestKeyDrift(t *testing.T) {
 	key := mustIssue(t, s, ada, reader("reads")).AccessKey
 	gone := mustIssue(t, s, ada, reader("gone")).AccessKey
 	want := c.acls(kafka.TopicResource("weather"))
-	if err := s.RevokeKey(t.Context(), ada, gone.ID); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, s.RevokeKey(t.Context(), ada, gone.ID))
 	want = slices.DeleteFunc(want, func(line string) bool { return strings.Contains(line, gone.ID) })
 	for name, acls := range map[string][]kafka.ACL{
 		"lost":    nil,
@@ -345,9 +322,7 @@ func TestKeyDrift(t *testing.T) {
 		"widened": slices.Concat(ownerACLs("weather", ada), ownerACLs("weather", KeyPrincipal(key))),
 	} {
 		c.setACLs(kafka.TopicResource("weather"), acls...)
-		if err := s.Reconcile(t.Context()); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, s.Reconcile(t.Context()))
 		if have := c.acls(kafka.TopicResource("weather")); !slices.Equal(have, want) {
 			t.Errorf("%s: the ACLs are %q, want %q", name, have, want)
 		}
@@ -372,9 +347,7 @@ func TestKeyUses(t *testing.T) {
 	}
 	for {
 		k, err := one.Key(t.Context(), ada, key.ID)
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		if k.LastUsed.Equal(day(time.Now())) {
 			break
 		}
@@ -477,9 +450,7 @@ func TestSlowReplicaIssuesKey(t *testing.T) {
 		case <-w.reached:
 		}
 		keys, err := fast.Keys(t.Context(), ada)
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		for _, k := range keys {
 			if err := fast.RevokeKey(t.Context(), ada, k.ID); err != nil {
 				t.Errorf("RevokeKey = %v", err)

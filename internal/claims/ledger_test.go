@@ -17,6 +17,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // TestNonsenseInLedger puts records into the ledger that no service wrote. They must be skipped and
@@ -58,14 +59,10 @@ func TestLedgerIsNotTrusted(t *testing.T) {
 	for name, damage := range map[string]func(*testing.T, *testCluster){
 		"later version": func(t *testing.T, c *testCluster) { c.append(`{"v":4,"op":"give","topic":"weather"}`) },
 		"beginning deleted": func(t *testing.T, c *testCluster) {
-			if err := c.fake.DeleteRecords(LedgerTopic, 0, 1); err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, c.fake.DeleteRecords(LedgerTopic, 0, 1))
 		},
 		"deleted and created again": func(t *testing.T, c *testCluster) {
-			if err := c.fake.DeleteTopic(LedgerTopic); err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, c.fake.DeleteTopic(LedgerTopic))
 			c.createTopic(LedgerTopic)
 		},
 	} {
@@ -113,9 +110,7 @@ func must[T any](v T, err error) T {
 // TestLedgerSettings opens a ledger whose topic would delete records, or has no order.
 func TestLedgerSettings(t *testing.T) {
 	c := newCluster(t)
-	if err := c.fake.CreateTopic(LedgerTopic, 1, map[string]string{"retention.ms": "1000", "cleanup.policy": "compact"}); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, c.fake.CreateTopic(LedgerTopic, 1, map[string]string{"retention.ms": "1000", "cleanup.policy": "compact"}))
 	c.open()
 	for setting, want := range map[string]string{"retention.ms": "-1", "cleanup.policy": "delete"} {
 		if got := c.fake.TopicInfo(LedgerTopic).Configs[setting]; got == nil || *got != want {
@@ -124,9 +119,7 @@ func TestLedgerSettings(t *testing.T) {
 	}
 
 	c = newCluster(t)
-	if err := c.fake.CreateTopic(LedgerTopic, 2, nil); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, c.fake.CreateTopic(LedgerTopic, 2, nil))
 	if s, err := Open(t.Context(), c.config()); err == nil {
 		s.Close()
 		t.Error("Open with a ledger of two partitions = nil, want an error")
@@ -230,9 +223,7 @@ func TestOutage(t *testing.T) {
 			wg.Wait()
 			n.set(up)
 			mustClaim(t, s, "weather", "new")
-			if err := s.Reconcile(t.Context()); err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, s.Reconcile(t.Context()))
 			c.check()
 		})
 	}
@@ -265,9 +256,7 @@ func TestBrokerRestart(t *testing.T) {
 	c := newCluster(t, kfake.DataDir(dir))
 	s := c.open()
 	addr, err := net.ResolveTCPAddr("tcp", c.fake.ListenAddrs()[0])
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 
 	stop := make(chan struct{})
 	answered := make(map[string]bool)
@@ -306,18 +295,14 @@ func TestBrokerRestart(t *testing.T) {
 	wg.Wait()
 
 	topics, err := s.Topics(t.Context(), ada)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	for _, topic := range topics {
 		delete(answered, topic.Name)
 	}
 	if len(answered) > 0 {
 		t.Errorf("claims were answered and are lost: %v", answered)
 	}
-	if err := s.Reconcile(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, s.Reconcile(t.Context()))
 	c.check()
 }
 

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // limitedTo sets limits, and the operators' contact.
@@ -25,9 +26,7 @@ func (c *testCluster) recordsOf(op string) (n int) {
 	c.t.Helper()
 	for _, value := range c.ledger() {
 		var r record
-		if err := json.Unmarshal(value, &r); err != nil {
-			c.t.Fatal(err)
-		}
+		testkit.Must(c.t, json.Unmarshal(value, &r))
 		if r.Op == op {
 			n++
 		}
@@ -43,9 +42,7 @@ func TestRepeatsAreNotWritten(t *testing.T) {
 	s := c.open(operatedBy(cleo))
 	mustClaim(t, s, "weather")
 	key, err := s.IssueKey(t.Context(), ada, diaspora.AccessKeyRequest{Name: "laptop", Read: true, Write: true})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	atOnce := func(do func() error) {
 		t.Helper()
 		var wg sync.WaitGroup
@@ -148,9 +145,7 @@ func TestWhatOneHasCanBeGivenUp(t *testing.T) {
 	s := c.open(limitedTo(Limits{RecordsPerHour: 2}))
 	mustClaim(t, s, "weather")
 	key, err := s.IssueKey(t.Context(), ada, diaspora.AccessKeyRequest{Name: "k", Read: true, Write: true})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	if _, err := s.Claim(t.Context(), ada, diaspora.ClaimRequest{Name: "snow"}); !errors.Is(err, diaspora.ErrPermission) {
 		t.Fatalf("Claim over the limit = %v", err)
 	}

@@ -12,7 +12,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/diaspora-streams/diaspora/internal/broker"
-	"github.com/diaspora-streams/diaspora/internal/longtest"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // TestLongLedger opens a ledger of ten years, in which topics and keys came and went, and in which
@@ -25,19 +25,15 @@ func TestLongLedger(t *testing.T) {
 		checkpointTakes = 2 * time.Second
 		room            = 256 << 20
 	)
-	n := longtest.Scaled(t, "LEDGER_RECORDS", 20_000)
+	n := testkit.Scaled(t, "LEDGER_RECORDS", 20_000)
 	b, err := broker.Open(broker.Config{Dir: filepath.Join(t.TempDir(), "broker"), Advertise: "127.0.0.1:9092"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	t.Cleanup(func() { b.Close() })
 	dir := filepath.Join(t.TempDir(), "ledger")
 	open := func() *Service {
 		t.Helper()
 		s, err := Open(t.Context(), Config{Admin: b.AdminOpts(), ReconcileInterval: 1000 * time.Hour, Dir: dir})
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		return s
 	}
 	if err := open().Close(); err != nil { // creates the topic
@@ -72,9 +68,7 @@ func TestLongLedger(t *testing.T) {
 	measure("without a checkpoint", wholeTakes)
 	measure("with a checkpoint", checkpointTakes)
 	info, err := os.Stat(filepath.Join(dir, checkpointFile))
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	t.Logf("the checkpoint has %d MB", info.Size()>>20)
 }
 
@@ -112,9 +106,7 @@ func watchHeap() (grown func() uint64) {
 func fillLedger(t *testing.T, admin []kgo.Opt, n int) (live int) {
 	t.Helper()
 	client, err := kgo.NewClient(append(admin, kgo.DefaultProduceTopic(LedgerTopic), kgo.MaxBufferedRecords(100_000), kgo.ProducerLinger(10*time.Millisecond))...)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	defer client.Close()
 	const years = 10 * 365 * 24 * time.Hour
 	first := time.Now().Add(-years).UTC()
@@ -125,9 +117,7 @@ func fillLedger(t *testing.T, admin []kgo.Opt, n int) (live int) {
 		r.Time = first.Add(time.Duration(float64(years) * float64(at) / float64(n)))
 		edit(&r)
 		value, err := encode(r)
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		client.Produce(t.Context(), &kgo.Record{Key: []byte(r.key()), Value: value}, func(_ *kgo.Record, err error) {
 			if err != nil {
 				failed.CompareAndSwap(nil, &err)
@@ -161,9 +151,7 @@ func fillLedger(t *testing.T, admin []kgo.Opt, n int) (live int) {
 			add(opUnblock, by, func(r *record) { r.Subject = by }) // has no effect
 		}
 	}
-	if err := client.Flush(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, client.Flush(t.Context()))
 	if err := failed.Load(); err != nil {
 		t.Fatal(*err)
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/internal/kafka"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // mustClaim claims topics for ada.
@@ -36,9 +37,7 @@ func TestDrift(t *testing.T) {
 	const read, write, all = kmsg.ACLOperationRead, kmsg.ACLOperationWrite, kmsg.ACLOperationAll
 	mustClaim(t, one, "whole", "without_acls", "fewer_acls", "more_acls", "lost", "lost_too", "handed_over", "released", "released_too")
 	for _, name := range []string{"released", "released_too"} {
-		if err := one.Release(t.Context(), ada, name); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, one.Release(t.Context(), ada, name))
 	}
 	c.createTopic("foreign")
 	for name, acls := range map[string][]kafka.ACL{
@@ -56,9 +55,7 @@ func TestDrift(t *testing.T) {
 		c.setACLs(kafka.TopicResource(name), acls...)
 	}
 	for _, name := range []string{"lost", "lost_too"} {
-		if err := c.fake.DeleteTopic(name); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, c.fake.DeleteTopic(name))
 	}
 
 	var wg sync.WaitGroup
@@ -178,9 +175,7 @@ func TestSubjectsThatAreNoUUIDs(t *testing.T) {
 		if got := c.acls(kafka.TopicResource("weather")); len(got) != 4 {
 			t.Errorf("the topic has the ACLs %q, want its owner's four", got)
 		}
-		if err := s.Release(t.Context(), "eve", "weather"); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, s.Release(t.Context(), "eve", "weather"))
 		c.check()
 		s = c.open() // it knows eve from the ledger
 	}
@@ -191,9 +186,7 @@ func TestClaimingAgainRepairs(t *testing.T) {
 	c := newCluster(t)
 	s := c.open()
 	mustClaim(t, s, "lost", "locked")
-	if err := c.fake.DeleteTopic("lost"); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, c.fake.DeleteTopic("lost"))
 	c.setACLs(kafka.TopicResource("locked"))
 	for _, name := range []string{"lost", "locked"} {
 		got, err := s.Claim(t.Context(), ada, diaspora.ClaimRequest{Name: name})
@@ -214,17 +207,11 @@ func TestLeftover(t *testing.T) {
 	s := c.open()
 	for _, name := range []string{"empty", "written"} {
 		mustClaim(t, s, name)
-		if err := s.Release(t.Context(), ada, name); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, s.Release(t.Context(), ada, name))
 		c.createTopic(name)
 	}
-	if err := c.produce("admin", "written", "the operator's"); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Reconcile(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, c.produce("admin", "written", "the operator's"))
+	testkit.Must(t, s.Reconcile(t.Context()))
 	if !c.hasTopic("empty") || !c.hasTopic("written") {
 		t.Error("Reconcile deleted a topic that nobody claims")
 	}
@@ -252,13 +239,9 @@ func TestLeftoverWithoutLeader(t *testing.T) {
 		c := newCluster(t)
 		s := c.open()
 		mustClaim(t, s, "written")
-		if err := s.Release(t.Context(), ada, "written"); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, s.Release(t.Context(), ada, "written"))
 		c.createTopic("written")
-		if err := c.produce("admin", "written", "the operator's"); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, c.produce("admin", "written", "the operator's"))
 		c.leaderless("written", 1, last)
 		_, err := s.Claim(t.Context(), ben, diaspora.ClaimRequest{Name: "written"})
 		if !errors.Is(err, diaspora.ErrConflict) && (last == 0 || !errors.Is(err, diaspora.ErrUnavailable)) {
@@ -311,9 +294,7 @@ func TestReplicationFollowsLedger(t *testing.T) {
 	c := newCluster(t, numBrokers(3))
 	s := c.open()
 	for _, node := range []int32{0, 1} { // 2 is the controller, which stays up
-		if err := c.fake.RemoveNode(node); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, c.fake.RemoveNode(node))
 	}
 	_, err := s.Claim(t.Context(), ada, diaspora.ClaimRequest{Name: "weather"})
 	if !errors.Is(err, diaspora.ErrUnavailable) || !strings.Contains(err.Error(), "too few brokers") {

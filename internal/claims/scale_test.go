@@ -11,6 +11,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // TestClaimWaitsOnce checks that a claim makes its requests at the same time where it can: the one
@@ -76,17 +77,11 @@ func manyTopics(t testing.TB, c *testCluster, s *Service, n int) {
 		r.Topic, r.Description = fmt.Sprintf("run_%05d", i), "what the detector saw"
 		r.Partitions, r.RetentionMS, r.Limit = 1, -1, n
 		value, err := encode(r)
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		records = append(records, &kgo.Record{Topic: LedgerTopic, Key: []byte(r.key()), Value: value})
 	}
-	if err := client.ProduceSync(t.Context(), records...).FirstErr(); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.ledger.sync(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, client.ProduceSync(t.Context(), records...).FirstErr())
+	testkit.Must(t, s.ledger.sync(t.Context()))
 }
 
 // TestListingAsksOnce: listing topics takes one request to the cluster, however many there are, and

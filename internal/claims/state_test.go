@@ -14,7 +14,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/diaspora-streams/diaspora"
-	"github.com/diaspora-streams/diaspora/internal/longtest"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // aRecord returns a random record that passes its own check. It uses few names, so that records
@@ -512,7 +512,7 @@ func TestParse(t *testing.T) {
 			t.Errorf("parse does not know %s", value)
 		}
 		step := 1
-		if longtest.Race {
+		if testkit.Race {
 			step = 7
 		}
 		for n := 0; n < len(value); n += step { // removes, doubles or changes each byte

@@ -7,6 +7,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora/internal/batch"
 	"github.com/diaspora-streams/diaspora/internal/disk"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // Each benchmark is compared with a floor: what the file system itself needs for the same bytes.
@@ -16,9 +17,7 @@ import (
 
 func benchDir(b *testing.B) disk.FS {
 	root, err := disk.New(b.TempDir())
-	if err != nil {
-		b.Fatal(err)
-	}
+	testkit.Must(b, err)
 	b.Cleanup(func() { root.Close() })
 	return root.Sub("topic-0")
 }
@@ -34,9 +33,7 @@ func BenchmarkAppend(b *testing.B) {
 			b.SetBytes(int64(len(content)))
 			b.ReportAllocs()
 			fsys := benchDir(b)
-			if err := fsys.Make(); err != nil {
-				b.Fatal(err)
-			}
+			testkit.Must(b, fsys.Make())
 			var f disk.File
 			at := int64(defaultSegmentBytes)
 			defer cpu(b)()
@@ -76,20 +73,14 @@ func BenchmarkSync(b *testing.B) {
 	content := plain(0, 1<<10)
 	b.Run("floor", func(b *testing.B) {
 		fsys := benchDir(b)
-		if err := fsys.Make(); err != nil {
-			b.Fatal(err)
-		}
+		testkit.Must(b, fsys.Make())
 		f, err := fsys.Create("0")
-		if err != nil {
-			b.Fatal(err)
-		}
+		testkit.Must(b, err)
 		for at := int64(0); b.Loop(); at += int64(len(content)) {
 			if _, err := f.WriteAt(content, at); err != nil {
 				b.Fatal(err)
 			}
-			if err := f.Sync(); err != nil {
-				b.Fatal(err)
-			}
+			testkit.Must(b, f.Sync())
 		}
 	})
 	for _, callers := range []int{1, 16} {
@@ -128,9 +119,7 @@ func BenchmarkRead(b *testing.B) {
 			part = part / len(content) * len(content)
 			b.Run(fmt.Sprintf("%d/%d/floor", record, part), func(b *testing.B) {
 				f, err := fsys.Open(logName(0), false)
-				if err != nil {
-					b.Fatal(err)
-				}
+				testkit.Must(b, err)
 				b.SetBytes(int64(part))
 				buf := make([]byte, part)
 				defer cpu(b)()
@@ -177,14 +166,10 @@ func BenchmarkRead(b *testing.B) {
 // BenchmarkOpen opens a thousand logs after a clean stop, each with 20 segments.
 func BenchmarkOpen(b *testing.B) {
 	root, err := disk.New(b.TempDir())
-	if err != nil {
-		b.Fatal(err)
-	}
+	testkit.Must(b, err)
 	open := func(n int) *Log {
 		l, err := Open(Options{FS: root.Sub(fmt.Sprint("topic-", n)), SegmentBytes: 10_000})
-		if err != nil {
-			b.Fatal(err)
-		}
+		testkit.Must(b, err)
 		return l
 	}
 	const logs = 1000
@@ -196,9 +181,7 @@ func BenchmarkOpen(b *testing.B) {
 				b.Fatal(err)
 			}
 		}
-		if err := l.Close(); err != nil {
-			b.Fatal(err)
-		}
+		testkit.Must(b, l.Close())
 	}
 	var opened atomic.Int64
 	defer cpu(b)()

@@ -18,7 +18,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora/internal/batch"
 	"github.com/diaspora-streams/diaspora/internal/disk/disktest"
-	"github.com/diaspora-streams/diaspora/internal/longtest"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // The crash test runs a program on the model of the file system. At each call of the file system,
@@ -36,7 +36,7 @@ type history struct {
 	safe    int64 // records before this offset survive a power cut; with Sync it equals end
 	opens   int32
 	cut     bool // the power failed, and no program has checked the remaining state yet
-	clock   *clock
+	clock   *testkit.Clock
 }
 
 // attempt is a batch that the program has appended.
@@ -60,7 +60,7 @@ const (
 func (h *history) clone() *history {
 	c := *h
 	c.batches = slices.Clone(h.batches)
-	c.clock = &clock{now: h.clock.Now()}
+	c.clock = testkit.NewClock(h.clock.Now())
 	return &c
 }
 
@@ -378,7 +378,7 @@ func (c *crasher) program(fsys *disktest.Model, h *history, mu *sync.Mutex, step
 				}
 			})
 		case 4:
-			h.clock.add(time.Duration(c.rng.IntN(12)) * time.Second)
+			h.clock.Add(time.Duration(c.rng.IntN(12)) * time.Second)
 		case 5:
 			if err := l.Maintain(); err != nil {
 				return err
@@ -402,53 +402,34 @@ func (c *crasher) program(fsys *disktest.Model, h *history, mu *sync.Mutex, step
 	return nil
 }
 
-// crashAll runs programs until enough states are checked or a violation is found.
-func crashAll(states int, skip func(site string) bool) (checked int64, err error) {
-	return disktest.Crash(states, func(seed uint64, counted *atomic.Int64) error {
-		c := crasher{rng: rand.New(rand.NewPCG(seed, 1)), states: counted, limit: int64(states), skip: skip}
-		fsys := disktest.New()
-		c.err = errors.Join(fsys.Make(), fsys.SyncParent()) // the parent directory is the caller's responsibility
-		c.run(fsys, &history{sync: seed%2 == 0, clock: newClock()}, 0, programSteps)
-		return c.err
-	})
-}
+var crashProgram = disktest.Program(func(seed uint64, counted *atomic.Int64, states int64, skip func(site string) bool) error {
+	c := crasher{rng: rand.New(rand.NewPCG(seed, 1)), states: counted, limit: states, skip: skip}
+	fsys := disktest.New()
+	c.err = errors.Join(fsys.Make(), fsys.SyncParent()) // the parent directory is the caller's responsibility
+	c.run(fsys, &history{sync: seed%2 == 0, clock: newClock()}, 0, programSteps)
+	return c.err
+})
 
 // TestCrashStates checks the guarantee itself: batches for which Append has returned nil are there
 // after any crash, and removed records stay removed.
 func TestCrashStates(t *testing.T) {
-	checked, err := crashAll(longtest.Scaled(t, "LOG_CRASH_STATES", 100_000), nil)
-	if err != nil {
-		t.Fatalf("after %d states: %v", checked, err)
-	}
-	t.Logf("%d states", checked)
+	crashProgram.Keeps(t, testkit.Scaled(t, "LOG_CRASH_STATES", 100_000))
 }
 
 // TestEachSyncIsNeeded disables one call of Sync after another, identified by its source lines, and
 // requires that the crash test then finds a violation. For some calls that takes a million
 // states, so all of them are required only in a long run, with LOG_CRASH_STATES.
 func TestEachSyncIsNeeded(t *testing.T) {
-	var mu sync.Mutex
-	sites := map[string]bool{}
-	if _, err := crashAll(longtest.Fewer(20_000), func(string) bool {
-		mu.Lock()
-		defer mu.Unlock()
-		sites[syncSite()] = true
-		return false
-	}); err != nil {
-		t.Fatal(err)
-	}
-	if len(sites) < 8 {
-		t.Errorf("only these lines sync: %v", sites)
-	}
+	sites := crashProgram.Syncs(t, testkit.Fewer(20_000), func(string) string { return syncSite() })
 	long := os.Getenv("LOG_CRASH_STATES") != ""
-	states := longtest.Fewer(8_000)
+	states := testkit.Fewer(8_000)
 	if long {
 		states = 3_000_000
 	}
 	missed := 0
-	for site := range sites {
+	for _, site := range sites {
 		t.Run(site, func(t *testing.T) {
-			checked, err := crashAll(states, func(string) bool { return syncSite() == site })
+			checked, err := crashProgram.Crash(states, func(string) bool { return syncSite() == site })
 			if err != nil {
 				missed++
 			} else if long {
@@ -457,7 +438,7 @@ func TestEachSyncIsNeeded(t *testing.T) {
 			t.Logf("after %d states: %v", checked, err)
 		})
 	}
-	if least := longtest.Fewer(6); missed < least {
+	if least := testkit.Fewer(6); missed < least {
 		t.Errorf("%d of %d syncs are missed, want %d at least", missed, len(sites), least)
 	}
 }

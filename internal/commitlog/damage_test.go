@@ -5,15 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"runtime"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 
 	"github.com/diaspora-streams/diaspora/internal/batch"
 	"github.com/diaspora-streams/diaspora/internal/disk/disktest"
-	"github.com/diaspora-streams/diaspora/internal/longtest"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // small returns a model with a closed log of three segments, and its batches. Unless it was closed
@@ -28,9 +25,7 @@ func small(t testing.TB, clean bool) (*disktest.Model, Options, [][]byte) {
 		_, b := mustAppend(t, l, newBatch(from{1, 0, int32(n)}, strings.Repeat("v", n*5%70)))
 		want = append(want, b)
 		if n == 20 {
-			if err := l.save(); err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, l.save())
 		}
 	}
 	l.tasks.Wait()
@@ -85,7 +80,7 @@ func TestEveryTruncation(t *testing.T) {
 		fsys, o, want := small(t, clean)
 		for _, name := range fsys.Sub("t-0").(*disktest.Model).Names() {
 			content := fsys.Sub("t-0").(*disktest.Model).Content(name)
-			parallel(len(content), func(size int) {
+			testkit.Parallel(len(content), func(size int) {
 				damaged := fsys.Kill()
 				damaged.Sub("t-0").(*disktest.Model).Damage(name, func(b []byte) []byte { return b[:size] })
 				l, lost, err := after(damaged, o, want)
@@ -132,8 +127,8 @@ func TestEveryBitFlip(t *testing.T) {
 		for _, name := range fsys.Sub("t-0").(*disktest.Model).Names() {
 			content := fsys.Sub("t-0").(*disktest.Model).Content(name)
 			base, kind, _ := parseName(name)
-			parallel(len(content), func(at int) {
-				if longtest.Race && at%7 != 0 {
+			testkit.Parallel(len(content), func(at int) {
+				if testkit.Race && at%7 != 0 {
 					return
 				}
 				for bit := range 8 {
@@ -179,22 +174,4 @@ func whereIs(want [][]byte, first, at int) (tail, epoch bool) {
 		at -= len(want[i])
 	}
 	return false, false
-}
-
-// parallel calls do with each number below n, on all processors.
-func parallel(n int, do func(int)) {
-	var next atomic.Int64
-	var wg sync.WaitGroup
-	for range runtime.GOMAXPROCS(0) {
-		wg.Go(func() {
-			for {
-				i := int(next.Add(1)) - 1
-				if i >= n {
-					return
-				}
-				do(i)
-			}
-		})
-	}
-	wg.Wait()
 }

@@ -13,7 +13,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora/internal/batch"
 	"github.com/diaspora-streams/diaspora/internal/disk/disktest"
-	"github.com/diaspora-streams/diaspora/internal/longtest"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // TestEachCallFailsOnce makes each kind of call fail once, at each of its first 200 positions, with
@@ -26,29 +26,21 @@ func TestEachCallFailsOnce(t *testing.T) {
 	t.Parallel()
 	const positions, apart = 200, 10
 	calls := []string{"make", "syncparent", "list", "open", "create", "rename", "remove", "syncdir", "read", "write", "truncate", "sync", "size", "close"}
-	for _, call := range calls {
-		for _, fault := range []error{syscall.EIO, syscall.ENOSPC, io.ErrShortWrite} {
-			if fault == io.ErrShortWrite && call != "write" {
-				continue
+	disktest.EachFault(t, calls, []error{syscall.EIO, syscall.ENOSPC}, func(t *testing.T, call string, fault error) {
+		hits := int64(0)
+		for first := range testkit.Fewer(apart) {
+			for _, sync := range []bool{false, true} {
+				f := faulty{call: call, fault: fault, first: int64(first), apart: apart, positions: positions}
+				if err := f.run(sync); err != nil {
+					t.Errorf("sync %v, with the calls %d, %d, ... failing: %v", sync, first, first+apart, err)
+				}
+				hits += f.hits.Load()
 			}
-			t.Run(fmt.Sprint(call, " ", fault), func(t *testing.T) {
-				t.Parallel()
-				hits := int64(0)
-				for first := range longtest.Fewer(apart) {
-					for _, sync := range []bool{false, true} {
-						f := faulty{call: call, fault: fault, first: int64(first), apart: apart, positions: positions}
-						if err := f.run(sync); err != nil {
-							t.Errorf("sync %v, with the calls %d, %d, ... failing: %v", sync, first, first+apart, err)
-						}
-						hits += f.hits.Load()
-					}
-				}
-				if hits == 0 {
-					t.Error("no call has failed")
-				}
-			})
 		}
-	}
+		if hits == 0 {
+			t.Error("no call has failed")
+		}
+	})
 }
 
 // faulty runs a program in which the calls first, first+apart, first+2*apart and so on fail, up to
@@ -143,7 +135,7 @@ func (f *faulty) run(sync bool) error {
 		}
 		switch step % 16 {
 		case 3:
-			h.clock.add(time.Second)
+			h.clock.Add(time.Second)
 			h.started = max(h.started, l.End())
 			from := l.Start()
 			if err := l.Expire(20*time.Second, -1); err == nil && l.Start() > from {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora/internal/batch"
 	"github.com/diaspora-streams/diaspora/internal/disk"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // sealAgain adds the checksum that a file with this magic must have, so that fuzzing gets past it.
@@ -71,12 +72,8 @@ func FuzzCheckpoint(f *testing.F) {
 		}
 		// A log with such a checkpoint, but without segments, must open and accept batches.
 		fsys := disk.Memory()
-		if err := fsys.Make(); err != nil {
-			t.Fatal(err)
-		}
-		if err := disk.Replace(fsys, checkpointName, sealed, false); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, fsys.Make())
+		testkit.Must(t, disk.Replace(fsys, checkpointName, sealed, false))
 		goOn(t, fsys, nil)
 	})
 }
@@ -95,12 +92,8 @@ func FuzzRecover(f *testing.F) {
 	f.Add(bytes.Join([][]byte{one, one}, nil))
 	f.Fuzz(func(t *testing.T, content []byte) {
 		fsys := disk.Memory()
-		if err := fsys.Make(); err != nil {
-			t.Fatal(err)
-		}
-		if err := disk.Replace(fsys, logName(0), content, false); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, fsys.Make())
+		testkit.Must(t, disk.Replace(fsys, logName(0), content, false))
 		goOn(t, fsys, content)
 	})
 }
@@ -145,9 +138,7 @@ func goOn(t *testing.T, fsys disk.FS, content []byte) {
 		if l.Start() != start {
 			t.Fatalf("the start moved from %d to %d", start, l.Start())
 		}
-		if err := l.Close(); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, l.Close())
 		if l, err = Open(o); err != nil {
 			t.Fatalf("Open again: %v", err)
 		}

@@ -8,32 +8,14 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/diaspora-streams/diaspora/internal/batch"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
-// clock is a clock that tests can set.
-type clock struct {
-	mu  sync.Mutex
-	now time.Time
-}
-
-func newClock() *clock { return &clock{now: time.UnixMilli(1_700_000_000_000)} }
-
-func (c *clock) Now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.now
-}
-
-func (c *clock) add(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.now = c.now.Add(d)
-}
+func newClock() *testkit.Clock { return testkit.NewClock(time.UnixMilli(1_700_000_000_000)) }
 
 // from identifies the idempotent producer that sends a batch.
 type from struct {
@@ -46,30 +28,7 @@ var nobody = from{-1, -1, -1}
 
 // newBatch returns a batch as a producer sends it, with one record for each value.
 func newBatch(p from, values ...string) []byte {
-	var records []byte
-	for i, v := range values {
-		r := []byte{0, 0}                    // attributes, timestamp delta
-		r = binary.AppendVarint(r, int64(i)) // offset delta
-		r = append(r, 1)                     // no key
-		r = binary.AppendVarint(r, int64(len(v)))
-		r = append(append(r, v...), 0) // no headers
-		records = append(binary.AppendVarint(records, int64(len(r))), r...)
-	}
-	b := make([]byte, batch.HeaderBytes, batch.HeaderBytes+len(records))
-	b = append(b, records...)
-	be := binary.BigEndian
-	be.PutUint32(b[8:], uint32(len(b)-12))
-	be.PutUint32(b[12:], 1<<32-1)
-	b[16] = 2
-	be.PutUint32(b[23:], uint32(len(values)-1))
-	be.PutUint64(b[27:], 1000) // timestamps of the producer
-	be.PutUint64(b[35:], 1000)
-	be.PutUint64(b[43:], uint64(p.id))
-	be.PutUint16(b[51:], uint16(p.epoch))
-	be.PutUint32(b[53:], uint32(p.sequence))
-	be.PutUint32(b[57:], uint32(len(values)))
-	be.PutUint32(b[17:], crc32.Checksum(b[21:], castagnoli))
-	return b
+	return testkit.Batch(0, p.id, p.epoch, p.sequence, len(values), testkit.Records(values...))
 }
 
 // timed returns a batch of records with timestamps set by their producer.
@@ -98,9 +57,7 @@ func plain(n, bytes int) []byte {
 func header(t testing.TB, b []byte) batch.Header {
 	t.Helper()
 	h, err := batch.ParseHeader(b)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	return h
 }
 

@@ -17,7 +17,7 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/batch"
 	"github.com/diaspora-streams/diaspora/internal/disk"
 	"github.com/diaspora-streams/diaspora/internal/disk/disktest"
-	"github.com/diaspora-streams/diaspora/internal/longtest"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // TestAppendAndRead appends batches to many small segments and reads them, before and after a clean
@@ -26,9 +26,7 @@ func TestAppendAndRead(t *testing.T) {
 	systems := map[string]func(t *testing.T) disk.FS{
 		"real": func(t *testing.T) disk.FS {
 			root, err := disk.New(t.TempDir())
-			if err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, err)
 			return root.Sub("topic-0")
 		},
 		"memory": func(*testing.T) disk.FS { return disk.Memory().Sub("topic-0") },
@@ -87,9 +85,7 @@ func TestCleanOpen(t *testing.T) {
 	strays := []string{logName(5), logName(1000), indexName(7), checkpointName + ".tmp", "notes.txt"}
 	for _, name := range strays {
 		f, err := fsys.Create(name)
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		if _, err := f.WriteAt(want[0], 0); err != nil {
 			t.Fatal(err)
 		}
@@ -109,9 +105,7 @@ func TestCleanOpen(t *testing.T) {
 		t.Errorf("Open read %d bytes, want %d", read, want)
 	}
 	mustHave(t, l, 0, want)
-	if err := l.Maintain(); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, l.Maintain())
 	left := slices.DeleteFunc(fsys.Names(), func(name string) bool { return !slices.Contains(strays, name) })
 	if !slices.Equal(left, []string{"notes.txt"}) {
 		t.Errorf("Maintain left %q, want only what does not look like a file of ours", left)
@@ -179,10 +173,8 @@ func TestExpireAll(t *testing.T) {
 		for n := range 50 {
 			mustAppend(t, l, plain(n, 20))
 		}
-		clock.add(time.Hour)
-		if err := l.Expire(59*time.Minute, -1); err != nil {
-			t.Fatal(err)
-		}
+		clock.Add(time.Hour)
+		testkit.Must(t, l.Expire(59*time.Minute, -1))
 		if l.Start() != 50 || l.End() != 50 || l.Bytes() != 0 {
 			t.Errorf("all has expired: %d to %d with %d bytes, want 50 to 50 with none", l.Start(), l.End(), l.Bytes())
 		}
@@ -206,7 +198,7 @@ func TestExpire(t *testing.T) {
 	l := mustOpen(t, Options{FS: modelDir(), SegmentBytes: 400, Now: clock.Now})
 	for n := range 12 { // one a second, three to a segment
 		mustAppend(t, l, plain(n, 50))
-		clock.add(time.Second)
+		clock.Add(time.Second)
 	}
 	size := l.Bytes() / 12
 	if n := len(l.segments); n != 4 {
@@ -239,15 +231,11 @@ func TestExpire(t *testing.T) {
 func TestRollByAge(t *testing.T) {
 	clock := newClock()
 	l := mustOpen(t, Options{FS: modelDir(), Now: clock.Now})
-	if err := l.Expire(40*time.Second, -1); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, l.Expire(40*time.Second, -1))
 	for range 60 { // one a second
 		mustAppend(t, l, plain(0, 50))
-		clock.add(time.Second)
-		if err := l.Expire(40*time.Second, -1); err != nil {
-			t.Fatal(err)
-		}
+		clock.Add(time.Second)
+		testkit.Must(t, l.Expire(40*time.Second, -1))
 	}
 	if kept := l.End() - l.Start(); kept < 40 || kept > 50 {
 		t.Errorf("%d records of the last seconds are there, want 40 to 50", kept)
@@ -276,13 +264,9 @@ func TestDeleteRecords(t *testing.T) {
 		mustAppend(t, l, plain(n, 50))
 	}
 	g, _, err := l.find(0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	o, err := l.openUsed(g)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	if start, err := l.DeleteRecords(-1); err != nil || start != 20 {
 		t.Fatalf("DeleteRecords(-1): %d, %v, want 20", start, err)
 	}
@@ -352,9 +336,7 @@ func TestMissingSegment(t *testing.T) {
 	}
 	mustClose(t, l)
 	second := l.segments[1]
-	if err := fsys.Remove(logName(second.base)); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, fsys.Remove(logName(second.base)))
 	l = mustOpen(t, o)
 	for i := range int64(40) {
 		got, err := l.Read(nil, i, 1, true)
@@ -528,15 +510,11 @@ func TestNotify(t *testing.T) {
 // timestamps set by their producers.
 func TestConvertedLog(t *testing.T) {
 	fsys := modelDir()
-	if err := fsys.Make(); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, fsys.Make())
 	times := [][]int64{{50, 10}, {20, 90}, {30, 40}, {70, 70}} // a batch each, two batches a segment
 	for i := 0; i < len(times); i += 2 {
 		f, err := fsys.Create(logName(int64(100 + 2*i)))
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		at := int64(0)
 		for j := i; j < i+2; j++ {
 			b := timed(times[j]...)
@@ -547,7 +525,7 @@ func TestConvertedLog(t *testing.T) {
 			at += int64(len(b))
 		}
 	}
-	clock := &clock{now: time.Now()}
+	clock := testkit.NewClock(time.Now())
 	o := Options{FS: fsys, Now: clock.Now}
 	for range 2 { // without a checkpoint, and with one
 		l := mustOpen(t, o)
@@ -576,7 +554,7 @@ func TestConvertedLog(t *testing.T) {
 	if offset, at, _, err := l.MaxTimestamp(); err != nil || offset != 106 || at != 70 {
 		t.Errorf("MaxTimestamp of the rest: %d, %d, %v, want 106, 70", offset, at, err)
 	}
-	clock.add(2 * time.Hour)
+	clock.Add(2 * time.Hour)
 	if err := l.Expire(time.Hour, -1); err != nil || l.Start() != 108 {
 		t.Errorf("Expire later: start %d, %v, want 108", l.Start(), err)
 	}
@@ -598,17 +576,13 @@ func TestIdle(t *testing.T) {
 		t.Errorf("%d segments are open, want at most %d", n, maxOpen+1)
 	}
 	for range 4 { // the second call may have to save, which uses the last segment once more
-		if err := l.Maintain(); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, l.Maintain())
 	}
 	if n := len(l.opened); n != 0 {
 		t.Errorf("%d segments of an idle log are open", n)
 	}
 	fsys.Fault(func(call, name string) error { t.Errorf("an idle log calls %s %s", call, name); return nil })
-	if err := l.Maintain(); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, l.Maintain())
 	fsys.Fault(nil)
 	if again := mustOpen(t, Options{FS: fsys.Kill().Sub("t-0"), SegmentBytes: 2000}); again.pending != 0 {
 		t.Errorf("%d bytes of an idle log are not behind the recovery point", again.pending)
@@ -622,11 +596,9 @@ func TestIdle(t *testing.T) {
 func TestConcurrently(t *testing.T) {
 	for _, sync := range []bool{false, true} {
 		root, err := disk.New(t.TempDir())
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		l := mustOpen(t, Options{FS: root.Sub("t-0"), SegmentBytes: 20_000, Sync: sync})
-		concurrently(t, l, longtest.Fewer(2000))
+		concurrently(t, l, testkit.Fewer(2000))
 		mustClose(t, l)
 	}
 }
@@ -712,9 +684,7 @@ func concurrently(t *testing.T, l *Log, appends int) {
 // active segment and little else.
 func TestMemory(t *testing.T) {
 	root, err := disk.New(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	l := mustOpen(t, Options{FS: root.Sub("t-0"), SegmentBytes: 8 << 20})
 	b := plain(0, 10)
 	h := header(t, b)
@@ -725,7 +695,7 @@ func TestMemory(t *testing.T) {
 		return int64(m.HeapAlloc)
 	}
 	before := heap()
-	for range longtest.Scaled(t, "LOG_BATCHES", 1_000_000) {
+	for range testkit.Scaled(t, "LOG_BATCHES", 1_000_000) {
 		if _, err := l.Append(b, h, 1); err != nil {
 			t.Fatal(err)
 		}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora/internal/batch"
 	"github.com/diaspora-streams/diaspora/internal/disk"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // TestModel compares the log with a list of batches. After random appends, removals, stops and
@@ -44,7 +45,7 @@ func TestModel(t *testing.T) {
 type model struct {
 	fsys    disk.FS
 	options Options
-	clock   *clock
+	clock   *testkit.Clock
 	log     *Log
 	batches []stored // all that were appended and are not known to be removed
 	start   int64
@@ -217,7 +218,7 @@ func (m *model) time(t *rapid.T) {
 
 // pass advances the clock, or sometimes sets it back.
 func (m *model) pass(t *rapid.T) {
-	m.clock.add(time.Duration(rapid.IntRange(-1000, 10_000).Draw(t, "ms")) * time.Millisecond)
+	m.clock.Add(time.Duration(rapid.IntRange(-1000, 10_000).Draw(t, "ms")) * time.Millisecond)
 }
 
 func (m *model) expire(t *rapid.T) {

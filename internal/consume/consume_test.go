@@ -15,6 +15,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/diaspora-streams/diaspora/internal/kafka"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // Most of what a Reader promises is tested as a part of the library, with a diaspora.Consumer. The
@@ -30,14 +31,10 @@ func (verbatim) Login(err error) error             { return err }
 func newCluster(t *testing.T, partitions int32, topic string) (*kfake.Cluster, *kgo.Client) {
 	t.Helper()
 	c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(partitions, topic))
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	t.Cleanup(c.Close)
 	client, err := kgo.NewClient(kgo.SeedBrokers(c.ListenAddrs()...), kgo.RecordPartitioner(kgo.ManualPartitioner()))
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	t.Cleanup(client.Close)
 	return c, client
 }
@@ -60,9 +57,7 @@ func open(t *testing.T, c *kfake.Cluster, o Options) *Reader {
 	}
 	o.Connections, o.Explain, o.Diagnostics = new(kafka.Connections), verbatim{}, slog.New(slog.DiscardHandler)
 	r, err := Open(within(t), o)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	t.Cleanup(func() {
 		if !r.isClosed() {
 			r.Close(context.Background())
@@ -75,9 +70,7 @@ func open(t *testing.T, c *kfake.Cluster, o Options) *Reader {
 func number(t *testing.T, client *kgo.Client, topic string, from, to int) {
 	t.Helper()
 	for i := from; i < to; i++ {
-		if err := client.ProduceSync(within(t), &kgo.Record{Topic: topic, Value: fmt.Append(nil, i)}).FirstErr(); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, client.ProduceSync(within(t), &kgo.Record{Topic: topic, Value: fmt.Append(nil, i)}).FirstErr())
 	}
 }
 
@@ -86,9 +79,7 @@ func take(t *testing.T, c *Reader, n int) string {
 	t.Helper()
 	var got []string
 	for r, err := range c.Records(within(t)) {
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		if got = append(got, string(r.Value)); len(got) == n {
 			break
 		}
@@ -100,9 +91,7 @@ func take(t *testing.T, c *Reader, n int) string {
 func committed(t *testing.T, client *kgo.Client, group, topic string) int64 {
 	t.Helper()
 	offsets, err := kadm.NewClient(client).FetchOffsets(within(t), group)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	if o, ok := offsets.Lookup(topic, 0); ok {
 		return o.At
 	}
@@ -134,13 +123,9 @@ func TestNewPartitionsAreFound(t *testing.T) {
 		t.Fatal(err, resp)
 	}
 	client.PurgeTopicsFromClient("weather") // so that it looks up the new partitions
-	if err := client.ProduceSync(within(t), &kgo.Record{Topic: "weather", Partition: 2, Value: []byte("new")}).FirstErr(); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, client.ProduceSync(within(t), &kgo.Record{Topic: "weather", Partition: 2, Value: []byte("new")}).FirstErr())
 	for range 2 { // the second time, nothing is new
-		if err := errors.Join(c.findPartitions(within(t)), chosen.findPartitions(within(t))); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, errors.Join(c.findPartitions(within(t)), chosen.findPartitions(within(t))))
 	}
 	if got := take(t, c, 1); got != "[new]" {
 		t.Errorf("got %s, want what was stored in the new partition before it was found", got)
@@ -162,18 +147,14 @@ func TestGroupOfATopicThatWasMadeAgain(t *testing.T) {
 	number(t, client, "weather", 0, 10)
 	c := open(t, cluster, Options{Topics: []string{"weather"}, Group: "analysis", From: Position{Kind: Offset, Offset: 5}, CommitEvery: -1})
 	take(t, c, 5)
-	if err := errors.Join(cluster.DeleteTopic("weather"), cluster.CreateTopic("weather", 1, nil)); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, errors.Join(cluster.DeleteTopic("weather"), cluster.CreateTopic("weather", 1, nil)))
 	client.PurgeTopicsFromClient("weather")
 	number(t, client, "weather", 100, 103)
 	c.restartTopic("weather")
 	if got := take(t, c, 3); got != "[100 101 102]" {
 		t.Errorf("got %s, want [100 101 102]", got)
 	}
-	if err := c.Commit(within(t)); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, c.Commit(within(t)))
 	if got := committed(t, client, "analysis", "weather"); got != 2 {
 		t.Errorf("the group has committed %d, want 2", got)
 	}
@@ -307,9 +288,7 @@ func TestRejoinAsAnother(t *testing.T) {
 	ctx := within(t)
 	var got []string
 	for r, err := range c.Records(ctx) {
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		if got = append(got, string(r.Value)); len(got) == 10 {
 			was, _ := c.fetches.GroupMetadata()
 			leave := kmsg.NewPtrLeaveGroupRequest()
@@ -318,9 +297,7 @@ func TestRejoinAsAnother(t *testing.T) {
 			if _, err := leave.RequestWith(ctx, other); err != nil {
 				t.Fatal(err)
 			}
-			if err := kadm.NewClient(other).CommitAllOffsets(ctx, "analysis", kadm.Offsets{"beamline": {0: {Topic: "beamline", At: 15}}}); err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, kadm.NewClient(other).CommitAllOffsets(ctx, "analysis", kadm.Offsets{"beamline": {0: {Topic: "beamline", At: 15}}}))
 			c.fetches.ForceRebalance()
 			eventually(t, "the member's next life", func() bool {
 				c.mu.Lock()

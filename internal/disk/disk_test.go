@@ -20,6 +20,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora/internal/disk"
 	"github.com/diaspora-streams/diaspora/internal/disk/disktest"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // everywhere runs a test on each implementation, since all of them must behave the same.
@@ -27,9 +28,7 @@ func everywhere(t *testing.T, test func(t *testing.T, fsys disk.FS)) {
 	t.Run("real", func(t *testing.T) {
 		t.Parallel()
 		fsys, err := disk.New(filepath.Join(t.TempDir(), "a", "b"))
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		defer fsys.Close()
 		test(t, fsys)
 	})
@@ -37,17 +36,10 @@ func everywhere(t *testing.T, test func(t *testing.T, fsys disk.FS)) {
 	t.Run("model", func(t *testing.T) { t.Parallel(); test(t, disktest.New()) })
 }
 
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
 func names(t testing.TB, fsys disk.FS) []string {
 	t.Helper()
 	infos, err := fsys.List()
-	must(t, err)
+	testkit.Must(t, err)
 	var all []string
 	for _, info := range infos {
 		all = append(all, info.Name())
@@ -65,12 +57,12 @@ func TestDirectory(t *testing.T) {
 		if _, err := fsys.Create("a"); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("Create before Make: %v, want ErrNotExist", err)
 		}
-		must(t, fsys.Make())
-		must(t, fsys.Make())
-		must(t, fsys.SyncParent())
+		testkit.Must(t, fsys.Make())
+		testkit.Must(t, fsys.Make())
+		testkit.Must(t, fsys.SyncParent())
 		f, err := fsys.Create("a")
-		must(t, err)
-		must(t, f.Close())
+		testkit.Must(t, err)
+		testkit.Must(t, f.Close())
 		if _, err := fsys.Create("a"); !errors.Is(err, fs.ErrExist) {
 			t.Errorf("Create again: %v, want ErrExist", err)
 		}
@@ -80,13 +72,13 @@ func TestDirectory(t *testing.T) {
 		if err := fsys.Rename("b", "c"); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("Rename b: %v, want ErrNotExist", err)
 		}
-		must(t, fsys.Rename("a", "b"))
+		testkit.Must(t, fsys.Rename("a", "b"))
 		if err := fsys.Remove("a"); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("Remove a: %v, want ErrNotExist", err)
 		}
-		must(t, fsys.Sync())
+		testkit.Must(t, fsys.Sync())
 		infos, err := fsys.List()
-		must(t, err)
+		testkit.Must(t, err)
 		for _, info := range infos {
 			want := fs.FileMode(0o600)
 			if info.Name() == "." {
@@ -99,8 +91,8 @@ func TestDirectory(t *testing.T) {
 		if got := names(t, fsys); !slices.Equal(got, []string{".", "b"}) {
 			t.Errorf("List: %v, want . and b", got)
 		}
-		must(t, fsys.Remove("b"))
-		must(t, fsys.Close())
+		testkit.Must(t, fsys.Remove("b"))
+		testkit.Must(t, fsys.Close())
 	})
 }
 
@@ -111,9 +103,9 @@ func TestSub(t *testing.T) {
 		if err := sub.Sync(); !errors.Is(err, fs.ErrNotExist) && !isMemory(fsys) {
 			t.Errorf("Sync before Make: %v, want ErrNotExist", err)
 		}
-		must(t, sub.Make()) // and the two directories above it
-		must(t, sub.SyncParent())
-		must(t, disk.Replace(sub, "file", []byte("content"), true))
+		testkit.Must(t, sub.Make()) // and the two directories above it
+		testkit.Must(t, sub.SyncParent())
+		testkit.Must(t, disk.Replace(sub, "file", []byte("content"), true))
 		if got := names(t, fsys); !slices.Equal(got, []string{".", "topics"}) {
 			t.Errorf("List: %v, want topics", got)
 		}
@@ -123,16 +115,16 @@ func TestSub(t *testing.T) {
 		if err := fsys.Sub("topics").Remove("0"); err == nil || errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("Remove of a directory that is not empty: %v", err)
 		}
-		must(t, sub.Close())
+		testkit.Must(t, sub.Close())
 		if _, err := disk.ReadFile(sub, "file", 10); err != nil {
 			t.Errorf("after Close of the sub directory: %v", err)
 		}
-		must(t, sub.Remove("file"))
-		must(t, fsys.Sub("topics").Remove("0"))
+		testkit.Must(t, sub.Remove("file"))
+		testkit.Must(t, fsys.Sub("topics").Remove("0"))
 		if _, err := sub.List(); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("List of a removed directory: %v, want ErrNotExist", err)
 		}
-		must(t, disk.Replace(fsys, "file", nil, false))
+		testkit.Must(t, disk.Replace(fsys, "file", nil, false))
 		if err := fsys.Sub("file").Make(); err == nil {
 			t.Error("a directory was made over a file")
 		}
@@ -150,15 +142,15 @@ func isMemory(fsys disk.FS) bool { return fmt.Sprintf("%T", fsys) == "*disk.memo
 func TestRemoveAll(t *testing.T) {
 	t.Parallel()
 	everywhere(t, func(t *testing.T, fsys disk.FS) {
-		must(t, fsys.Make())
-		must(t, disk.RemoveAll(fsys, "gone"))
+		testkit.Must(t, fsys.Make())
+		testkit.Must(t, disk.RemoveAll(fsys, "gone"))
 		for _, sub := range []disk.FS{fsys.Sub("gone"), fsys.Sub("gone").Sub("deep"), fsys.Sub("kept")} {
-			must(t, sub.Make())
-			must(t, disk.Replace(sub, "a", []byte("a"), false))
-			must(t, disk.Replace(sub, "b", []byte("b"), false))
+			testkit.Must(t, sub.Make())
+			testkit.Must(t, disk.Replace(sub, "a", []byte("a"), false))
+			testkit.Must(t, disk.Replace(sub, "b", []byte("b"), false))
 		}
-		must(t, disk.RemoveAll(fsys, "gone"))
-		must(t, fsys.Sync())
+		testkit.Must(t, disk.RemoveAll(fsys, "gone"))
+		testkit.Must(t, fsys.Sync())
 		if got := names(t, fsys); !slices.Equal(got, []string{".", "kept"}) {
 			t.Errorf("List: %v, want kept", got)
 		}
@@ -169,7 +161,7 @@ func TestRemoveAll(t *testing.T) {
 func TestFile(t *testing.T) {
 	t.Parallel()
 	everywhere(t, func(t *testing.T, fsys disk.FS) {
-		must(t, fsys.Make())
+		testkit.Must(t, fsys.Make())
 		n := 0
 		rapid.Check(t, func(t *rapid.T) {
 			n++
@@ -239,21 +231,21 @@ func TestOpenFile(t *testing.T) {
 		t.Skip("open files cannot be removed there")
 	}
 	everywhere(t, func(t *testing.T, fsys disk.FS) {
-		must(t, fsys.Make())
-		must(t, disk.Replace(fsys, "a", []byte("old"), false))
+		testkit.Must(t, fsys.Make())
+		testkit.Must(t, disk.Replace(fsys, "a", []byte("old"), false))
 		reader, err := fsys.Open("a", false)
-		must(t, err)
+		testkit.Must(t, err)
 		writer, err := fsys.Open("a", true)
-		must(t, err)
+		testkit.Must(t, err)
 		if _, err := reader.WriteAt([]byte("x"), 0); err == nil {
 			t.Error("a file that is open for reading was written")
 		}
 		if err := reader.Truncate(0); err == nil {
 			t.Error("a file that is open for reading was truncated")
 		}
-		must(t, disk.Replace(fsys, "a", []byte("new"), true))
+		testkit.Must(t, disk.Replace(fsys, "a", []byte("new"), true))
 		_, err = writer.WriteAt([]byte("O"), 0)
-		must(t, err)
+		testkit.Must(t, err)
 		b := make([]byte, 4)
 		if n, err := reader.ReadAt(b, 0); err != io.EOF || string(b[:n]) != "Old" {
 			t.Errorf("ReadAt: %q, %v, want the old file", b[:n], err)
@@ -264,29 +256,29 @@ func TestOpenFile(t *testing.T) {
 		if got := names(t, fsys); !slices.Equal(got, []string{".", "a"}) {
 			t.Errorf("List: %v, want a alone", got)
 		}
-		must(t, reader.Close())
-		must(t, writer.Close())
+		testkit.Must(t, reader.Close())
+		testkit.Must(t, writer.Close())
 	})
 }
 
 func TestLock(t *testing.T) {
 	t.Parallel()
 	everywhere(t, func(t *testing.T, fsys disk.FS) {
-		must(t, fsys.Sub("sub").Make())
+		testkit.Must(t, fsys.Sub("sub").Make())
 		for _, dir := range []disk.FS{fsys, fsys.Sub("sub")} {
 			lock, err := dir.Lock("lock")
-			must(t, err)
+			testkit.Must(t, err)
 			if _, err := dir.Lock("lock"); !errors.Is(err, disk.ErrInUse) {
 				t.Errorf("Lock again: %v, want ErrInUse", err)
 			}
 			other, err := dir.Lock("other")
-			must(t, err)
-			must(t, lock.Close())
+			testkit.Must(t, err)
+			testkit.Must(t, lock.Close())
 			if lock, err = dir.Lock("lock"); err != nil {
 				t.Errorf("Lock after Close: %v", err)
 			}
-			must(t, other.Close())
-			must(t, lock.Close())
+			testkit.Must(t, other.Close())
+			testkit.Must(t, lock.Close())
 		}
 	})
 }
@@ -299,16 +291,16 @@ func TestConcurrentUse(t *testing.T) {
 		for i := range 8 {
 			group.Go(func() {
 				sub := fsys.Sub("topics").Sub(fmt.Sprint(i % 4))
-				must(t, sub.Make())
-				must(t, sub.SyncParent())
+				testkit.Must(t, sub.Make())
+				testkit.Must(t, sub.SyncParent())
 				for n := range 20 {
 					name := fmt.Sprint(i, n)
-					must(t, disk.Replace(sub, name, []byte(name), n == 0))
+					testkit.Must(t, disk.Replace(sub, name, []byte(name), n == 0))
 					if b, err := disk.ReadFile(sub, name, 10); err != nil || string(b) != name {
 						t.Errorf("%q, %v", b, err)
 					}
 					names(t, sub)
-					must(t, sub.Remove(name))
+					testkit.Must(t, sub.Remove(name))
 				}
 			})
 		}
@@ -321,11 +313,11 @@ func TestOutside(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	secret := filepath.Join(dir, "secret")
-	must(t, os.WriteFile(secret, []byte("secret"), 0o600))
+	testkit.Must(t, os.WriteFile(secret, []byte("secret"), 0o600))
 	fsys, err := disk.New(filepath.Join(dir, "own"))
-	must(t, err)
+	testkit.Must(t, err)
 	defer fsys.Close()
-	must(t, fsys.Make())
+	testkit.Must(t, fsys.Make())
 	if err := os.Symlink(secret, filepath.Join(dir, "own", "link")); err != nil {
 		t.Skip(err)
 	}
@@ -340,10 +332,10 @@ func TestOutside(t *testing.T) {
 func TestClosed(t *testing.T) {
 	t.Parallel()
 	fsys, err := disk.New(t.TempDir())
-	must(t, err)
-	must(t, fsys.Make())
-	must(t, fsys.Close())
-	must(t, fsys.Close())
+	testkit.Must(t, err)
+	testkit.Must(t, fsys.Make())
+	testkit.Must(t, fsys.Close())
+	testkit.Must(t, fsys.Close())
 	if _, err := fsys.Sub("a").List(); !errors.Is(err, fs.ErrClosed) {
 		t.Errorf("List after Close: %v, want ErrClosed", err)
 	}
@@ -380,10 +372,10 @@ func TestReplaceSurvives(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 1))
 	for range 50 {
 		fsys := disktest.New()
-		must(t, fsys.Make())
-		must(t, fsys.SyncParent())
+		testkit.Must(t, fsys.Make())
+		testkit.Must(t, fsys.SyncParent())
 		contents := []string{"", "old", string(bytes.Repeat([]byte("new"), 1000))}
-		must(t, disk.Replace(fsys, "file", []byte(contents[1]), true))
+		testkit.Must(t, disk.Replace(fsys, "file", []byte(contents[1]), true))
 		fsys.Observe(func(call, name string, now disktest.Moment) {
 			for range 10 {
 				got := string(now.Cut(rng).Content("file"))
@@ -392,7 +384,7 @@ func TestReplaceSurvives(t *testing.T) {
 				}
 			}
 		})
-		must(t, disk.Replace(fsys, "file", []byte(contents[2]), true))
+		testkit.Must(t, disk.Replace(fsys, "file", []byte(contents[2]), true))
 		fsys.Observe(nil)
 		if got := string(fsys.Cut(rng).Content("file")); got != contents[2] {
 			t.Errorf("a power cut afterwards leaves %.20q", got)
@@ -405,8 +397,8 @@ func TestReplaceFails(t *testing.T) {
 	t.Parallel()
 	for _, fails := range []string{"remove", "create", "write", "sync", "close", "rename"} {
 		fsys := disktest.New()
-		must(t, fsys.Make())
-		must(t, disk.Replace(fsys, "file", []byte("old"), true))
+		testkit.Must(t, fsys.Make())
+		testkit.Must(t, disk.Replace(fsys, "file", []byte("old"), true))
 		failed := false
 		fsys.Fault(func(call, name string) error {
 			if call == fails && !failed {

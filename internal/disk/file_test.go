@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/diaspora-streams/diaspora/internal/disk"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // TestWriteFile: the file has the given content and mode, whatever was there before, and a failure
@@ -21,17 +22,13 @@ func TestWriteFile(t *testing.T) {
 			dir := t.TempDir()
 			file := filepath.Join(dir, "file")
 			for _, content := range []string{"long before", "x", ""} {
-				if err := write(file, []byte(content)); err != nil {
-					t.Fatal(err)
-				}
+				testkit.Must(t, write(file, []byte(content)))
 				if got, err := os.ReadFile(file); err != nil || string(got) != content {
 					t.Errorf("the file has %q, %v; want %q", got, err, content)
 				}
 			}
 			info, err := os.Stat(file)
-			if err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, err)
 			want := os.FileMode(0o600)
 			if name == "WriteFile" {
 				want = 0o644
@@ -40,9 +37,7 @@ func TestWriteFile(t *testing.T) {
 				t.Errorf("mode %v, want %v", info.Mode(), want)
 			}
 			folder := filepath.Join(dir, "folder")
-			if err := os.MkdirAll(filepath.Join(folder, "inside"), 0o700); err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, os.MkdirAll(filepath.Join(folder, "inside"), 0o700))
 			if err := write(folder, []byte("x")); err == nil {
 				t.Error("a folder is replaced by a file")
 			}

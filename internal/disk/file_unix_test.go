@@ -11,15 +11,14 @@ import (
 	"time"
 
 	"github.com/diaspora-streams/diaspora/internal/disk"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // TestPipeAsAFile fails when a pipe is read without a size limit.
 func TestPipeAsAFile(t *testing.T) {
 	t.Parallel()
 	name := filepath.Join(t.TempDir(), "pipe")
-	if err := syscall.Mkfifo(name, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, syscall.Mkfifo(name, 0o600))
 	for size, want := range map[int]bool{100: true, 101: false, 1 << 20: false} {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		go func() {

@@ -3,6 +3,8 @@ package disk
 import (
 	"errors"
 	"testing"
+
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // TestGuard checks that nothing can be changed, and nothing is reported as durable, while check
@@ -12,19 +14,13 @@ func TestGuard(t *testing.T) {
 	var refused error
 	fsys := Memory()
 	g := Guard(fsys, func() error { return refused })
-	if err := g.Make(); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, g.Make())
 	f, err := g.Create("file")
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	if _, err := f.WriteAt([]byte("content"), 0); err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(f.Sync(), g.Sync(), g.SyncParent(), g.Sub("sub").Make()); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, errors.Join(f.Sync(), g.Sync(), g.SyncParent(), g.Sub("sub").Make()))
 	refused = errors.New("no")
 	for what, do := range map[string]func() error{
 		"Make":       g.Make,

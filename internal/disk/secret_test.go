@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/diaspora-streams/diaspora/internal/disk"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 func TestReadSecret(t *testing.T) {
@@ -25,12 +26,8 @@ func TestReadSecret(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			file := filepath.Join(dir, strings.ReplaceAll(name, " ", "-"))
-			if err := os.WriteFile(file, []byte(c.content), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.Chmod(file, c.mode); err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, os.WriteFile(file, []byte(c.content), 0o600))
+			testkit.Must(t, os.Chmod(file, c.mode))
 			got, err := disk.ReadSecret(file)
 			switch {
 			case c.want == "" && (err != nil || got != "secret"):

@@ -19,28 +19,23 @@ import (
 	"github.com/diaspora-streams/diaspora/fabric"
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/spool"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // unpack returns the files of a bundle, by name.
 func unpack(t *testing.T, bundle []byte) map[string]string {
 	t.Helper()
 	zip, err := gzip.NewReader(bytes.NewReader(bundle))
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	files := map[string]string{}
 	for archive := tar.NewReader(zip); ; {
 		header, err := archive.Next()
 		if err == io.EOF {
 			return files
 		}
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		content, err := io.ReadAll(archive)
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		if header.Mode != 0o600 {
 			t.Errorf("%s has mode %o", header.Name, header.Mode)
 		}
@@ -61,10 +56,7 @@ func plant(w *world) map[string]string {
 		planted["the access token for "+t.ResourceServer] = t.AccessToken.Reveal()
 		planted["the refresh token for "+t.ResourceServer] = t.RefreshToken.Reveal()
 	}
-	client, err := diaspora.NewClient(w.as())
-	w.must(err)
-	key, err := client.CreateKey(w.Context(), diaspora.AccessKeyRequest{Name: "canary", Read: true, Write: true})
-	w.must(err)
+	key := w.key(diaspora.AccessKeyRequest{Name: "canary", Read: true, Write: true})
 	planted["an access key"] = key.Secret.Reveal()
 
 	w.vars["HTTPS_PROXY"] = "http://ada:" + canary("a proxy's password") + "@127.0.0.1:1"
@@ -82,14 +74,14 @@ func plant(w *world) map[string]string {
 	}
 	poison := spool.Entry{Topic: "weather", Value: []byte(canary("an event that was set aside")), ID: "id"}
 	w.spool(spool.Options{}, func(s *spool.Spool) {
-		w.must(s.Append(w.Context(), poison, event))
+		testkit.Must(w, s.Append(w.Context(), poison, event))
 		records, err := s.Next(w.Context(), 1, 1)
-		w.must(err)
-		w.must(s.Quarantine(records[0], "refused: "+canary("the reason of a quarantine")))
+		testkit.Must(w, err)
+		testkit.Must(w, s.Quarantine(records[0], "refused: "+canary("the reason of a quarantine")))
 		// Notes do not contain tokens. If one does nevertheless, at the position where notes are
 		// cut off:
 		token, _ := w.login.Token(w.fabric.Discovery().Globus.ResourceServer)
-		w.must(s.Note(strings.Repeat("x", maxLine-60) + " " + token.RefreshToken.Reveal()))
+		testkit.Must(w, s.Note(strings.Repeat("x", maxLine-60)+" "+token.RefreshToken.Reveal()))
 	})
 	return planted
 }
@@ -130,8 +122,8 @@ func TestBundleHasNoSecrets(t *testing.T) {
 		},
 		"revoked, with the service stopped": func(w *world, _ map[string]string) {
 			w.changeLogin(func(*globus.Token) {})
-			w.must(w.fabric.RevokeTokens(w.login.Identity.Username))
-			w.must(w.fabric.StopGateway())
+			testkit.Must(w, w.fabric.RevokeTokens(w.login.Identity.Username))
+			testkit.Must(w, w.fabric.StopGateway())
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -144,9 +136,7 @@ func TestBundleHasNoSecrets(t *testing.T) {
 				fmt.Fprintln(w.visit.diag, "the token is", t.AccessToken.Reveal(), url.QueryEscape(t.RefreshToken.Reveal()))
 			}
 			var bundle bytes.Buffer
-			if err := report.WriteBundle(&bundle); err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, report.WriteBundle(&bundle))
 			files := unpack(t, bundle.Bytes())
 			files["the terminal"] = report.Text()
 			for file, content := range files {
@@ -202,12 +192,10 @@ func TestBundle(t *testing.T) {
 	w.vars["HTTPS_PROXY"] = "http://ada:canary@proxy.example.org:3128"
 	w.vars["DIASPORA_PROFILE"] = "home"
 	w.vars["EDITOR"] = "vi"
-	w.spool(spool.Options{}, func(s *spool.Spool) { w.append(s, "a", "b"); w.must(s.Note("unavailable: no broker")) })
+	w.spool(spool.Options{}, func(s *spool.Spool) { w.append(s, "a", "b"); testkit.Must(w, s.Note("unavailable: no broker")) })
 	report, _ := w.examine()
 	var bundle bytes.Buffer
-	if err := report.WriteBundle(&bundle); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, report.WriteBundle(&bundle))
 	files := unpack(t, bundle.Bytes())
 	var said []string
 	for _, line := range BundleContents() {
@@ -260,9 +248,7 @@ func TestBundleOfNothing(t *testing.T) {
 		Spools: func() (string, []string, error) { return filepath.Join(dir, "spool"), nil, nil },
 	}
 	var bundle bytes.Buffer
-	if err := Examine(t.Context(), cfg, func(Finding) {}).WriteBundle(&bundle); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, Examine(t.Context(), cfg, func(Finding) {}).WriteBundle(&bundle))
 	if files := unpack(t, bundle.Bytes()); files["spools.json"] != "[]\n" || !strings.Contains(files["report.txt"], "no profile is stored") {
 		t.Errorf("%q", files)
 	}

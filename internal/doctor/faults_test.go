@@ -22,6 +22,8 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/globusdev"
 	"github.com/diaspora-streams/diaspora/internal/inside"
 	"github.com/diaspora-streams/diaspora/internal/spool"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
+	"github.com/diaspora-streams/diaspora/internal/testkit/fabrictest"
 )
 
 // fault is a fault in the world, and what the check that finds it must report.
@@ -87,9 +89,7 @@ var faults = []fault{
 		func(w *world) {
 			key := w.key(diaspora.AccessKeyRequest{Name: "k", Read: true})
 			w.vars["DIASPORA_KEY_FILE"] = w.keyFile(key)
-			client, err := diaspora.NewClient(w.as())
-			w.must(err)
-			w.must(client.RevokeKey(w.Context(), key.ID))
+			testkit.Must(w, fabrictest.Client(w, w.as()).RevokeKey(w.Context(), key.ID))
 		}},
 	{"sign-in", "a wrong secret", Failure, here + `: there is no such access key, or this is not its secret; `, `^make another access key`, fabric.Config{},
 		func(w *world) {
@@ -121,7 +121,7 @@ var faults = []fault{
 	{"token file", "in a folder for others to write", Failure, `^others may write to its folder .*/tokens`, `^chmod 700 /.*/tokens$`, fabric.Config{},
 		func(w *world) { w.chmod(filepath.Dir(w.tokenFile()), 0o777) }},
 	{"token file", "logged out", Failure, `^nobody is logged in: .*/home\.json is not there$`, `^run "diaspora login --profile home"$`, fabric.Config{},
-		func(w *world) { w.must(os.Remove(w.tokenFile())) }},
+		func(w *world) { testkit.Must(w, os.Remove(w.tokenFile())) }},
 	{"token file", "damaged", Failure, `the token file is damaged`, `^run "diaspora login --profile home"$`, fabric.Config{},
 		func(w *world) { w.overwrite(w.tokenFile(), "{") }},
 	{"token file", "another fabric than one logged in to", Failure, `^nobody is logged in to other\.example\.org$`, `diaspora login`, fabric.Config{},
@@ -159,7 +159,7 @@ var faults = []fault{
 		}},
 
 	{"TCP", "refused", Failure, here + `: connection refused$`, `is it running`, fabric.Config{},
-		func(w *world) { w.store("http://"+w.closedPort(), w.fabric.Discovery()) }},
+		func(w *world) { w.store("http://"+testkit.FreeAddress(w), w.fabric.Discovery()) }},
 
 	{"TLS", "unknown authority", Failure, `signed by Test Authority, which this machine does not trust$`, `DIASPORA_CA_FILE`, fabric.Config{},
 		func(w *world) {
@@ -200,7 +200,7 @@ var faults = []fault{
 	{"profile freshness", "the cluster has moved", Warning, `changed since the login: brokers$`, `diaspora login`, fabric.Config{},
 		func(w *world) {
 			d := w.fabric.Discovery()
-			d.Brokers = append([]string{w.closedPort()}, d.Brokers...)
+			d.Brokers = append([]string{testkit.FreeAddress(w)}, d.Brokers...)
 			w.store(w.fabric.URL(), d)
 		}},
 
@@ -231,7 +231,7 @@ var faults = []fault{
 		}},
 
 	{"Globus Auth", "away", Failure, here + `: connection refused$`, `nobody can log in`, fabric.Config{},
-		func(w *world) { w.must(w.fabric.StopGlobus()) }},
+		func(w *world) { testkit.Must(w, w.fabric.StopGlobus()) }},
 	{"Globus Auth", "a login page of the network", Failure, `is not Globus Auth$`, `in a browser`, fabric.Config{},
 		func(w *world) {
 			hotel := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) { rw.Write([]byte("<h1>Welcome</h1>")) }))
@@ -242,7 +242,7 @@ var faults = []fault{
 		}},
 	{"Globus Auth", "it fails", Failure, `answers with status 503$`, `nobody can log in`, fabric.Config{},
 		func(w *world) {
-			w.must(inside.Of(w.fabric).Globus.FailNext(1, globusdev.Failure{Path: "/.well-known/openid-configuration", Status: 503}))
+			testkit.Must(w, inside.Of(w.fabric).Globus.FailNext(1, globusdev.Failure{Path: "/.well-known/openid-configuration", Status: 503}))
 		}},
 
 	{"clock", "its clock is elsewhere", Failure, `^this machine is 2 h behind Globus Auth`, `timedatectl`, fabric.Config{},
@@ -251,12 +251,12 @@ var faults = []fault{
 	{"login", "revoked, and the access token over", Failure, `login required`, `^run "diaspora login --profile home"$`, fabric.Config{},
 		func(w *world) {
 			w.changeLogin(func(t *globus.Token) { t.Expiry = time.Now().Add(-time.Hour) })
-			w.must(w.fabric.RevokeTokens(w.login.Identity.Username))
+			testkit.Must(w, w.fabric.RevokeTokens(w.login.Identity.Username))
 		}},
 	{"login", "over, while Globus Auth is away", Failure, `the token has to be renewed: .*cannot reach Globus Auth`, `the login is kept`, fabric.Config{},
 		func(w *world) {
 			w.changeLogin(func(t *globus.Token) { t.Expiry = time.Now().Add(-time.Hour) })
-			w.must(w.fabric.StopGlobus())
+			testkit.Must(w, w.fabric.StopGlobus())
 		}},
 
 	{"login", "no refresh token", Warning, `^there is no refresh token: the login ends at \d`, `diaspora login`, fabric.Config{},
@@ -266,15 +266,15 @@ var faults = []fault{
 		func(w *world) { w.changeLogin(func(t *globus.Token) { t.Scope = []string{"openid"} }) }},
 
 	{"identity", "revoked", Failure, `login required`, `diaspora login`, fabric.Config{RevocationInterval: 20 * time.Millisecond},
-		func(w *world) { w.must(w.fabric.RevokeTokens(w.login.Identity.Username)); w.forgotten() }},
+		func(w *world) { testkit.Must(w, w.fabric.RevokeTokens(w.login.Identity.Username)); w.forgotten() }},
 	{"identity", "the access token ended before its time", Warning, `refused before its time`, `unless it happens again`, fabric.Config{RevocationInterval: 20 * time.Millisecond},
 		func(w *world) {
-			w.must(w.fabric.ExpireTokens(w.login.Identity.Username))
+			testkit.Must(w, w.fabric.ExpireTokens(w.login.Identity.Username))
 			w.forgotten()
 		}},
 	{"identity", "somebody else's token", Failure, `^the token is of ada@example\.edu, and the profile of grace$`, `diaspora login`, fabric.Config{},
 		func(w *world) {
-			w.must(os.Remove(w.tokenFile()))
+			testkit.Must(w, os.Remove(w.tokenFile()))
 			w.login.Identity = globus.Identity{Subject: "00000000-0000-4000-8000-000000000001", Username: "grace"}
 			w.store(w.fabric.URL(), w.fabric.Discovery())
 		}},
@@ -285,9 +285,9 @@ var faults = []fault{
 		func(w *world) { w.names(nil); w.bootstrap("gateway.test:9092", w.fabric.Brokers()[0]) }},
 
 	{"gateway TCP", "stopped", Failure, `^` + here + `: connection refused$`, `but not the gateway`, fabric.Config{},
-		func(w *world) { w.must(w.fabric.StopGateway()) }},
+		func(w *world) { testkit.Must(w, w.fabric.StopGateway()) }},
 	{"gateway TCP", "one of two", Warning, `^1 of 2: ` + here + `: connection refused$`, `but not the gateway`, fabric.Config{},
-		func(w *world) { w.bootstrap(w.closedPort(), w.fabric.Brokers()[0]) }},
+		func(w *world) { w.bootstrap(testkit.FreeAddress(w), w.fabric.Brokers()[0]) }},
 
 	{"gateway TLS", "unknown authority", Failure, `signed by Test Authority, which`, `DIASPORA_CA_FILE`, fabric.Config{},
 		func(w *world) {
@@ -314,7 +314,7 @@ var faults = []fault{
 		func(w *world) { w.bootstrap(strings.TrimPrefix(w.fabric.URL(), "http://")) }},
 	{"sign-in", "revoked a moment ago", Failure, `diaspora login`, `diaspora login --profile home`, fabric.Config{RevocationInterval: 20 * time.Millisecond},
 		func(w *world) {
-			w.then["identity"] = func() { w.must(w.fabric.RevokeTokens(w.login.Identity.Username)) }
+			w.then["identity"] = func() { testkit.Must(w, w.fabric.RevokeTokens(w.login.Identity.Username)) }
 			w.then["gateway TLS"] = w.forgotten
 		}},
 
@@ -323,7 +323,7 @@ var faults = []fault{
 
 	{"brokers", "one that cannot be reached", Failure, `^` + here + `: connection refused$`, `has to be reachable`, fabric.Config{},
 		func(w *world) {
-			gateway, dead := kafkaHost(w.fabric.Brokers()[0]), kafkaHost(w.closedPort())
+			gateway, dead := kafkaHost(w.fabric.Brokers()[0]), kafkaHost(testkit.FreeAddress(w))
 			w.bootstrap(w.between(nil, func(frame []byte) []byte { return bytes.ReplaceAll(frame, gateway, dead) }))
 		}},
 
@@ -349,11 +349,11 @@ var faults = []fault{
 
 	{"produce", "the gateway stops", Failure, `no broker|no answer`, ``, fabric.Config{},
 		func(w *world) {
-			w.then["read"] = func() { w.must(w.fabric.StopGateway()); w.hurryNow() }
+			w.then["read"] = func() { testkit.Must(w, w.fabric.StopGateway()); w.hurryNow() }
 		}},
 	{"consume", "the gateway stops", Failure, `no broker|no answer`, ``, fabric.Config{},
 		func(w *world) {
-			w.then["produce"] = func() { w.must(w.fabric.StopGateway()); w.hurryNow() }
+			w.then["produce"] = func() { testkit.Must(w, w.fabric.StopGateway()); w.hurryNow() }
 		}},
 
 	{"spool folder", "below a file", Failure, `cannot be made: .*/file is no folder$`, `^set DIASPORA_STATE_DIR`, fabric.Config{},
@@ -367,7 +367,7 @@ var faults = []fault{
 		func(w *world) {
 			dir := w.spool(spool.Options{}, func(s *spool.Spool) { w.append(s, "a") })
 			files, err := filepath.Glob(filepath.Join(dir, "*"))
-			w.must(err)
+			testkit.Must(w, err)
 			w.chmod(files[0], 0o644)
 		}},
 	{"spool files", "something that is not its own", Failure, `"stranger" is no file of the spool$`, `diaspora spool verify`, fabric.Config{},
@@ -414,13 +414,13 @@ var faults = []fault{
 		func(w *world) { w.spool(spool.Options{}, func(s *spool.Spool) { w.append(s, "a", "b") }) }},
 	{"backlog", "with a reason", Warning, `^1 event \(.*\) since \d+ s: unavailable: no broker$`, `drain`, fabric.Config{},
 		func(w *world) {
-			w.spool(spool.Options{}, func(s *spool.Spool) { w.append(s, "a"); w.must(s.Note("unavailable: no broker")) })
+			w.spool(spool.Options{}, func(s *spool.Spool) { w.append(s, "a"); testkit.Must(w, s.Note("unavailable: no broker")) })
 		}},
 	{"backlog", "of a revoked key", Warning, `: not authenticated: the access key was revoked$`, `^mend that first; then run`, fabric.Config{},
 		func(w *world) {
 			w.spool(spool.Options{}, func(s *spool.Spool) {
 				w.append(s, "a")
-				w.must(s.Note("not authenticated: the access key was revoked"))
+				testkit.Must(w, s.Note("not authenticated: the access key was revoked"))
 			})
 		}},
 	{"backlog", "somebody else's", Warning, `of another identity`, `log in as`, fabric.Config{},
@@ -433,8 +433,8 @@ var faults = []fault{
 			w.spool(spool.Options{}, func(s *spool.Spool) {
 				w.append(s, "a")
 				records, err := s.Next(w.Context(), 1, 1)
-				w.must(err)
-				w.must(s.Quarantine(records[0], "too large"))
+				testkit.Must(w, err)
+				testkit.Must(w, s.Quarantine(records[0], "too large"))
 			})
 		}},
 
@@ -456,8 +456,8 @@ func TestDiscardedIsNoLoss(t *testing.T) {
 	w.spool(spool.Options{}, func(s *spool.Spool) {
 		w.append(s, "a")
 		records, err := s.Next(w.Context(), 1, 1)
-		w.must(err)
-		w.must(s.Discard(records[0].Position))
+		testkit.Must(w, err)
+		testkit.Must(w, s.Discard(records[0].Position))
 	})
 	if _, findings := w.examine(); findings["losses"].Status != OK {
 		t.Errorf("losses: %+v", findings["losses"])

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/diaspora-streams/diaspora/fabric"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // filtered returns an address that never answers, as behind a firewall. It has a listener that
@@ -16,12 +17,12 @@ import (
 func (w *world) filtered() string {
 	w.Helper()
 	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
-	w.must(err)
+	testkit.Must(w, err)
 	w.Cleanup(func() { syscall.Close(fd) })
-	w.must(syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}))
-	w.must(syscall.Listen(fd, 0))
+	testkit.Must(w, syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}))
+	testkit.Must(w, syscall.Listen(fd, 0))
 	name, err := syscall.Getsockname(fd)
-	w.must(err)
+	testkit.Must(w, err)
 	address := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(name.(*syscall.SockaddrInet4).Port)).String()
 	for {
 		conn, err := net.DialTimeout("tcp", address, 200*time.Millisecond)

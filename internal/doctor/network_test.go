@@ -26,6 +26,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // authority is a CA that signs certificates.
@@ -48,9 +50,7 @@ func newAuthority(t *testing.T) *authority {
 	if err == nil {
 		a.cert, err = x509.ParseCertificate(der)
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	a.pem = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
 	return a
 }
@@ -58,9 +58,7 @@ func newAuthority(t *testing.T) *authority {
 func newKey(t *testing.T) *ecdsa.PrivateKey {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	return key
 }
 
@@ -79,9 +77,7 @@ func (a *authority) certificate(t *testing.T, host string, left time.Duration) t
 	}
 	key := newKey(t)
 	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, key.Public(), a.key)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
@@ -100,13 +96,9 @@ func (w *world) standBehind(f front) {
 	d := w.fabric.Discovery()
 	d.Brokers, d.Security, d.CA = []string{kafka}, "tls", f.ca
 	document, err := json.Marshal(d)
-	if err != nil {
-		w.Fatal(err)
-	}
+	testkit.Must(w, err)
 	behind, err := url.Parse(w.fabric.URL())
-	if err != nil {
-		w.Fatal(err)
-	}
+	testkit.Must(w, err)
 	proxy := &httputil.ReverseProxy{ErrorLog: log.New(io.Discard, "", 0), Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(behind) }}
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		switch page := f.page[r.URL.Path]; {
@@ -131,9 +123,7 @@ func (w *world) standBehind(f front) {
 func (w *world) between(secure *tls.Config, rewrite func(frame []byte) []byte) (address string) {
 	w.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		w.Fatal(err)
-	}
+	testkit.Must(w, err)
 	address = ln.Addr().String()
 	gateway := w.fabric.Brokers()[0]
 	if rewrite == nil {
@@ -194,9 +184,7 @@ func relay(client net.Conn, gateway string, rewrite func([]byte) []byte) {
 func (w *world) names(known map[string]netip.Addr) {
 	w.Helper()
 	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		w.Fatal(err)
-	}
+	testkit.Must(w, err)
 	var serving sync.WaitGroup
 	serving.Go(func() {
 		buf := make([]byte, 1500)
@@ -247,26 +235,10 @@ func nameAnswer(query []byte, known map[string]netip.Addr) []byte {
 	return append(answer, addr.AsSlice()...)
 }
 
-// closedPort returns an address on which nothing listens.
-func (w *world) closedPort() string {
-	w.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		w.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
-}
-
 // silent returns an address that accepts connections and never sends anything.
 func (w *world) silent() string {
 	w.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		w.Fatal(err)
-	}
-	w.Cleanup(func() { ln.Close() })
-	return ln.Addr().String()
+	return testkit.Listen(w).Addr().String()
 }
 
 func port(address string) string { return strconv.Itoa(int(netip.MustParseAddrPort(address).Port())) }

@@ -9,14 +9,15 @@ import (
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/fabric"
 	"github.com/diaspora-streams/diaspora/globus"
-	"github.com/diaspora-streams/diaspora/internal/trust/trusttest"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
+	"github.com/diaspora-streams/diaspora/internal/testkit/fabrictest"
 )
 
 // TestNoTokenForStrangers has a gateway that the user has not confirmed, and then a confirmed one
 // that sends clients to another host. Each check that would send a token there must report why it
 // does not.
 func TestNoTokenForStrangers(t *testing.T) {
-	honest, evil := trusttest.NewThief(t), trusttest.NewThief(t, "localhost")
+	honest, evil := fabrictest.NewThief(t), fabrictest.NewThief(t, "localhost")
 	_, port, _ := strings.Cut(evil.Gateway(), ":")
 	honest.Leads("localhost:" + port)
 	w := newWorld(t, fabric.Config{})
@@ -43,9 +44,7 @@ func TestNoTokenForStrangers(t *testing.T) {
 		{true, "brokers", "localhost is not among the hosts that were confirmed"},
 	} {
 		w.store("https://"+honest.HTTPS(), d)
-		if err := profiles.Save(diaspora.Profile{Name: "home", URL: "https://" + honest.HTTPS(), Discovery: d, Confirmed: c.confirmed}); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, profiles.Save(diaspora.Profile{Name: "home", URL: "https://" + honest.HTTPS(), Discovery: d, Confirmed: c.confirmed}))
 		_, findings := w.examine()
 		if f := findings[c.check]; f.Status != Failure || !strings.Contains(f.Seen, c.says) || f.Next == "" {
 			t.Errorf("%s: %+v, want a failure that says %q, and what to do", c.check, f, c.says)

@@ -1,10 +1,7 @@
 package doctor
 
 import (
-	"encoding/json"
 	"errors"
-	"net/http"
-	"net/url"
 	"os"
 	"path/filepath"
 	"testing"
@@ -15,6 +12,8 @@ import (
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/accesskey"
 	"github.com/diaspora-streams/diaspora/internal/spool"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
+	"github.com/diaspora-streams/diaspora/internal/testkit/fabrictest"
 )
 
 const ada = "ada@example.edu"
@@ -33,11 +32,7 @@ type world struct {
 // newWorld returns a world without faults: ada is logged in and owns the topic weather.
 func newWorld(t *testing.T, cfg fabric.Config) *world {
 	t.Helper()
-	f, err := fabric.Start(t.Context(), cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { f.Close() })
+	f := fabrictest.Start(t, cfg)
 	dir := t.TempDir()
 	w := &world{T: t, fabric: f, then: map[string]func(){}, vars: map[string]string{
 		"DIASPORA_CONFIG_DIR": filepath.Join(dir, "config"),
@@ -54,17 +49,9 @@ func newWorld(t *testing.T, cfg fabric.Config) *world {
 			return home, dirs, err
 		},
 	}
-	if w.login, err = f.Login(t.Context(), ada); err != nil {
-		t.Fatal(err)
-	}
+	w.login = fabrictest.Login(t, f, ada)
 	w.store(f.URL(), f.Discovery())
-	client, err := diaspora.NewClient(w.as())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := client.Claim(t.Context(), diaspora.ClaimRequest{Name: "weather"}); err != nil {
-		t.Fatal(err)
-	}
+	fabrictest.Claim(t, w.as(), "weather")
 	return w
 }
 
@@ -83,19 +70,13 @@ func (w *world) as() diaspora.Config {
 func (w *world) store(address string, d diaspora.Discovery) {
 	w.Helper()
 	profiles := diaspora.OpenProfiles(w.vars["DIASPORA_CONFIG_DIR"])
-	if err := profiles.Save(diaspora.Profile{Name: "home", URL: address, Discovery: d}); err != nil {
-		w.Fatal(err)
-	}
-	if err := profiles.Use("home"); err != nil {
-		w.Fatal(err)
-	}
+	testkit.Must(w, profiles.Save(diaspora.Profile{Name: "home", URL: address, Discovery: d}))
+	testkit.Must(w, profiles.Use("home"))
 	store, err := profiles.Store("home")
 	if err == nil {
 		err = store.Save(w.Context(), w.login)
 	}
-	if err != nil {
-		w.Fatal(err)
-	}
+	testkit.Must(w, err)
 }
 
 func (w *world) tokenFile() string {
@@ -131,9 +112,7 @@ func (w *world) examine() (*Report, map[string]Finding) {
 func (w *world) write(name, content string) string {
 	w.Helper()
 	path := filepath.Join(w.TempDir(), name)
-	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
-		w.Fatal(err)
-	}
+	testkit.Must(w, os.WriteFile(path, []byte(content), 0o600))
 	return path
 }
 
@@ -143,22 +122,16 @@ func (w *world) spool(opts spool.Options, do func(*spool.Spool)) string {
 	opts.Dir = filepath.Join(w.vars["DIASPORA_STATE_DIR"], "spool", "home", "1")
 	opts.Subject = orElse(opts.Subject, w.login.Identity.Subject)
 	s, err := spool.Open(w.Context(), opts)
-	if err != nil {
-		w.Fatal(err)
-	}
+	testkit.Must(w, err)
 	do(s)
-	if err := s.Close(); err != nil {
-		w.Fatal(err)
-	}
+	testkit.Must(w, s.Close())
 	return opts.Dir
 }
 
 func (w *world) append(s *spool.Spool, values ...string) {
 	w.Helper()
 	for _, value := range values {
-		if err := s.Append(w.Context(), spool.Entry{Topic: "weather", Value: []byte(value), ID: "id", Time: time.Now()}); err != nil {
-			w.Fatal(err)
-		}
+		testkit.Must(w, s.Append(w.Context(), spool.Entry{Topic: "weather", Value: []byte(value), ID: "id", Time: time.Now()}))
 	}
 }
 
@@ -168,45 +141,30 @@ func (w *world) hurry(after string) { w.then[after] = w.hurryNow }
 
 func (w *world) hurryNow() { w.visit.Timeout, w.visit.cfg.DialTimeout = time.Second, time.Second }
 
-func (w *world) must(err error) {
+func (w *world) chmod(path string, mode os.FileMode) {
 	w.Helper()
-	if err != nil {
-		w.Fatal(err)
-	}
+	testkit.Must(w, os.Chmod(path, mode))
 }
-
-func (w *world) chmod(path string, mode os.FileMode) { w.Helper(); w.must(os.Chmod(path, mode)) }
 
 func (w *world) overwrite(path, content string) {
 	w.Helper()
-	w.must(os.WriteFile(path, []byte(content), 0o600))
+	testkit.Must(w, os.WriteFile(path, []byte(content), 0o600))
 }
 
 func (w *world) release() {
 	w.Helper()
-	client, err := diaspora.NewClient(w.as())
-	w.must(err)
-	w.must(client.Release(w.Context(), "weather"))
+	testkit.Must(w, fabrictest.Client(w, w.as()).Release(w.Context(), "weather"))
 }
 
 func (w *world) claimAs(who, topic string) {
 	w.Helper()
-	cfg, err := w.fabric.As(w.Context(), who)
-	w.must(err)
-	client, err := diaspora.NewClient(cfg)
-	w.must(err)
-	_, err = client.Claim(w.Context(), diaspora.ClaimRequest{Name: topic})
-	w.must(err)
+	fabrictest.Claim(w, fabrictest.As(w, w.fabric, who), topic)
 }
 
 // key creates an access key of ada's.
 func (w *world) key(req diaspora.AccessKeyRequest) diaspora.NewAccessKey {
 	w.Helper()
-	client, err := diaspora.NewClient(w.as())
-	w.must(err)
-	key, err := client.CreateKey(w.Context(), req)
-	w.must(err)
-	return key
+	return fabrictest.CreateKey(w, w.as(), req)
 }
 
 // keyFile writes a file with a key of the fabric.
@@ -215,37 +173,27 @@ func (w *world) keyFile(key diaspora.NewAccessKey) string {
 	text, err := accesskey.Format("", func(name string) string {
 		return map[string]string{"DIASPORA_URL": w.fabric.URL(), "DIASPORA_KEY_ID": key.ID, "DIASPORA_KEY_SECRET": key.Secret.Reveal()}[name]
 	})
-	w.must(err)
+	testkit.Must(w, err)
 	return w.write("key.env", text)
 }
 
 // useKey signs in with a token of an access key that has fewer rights than ada.
 func (w *world) useKey(req diaspora.AccessKeyRequest) {
 	w.Helper()
-	key := w.key(req)
-	response, err := http.PostForm(w.fabric.Discovery().TokenURL, url.Values{
-		"grant_type": {"client_credentials"}, "client_id": {key.ID}, "client_secret": {key.Secret.Reveal()},
-	})
-	w.must(err)
-	defer response.Body.Close()
-	var answer struct {
-		AccessToken globus.Secret `json:"access_token"`
-	}
-	w.must(json.NewDecoder(response.Body).Decode(&answer))
+	token := fabrictest.Exchange(w, w.fabric, w.key(req))
 	w.cfg.Topic = "weather"
 	w.then["configuration"] = func() {
-		w.visit.cfg.TokenSource = globus.StaticToken(globus.Token{AccessToken: answer.AccessToken, Expiry: time.Now().Add(time.Hour)})
+		w.visit.cfg.TokenSource = globus.StaticToken(globus.Token{AccessToken: token, Expiry: time.Now().Add(time.Hour)})
 		var err error
 		w.visit.client, err = diaspora.NewClient(w.visit.cfg)
-		w.must(err)
+		testkit.Must(w, err)
 	}
 }
 
 // forgotten waits until the fabric has noticed that ada's token was revoked.
 func (w *world) forgotten() {
 	w.Helper()
-	client, err := diaspora.NewClient(w.as())
-	w.must(err)
+	client := fabrictest.Client(w, w.as())
 	for {
 		if _, err := client.Identity(w.Context()); errors.Is(err, diaspora.ErrUnauthenticated) {
 			return

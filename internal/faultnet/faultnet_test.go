@@ -10,16 +10,13 @@ import (
 	"time"
 
 	"github.com/diaspora-streams/diaspora/internal/faultnet"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // echo starts a server that sends back what it receives, and a proxy to it.
 func echo(t *testing.T) *faultnet.Proxy {
 	t.Helper()
-	server, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { server.Close() })
+	server := testkit.Listen(t)
 	go func() {
 		for {
 			conn, err := server.Accept()
@@ -33,9 +30,7 @@ func echo(t *testing.T) *faultnet.Proxy {
 		}
 	}()
 	proxy, err := faultnet.Start(server.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	t.Cleanup(func() { proxy.Close() })
 	return proxy
 }
@@ -43,9 +38,7 @@ func echo(t *testing.T) *faultnet.Proxy {
 func dial(t *testing.T, proxy *faultnet.Proxy) net.Conn {
 	t.Helper()
 	conn, err := proxy.Dial(t.Context(), "tcp", "wherever:9")
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	t.Cleanup(func() { conn.Close() })
 	return conn
 }

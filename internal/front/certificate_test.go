@@ -1,44 +1,25 @@
 package front
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/pem"
-	"math/big"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // writeCertificate creates a certificate for name and writes it to the files.
 func writeCertificate(t *testing.T, certFile, keyFile, name string, until time.Time) {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: until,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	private, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for file, block := range map[string]*pem.Block{keyFile: {Type: "PRIVATE KEY", Bytes: private}, certFile: {Type: "CERTIFICATE", Bytes: der}} {
-		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
+	certificate, certPEM := testkit.Certificate(t, until, name)
+	private, err := x509.MarshalPKCS8PrivateKey(certificate.PrivateKey)
+	testkit.Must(t, err)
+	testkit.Must(t, os.WriteFile(certFile, certPEM, 0o600))
+	testkit.Must(t, os.WriteFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}), 0o600))
 }
 
 // TestServerTLS checks that a renewed certificate is used without a restart, and that the old one
@@ -51,14 +32,10 @@ func TestServerTLS(t *testing.T) {
 	}
 	writeCertificate(t, certFile, keyFile, "old.example.org", time.Now().Add(time.Hour))
 	cfg, err := ServerTLS(certFile, keyFile)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	shown := func() string {
 		cert, err := cfg.GetCertificate(&tls.ClientHelloInfo{})
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		return cert.Leaf.Subject.CommonName
 	}
 	if got := shown(); got != "old.example.org" {
@@ -68,9 +45,7 @@ func TestServerTLS(t *testing.T) {
 	rewrite := func(write func()) {
 		write()
 		changed = changed.Add(time.Minute)
-		if err := os.Chtimes(certFile, changed, changed); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, os.Chtimes(certFile, changed, changed))
 	}
 	rewrite(func() { os.WriteFile(certFile, []byte("half a certif"), 0o600) })
 	if got := shown(); got != "old.example.org" {

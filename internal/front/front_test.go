@@ -2,12 +2,9 @@ package front
 
 import (
 	"context"
-	"crypto/sha256"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -26,6 +23,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/apache"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // client is the client ID of the service at Globus Auth.
@@ -123,11 +121,7 @@ func TestValidate(t *testing.T) {
 // TestPasswordStaysHere checks that a password is not sent unencrypted to a broker on another
 // machine that a broker on this machine advertises.
 func TestPasswordStaysHere(t *testing.T) {
-	other, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer other.Close()
+	other := testkit.Listen(t)
 	for name, try := range map[string]struct {
 		kafka Kafka
 		local bool
@@ -141,9 +135,7 @@ func TestPasswordStaysHere(t *testing.T) {
 		cfg := valid()
 		cfg.Kafka = try.kafka
 		client, err := kgo.NewClient(cfg.kafkaOpts()...)
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		local := reflect.ValueOf(client.OptValue(kgo.Dialer)).Pointer() == reflect.ValueOf(dialLocally).Pointer()
 		if client.Close(); local != try.local {
 			t.Errorf("with %s, connections must stay here: %v, want %v", name, local, try.local)
@@ -226,10 +218,7 @@ func TestOpenPortsAreTold(t *testing.T) {
 func TestDeployedPort(t *testing.T) {
 	find := func(file, pattern string) string {
 		t.Helper()
-		text, err := os.ReadFile("../../" + file)
-		if err != nil {
-			t.Fatal(err)
-		}
+		text := testkit.ReadFile(t, "../../"+file)
 		found := regexp.MustCompile(pattern).FindSubmatch(text)
 		if found == nil {
 			t.Fatalf("%s has no %s", file, pattern)
@@ -305,60 +294,23 @@ func TestCheckSigningKeys(t *testing.T) {
 	if found := look(); len(found) != 2 || found[0].Check != "gateway listener" || found[1].Status != Skip {
 		t.Errorf("with fresh keys: %+v, want nothing about them", found)
 	}
-	keys, err := os.ReadFile(dir + "/keys")
-	if err != nil {
-		t.Fatal(err)
-	}
+	keys := testkit.ReadFile(t, dir+"/keys")
 	added := time.Now().Add(-32 * 24 * time.Hour).Format(time.RFC3339)
 	old := regexp.MustCompile(`"added":"[^"]*"`).ReplaceAll(keys, []byte(`"added":"`+added+`"`))
-	if err := os.WriteFile(dir+"/keys", old, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, os.WriteFile(dir+"/keys", old, 0o600))
 	if found := look(); len(found) != 3 || found[0].Check != "signing keys" || found[0].Status != Warn || found[0].Fix == "" {
 		t.Errorf("found %+v, want a warning about the signing keys and what comes after it", found)
 	}
-	if err := os.WriteFile(dir+"/jwks", []byte(`{"keys":[]}`), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, os.WriteFile(dir+"/jwks", []byte(`{"keys":[]}`), 0o644))
 	if found := look(); len(found) != 3 || found[0].Check != "signing keys" || found[0].Status != Fail || found[1].Status != Skip || found[2].Status != Skip {
 		t.Errorf("found %+v, want that the signing keys are not published", found)
 	}
 }
 
-// snapshot returns the name, mode, modification time and content of everything in a folder.
-func snapshot(t *testing.T, dir string) (all []string) {
-	t.Helper()
-	err := filepath.WalkDir(dir, func(name string, _ fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		info, err := os.Lstat(name)
-		if err != nil {
-			return err
-		}
-		var content []byte
-		if info.Mode().IsRegular() {
-			if content, err = os.ReadFile(name); err != nil {
-				return err
-			}
-		}
-		all = append(all, fmt.Sprintf("%s %v %v %x", name, info.Mode(), info.ModTime(), sha256.Sum256(content)))
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return all
-}
-
 // TestCheckChangesNothing checks that Check creates and changes no files. If an operator runs it as
 // root, the service could not open files that it had created.
 func TestCheckChangesNothing(t *testing.T) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0") // stands for a broker
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
+	listener := testkit.Listen(t) // stands for a broker
 	for name, prepare := range map[string]func(t *testing.T, cfg *Config){
 		"nothing is there":  func(*testing.T, *Config) {},
 		"a broker is there": func(_ *testing.T, cfg *Config) { cfg.Gateway.Broker = listener.Addr().String() },
@@ -373,34 +325,27 @@ func TestCheckChangesNothing(t *testing.T) {
 			if _, err := apache.OpenKeys(keys); err != nil {
 				t.Fatal(err)
 			}
-			published, err := os.ReadFile(keys.JWKSFile)
-			if err != nil {
-				t.Fatal(err)
-			}
+			published := testkit.ReadFile(t, keys.JWKSFile)
 			if _, err := apache.OpenKeys(keys); err != nil {
 				t.Fatal(err)
 			}
-			if err := os.WriteFile(keys.JWKSFile, published, 0o644); err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, os.WriteFile(keys.JWKSFile, published, 0o644))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg, dir := valid(), t.TempDir()
 			for _, sub := range []string{"keys", "run"} {
-				if err := os.Mkdir(filepath.Join(dir, sub), 0o700); err != nil {
-					t.Fatal(err)
-				}
+				testkit.Must(t, os.Mkdir(filepath.Join(dir, sub), 0o700))
 			}
 			t.Chdir(filepath.Join(dir, "run")) // the working directory must not change either
 			cfg.TokenKeyFile, cfg.StateDir = dir+"/keys/token-key.pem", dir+"/keys/state"
 			cfg.Gateway.KeysFile, cfg.Gateway.JWKSFile = dir+"/keys/signing-keys.json", dir+"/keys/jwks.json"
 			prepare(t, &cfg)
-			before := snapshot(t, dir)
+			before := testkit.Snapshot(t, dir)
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 			defer cancel()
 			findings := Check(ctx, cfg)
-			if after := snapshot(t, dir); !slices.Equal(before, after) {
+			if after := testkit.Snapshot(t, dir); !slices.Equal(before, after) {
 				t.Errorf("the check has changed\n%s\nto\n%s", strings.Join(before, "\n"), strings.Join(after, "\n"))
 			}
 			if i := slices.IndexFunc(findings, func(f Finding) bool { return f.Check == "signing keys" }); (i >= 0) != strings.HasSuffix(name, "is there") || i >= 0 && (findings[i].Status != Warn || findings[i].Fix == "") {
@@ -414,13 +359,9 @@ func TestCheckChangesNothing(t *testing.T) {
 func TestCheckFiles(t *testing.T) {
 	dir := t.TempDir()
 	for _, sub := range []string{"good", "bad"} {
-		if err := os.Mkdir(filepath.Join(dir, sub), 0o700); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, os.Mkdir(filepath.Join(dir, sub), 0o700))
 	}
-	if err := os.WriteFile(dir+"/bad/file", nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, os.WriteFile(dir+"/bad/file", nil, 0o600))
 	bad := dir + "/bad/file" // a file where a folder should be: not even root can create files in it
 	for want, change := range map[string]func(*Config){
 		"":                  func(*Config) {},
@@ -482,7 +423,7 @@ func TestStartAsksGlobus(t *testing.T) {
 			if warned != (c.says != "" && !c.refused) || warned && !strings.Contains(said.String(), c.says) {
 				t.Errorf("the start says %q, want %q", said.String(), c.says)
 			}
-			if made := snapshot(t, dir); c.refused && len(made) != 1 {
+			if made := testkit.Snapshot(t, dir); c.refused && len(made) != 1 {
 				t.Errorf("it has made %v", made)
 			}
 		})
@@ -560,21 +501,15 @@ func TestTrustedProxies(t *testing.T) {
 		return conn.Close()
 	}
 	ended, err := p.Start()
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	conn, err := net.Dial("tcp", p.Address)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	defer conn.Close()
 	if _, err := conn.Write([]byte("\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c\xc0\x00\x02\x07\xc6\x33\x64\x01\x1f\x90\x23\x84")); err != nil {
 		t.Fatal(err)
 	}
 	<-ended
-	if err := p.Stop(); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, p.Stop())
 	if got := <-clients; got != "192.0.2.7:8080" {
 		t.Errorf("the part serves %s, want 192.0.2.7:8080", got)
 	}

@@ -8,6 +8,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // clients are two clients of the same broker: one through the gateway, and one directly over TCP,
@@ -28,15 +30,11 @@ func clients(b *testing.B, run func(b *testing.B, opts []kgo.Opt)) {
 			}
 			return ln, err
 		}))
-		if err != nil {
-			b.Fatal(err)
-		}
+		testkit.Must(b, err)
 		b.Cleanup(cluster.Close)
 		opts := []kgo.Opt{kgo.SeedBrokers(address)}
 		client, err := kgo.NewClient(opts...)
-		if err != nil {
-			b.Fatal(err)
-		}
+		testkit.Must(b, err)
 		defer client.Close()
 		if _, err := kadm.NewClient(client).CreateTopic(b.Context(), 1, 1, nil, "weather"); err != nil {
 			b.Fatal(err)
@@ -48,9 +46,7 @@ func clients(b *testing.B, run func(b *testing.B, opts []kgo.Opt)) {
 func newClient(b *testing.B, opts ...kgo.Opt) *kgo.Client {
 	b.Helper()
 	client, err := kgo.NewClient(opts...)
-	if err != nil {
-		b.Fatal(err)
-	}
+	testkit.Must(b, err)
 	b.Cleanup(client.Close)
 	return client
 }
@@ -67,9 +63,7 @@ func produce(b *testing.B, opts []kgo.Opt, n int) {
 			}
 		})
 	}
-	if err := client.Flush(b.Context()); err != nil {
-		b.Fatal(err)
-	}
+	testkit.Must(b, client.Flush(b.Context()))
 }
 
 func BenchmarkProduce(b *testing.B) {
@@ -84,13 +78,9 @@ func BenchmarkProduceSync(b *testing.B) {
 	clients(b, func(b *testing.B, opts []kgo.Opt) {
 		client := newClient(b, append(opts, kgo.ProducerLinger(0))...)
 		value := make([]byte, 100)
-		if err := client.ProduceSync(b.Context(), &kgo.Record{Topic: "weather", Value: value}).FirstErr(); err != nil {
-			b.Fatal(err)
-		}
+		testkit.Must(b, client.ProduceSync(b.Context(), &kgo.Record{Topic: "weather", Value: value}).FirstErr())
 		for b.Loop() {
-			if err := client.ProduceSync(b.Context(), &kgo.Record{Topic: "weather", Value: value}).FirstErr(); err != nil {
-				b.Fatal(err)
-			}
+			testkit.Must(b, client.ProduceSync(b.Context(), &kgo.Record{Topic: "weather", Value: value}).FirstErr())
 		}
 	})
 }
@@ -103,9 +93,7 @@ func BenchmarkConsume(b *testing.B) {
 		b.ResetTimer()
 		for n := 0; n < b.N; {
 			fetches := client.PollFetches(b.Context())
-			if err := fetches.Err(); err != nil {
-				b.Fatal(err)
-			}
+			testkit.Must(b, fetches.Err())
 			n += fetches.NumRecords()
 		}
 	})

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"maps"
 	"net"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -53,26 +52,7 @@ func TestBrokerSessionsAreRenewed(t *testing.T) {
 		var dials atomic.Int64
 		client := f.client(t, "ada-token", kgo.ConsumeTopics("weather"), kgo.ProducerLinger(0),
 			kgo.MetadataMaxAge(time.Hour), kgo.WithHooks(countDials(&dials)))
-		const events = 6000
-		var producing sync.WaitGroup
-		producing.Go(func() {
-			for range events {
-				client.Produce(t.Context(), &kgo.Record{Topic: "weather", Value: []byte("rain")}, func(_ *kgo.Record, err error) {
-					if err != nil {
-						t.Errorf("produce: %v", err)
-					}
-				})
-				time.Sleep(500 * time.Millisecond)
-			}
-		})
-		for n := 0; n < events; {
-			fetches := client.PollFetches(t.Context())
-			if err := fetches.Err(); err != nil {
-				t.Fatal(err)
-			}
-			n += fetches.NumRecords()
-		}
-		producing.Wait()
+		fiftyMinutes(t, client)
 		if n := upstream.logins.Load(); n < 98 {
 			t.Errorf("%d logins in fifty minutes, want one for each of two connections every minute", n)
 		}

@@ -15,6 +15,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // frame builds a frame from integers, strings and bytes.
@@ -263,9 +265,7 @@ func TestBytesBehindARequest(t *testing.T) {
 	request := kmsg.NewPtrMetadataRequest()
 	request.Version = 13
 	response, err := c.response(request, 7)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	if topics := response.(*kmsg.MetadataResponse).Topics; len(topics) != 1 || *topics[0].Topic != "weather" {
 		t.Errorf("topics: %v, want weather", topics)
 	}

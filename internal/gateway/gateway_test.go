@@ -18,6 +18,7 @@ import (
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/broker"
 	"github.com/diaspora-streams/diaspora/internal/kafka"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 const (
@@ -153,9 +154,7 @@ type front struct {
 func start(t testing.TB, configure ...func(*Config)) *front {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	f := &front{address: ln.Addr().String(), dir: t.TempDir()}
 	f.connect = func(ctx context.Context) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "tcp", f.address)
@@ -224,18 +223,14 @@ func (f *front) start(t testing.TB, ln net.Listener, configure ...func(*Config))
 	f.tokens = &tokens{infos: make(map[Credentials]Identity), known: make(map[Credentials]bool)}
 	var err error
 	f.broker, err = broker.Open(broker.Config{Dir: f.dir, Advertise: f.address})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	f.cfg = Config{Upstream: f.broker, Authenticator: f.tokens, FailureDelay: time.Millisecond}
 	for _, configure := range configure {
 		configure(&f.cfg)
 	}
 	f.serve(t, ln)
 	admin, err := kgo.NewClient(f.broker.AdminOpts()...)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	f.admin = kadm.NewClient(admin)
 	var once sync.Once
 	f.stop = func(t testing.TB) {
@@ -253,9 +248,7 @@ func (f *front) start(t testing.TB, ln net.Listener, configure ...func(*Config))
 func (f *front) serve(t testing.TB, ln net.Listener) {
 	t.Helper()
 	g, err := New(f.cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	f.gateway = g
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)
@@ -273,18 +266,14 @@ func (f *front) restartGateway(t testing.TB) {
 	t.Helper()
 	f.stopGateway(t)
 	ln, err := net.Listen("tcp", f.address)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	f.serve(t, ln)
 }
 
 func (f *front) topicID(t testing.TB, topic string) [16]byte {
 	t.Helper()
 	topics, err := f.admin.ListTopics(t.Context(), topic)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	return topics[topic].ID
 }
 
@@ -292,18 +281,14 @@ func (f *front) topicID(t testing.TB, topic string) [16]byte {
 func (f *front) count(t testing.TB, token, topic string) int {
 	t.Helper()
 	ends, err := f.admin.ListEndOffsets(t.Context(), topic)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	end, _ := ends.Lookup(topic, 0)
 	client := f.client(t, token, kgo.ConsumeTopics(topic))
 	defer client.Close()
 	n := 0
 	for offset := int64(0); offset < end.Offset; {
 		fetches := client.PollFetches(t.Context())
-		if err := fetches.Err(); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, fetches.Err())
 		fetches.EachRecord(func(r *kgo.Record) { n++; offset = r.Offset + 1 })
 	}
 	return n
@@ -312,9 +297,7 @@ func (f *front) count(t testing.TB, token, topic string) int {
 // claim creates a topic that belongs to the subject.
 func (f *front) claim(t testing.TB, topic, subject string) {
 	t.Helper()
-	if err := f.prepare(t.Context(), topic, subject); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, f.prepare(t.Context(), topic, subject))
 }
 
 // prepare creates a topic, unless it exists, and gives it to the subject.
@@ -366,9 +349,7 @@ func (f *front) opts(token string) []kgo.Opt {
 func (f *front) client(t testing.TB, token string, opts ...kgo.Opt) *kgo.Client {
 	t.Helper()
 	client, err := kgo.NewClient(append(f.opts(token), opts...)...)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	t.Cleanup(client.Close)
 	return client
 }
@@ -380,13 +361,9 @@ func TestProduceAndConsume(t *testing.T) {
 	f.tokens.issue("bert-token", bert, time.Hour)
 
 	client := f.client(t, "ada-token", kgo.ConsumeTopics("weather"))
-	if err := client.ProduceSync(t.Context(), &kgo.Record{Topic: "weather", Value: []byte("rain")}).FirstErr(); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, client.ProduceSync(t.Context(), &kgo.Record{Topic: "weather", Value: []byte("rain")}).FirstErr())
 	fetches := client.PollFetches(t.Context())
-	if err := fetches.Err(); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, fetches.Err())
 	records := fetches.Records()
 	if len(records) != 1 || string(records[0].Value) != "rain" {
 		t.Errorf("consumed %v, want one record %q", records, "rain")

@@ -18,6 +18,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/diaspora-streams/diaspora/internal/kafka"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // groupFields calls see with each string of a request or answer that, by the name of its field, is
@@ -125,14 +126,10 @@ func TestGroupsArePrivate(t *testing.T) {
 	f.produce(t, "ada-token", "weather", 3)
 	for n := 0; n < 3; {
 		fetches := hers.PollFetches(t.Context())
-		if err := fetches.Err(); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, fetches.Err())
 		n += fetches.NumRecords()
 	}
-	if err := hers.CommitUncommittedOffsets(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, hers.CommitUncommittedOffsets(t.Context()))
 	his.AddConsumeTopics("snow")
 	herAdmin, hisAdmin := kadm.NewClient(hers), kadm.NewClient(his)
 
@@ -281,9 +278,7 @@ func TestAnswersBelongToRequests(t *testing.T) {
 	f.tokens.issue("bert-token", bert, time.Hour)
 	var offsets kadm.Offsets
 	offsets.AddOffset("weather", 0, 5, -1)
-	if err := kadm.NewClient(f.client(t, "ada-token")).CommitAllOffsets(t.Context(), "secret", offsets); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, kadm.NewClient(f.client(t, "ada-token")).CommitAllOffsets(t.Context(), "secret", offsets))
 	c := f.login(t, "bert-token")
 	list := kmsg.NewPtrListGroupsRequest()
 	list.Version = 4
@@ -338,8 +333,6 @@ func (f *front) produce(t testing.TB, token, topic string, n int) {
 	client := f.client(t, token)
 	defer client.Close()
 	for range n {
-		if err := client.ProduceSync(t.Context(), &kgo.Record{Topic: topic, Value: []byte("rain")}).FirstErr(); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, client.ProduceSync(t.Context(), &kgo.Record{Topic: topic, Value: []byte("rain")}).FirstErr())
 	}
 }

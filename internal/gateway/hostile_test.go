@@ -10,6 +10,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/diaspora-streams/diaspora/internal/broker"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // TestNonsenseFromASubject sends well-formed requests that make no sense, from a subject that may
@@ -24,18 +25,14 @@ func TestNonsenseFromASubject(t *testing.T) {
 	bystander := f.client(t, "bert-token")
 	for seed := range uint64(20) {
 		f.nonsense(t, seed, 200)
-		if err := bystander.ProduceSync(t.Context(), &kgo.Record{Topic: "foreign", Value: []byte("rain")}).FirstErr(); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, bystander.ProduceSync(t.Context(), &kgo.Record{Topic: "foreign", Value: []byte("rain")}).FirstErr())
 	}
 	if got := f.count(t, "bert-token", "foreign"); got != 20 {
 		t.Errorf("another subject's topic has %d records, want 20", got)
 	}
 	f.stop(t)
 	again, err := broker.Open(broker.Config{Dir: f.dir, Advertise: f.address})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	if err := again.Close(); err != nil {
 		t.Error(err)
 	}

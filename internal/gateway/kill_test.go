@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"bufio"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -9,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -17,6 +15,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/diaspora-streams/diaspora/internal/broker"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 const (
@@ -71,21 +70,11 @@ type victim struct {
 
 func startVictim(t *testing.T, dir, address string) victim {
 	t.Helper()
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), envDir+"="+dir, envAddress+"="+address)
-	cmd.Stderr = os.Stderr
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
+	cmd, lines, _ := testkit.Rerun(t, envDir+"="+dir, envAddress+"="+address)
+	if !lines.Scan() {
+		t.Fatalf("the process does not say its address: %v", lines.Err())
 	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	line, err := bufio.NewReader(out).ReadString('\n')
-	if err != nil {
-		t.Fatalf("the process does not say its address: %v", err)
-	}
-	return victim{cmd, strings.TrimSpace(line)}
+	return victim{cmd, lines.Text()}
 }
 
 // kill ends the process without giving it time to do anything.
@@ -130,9 +119,7 @@ func TestKill(t *testing.T) {
 		v.kill()
 		v = startVictim(t, dir, v.address)
 	}
-	if err := client.Flush(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, client.Flush(t.Context()))
 	v.kill()
 	v = startVictim(t, dir, v.address)
 

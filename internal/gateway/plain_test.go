@@ -14,6 +14,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"github.com/twmb/franz-go/pkg/sasl/plain"
+
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 const (
@@ -232,9 +234,7 @@ func TestKeyAndOwner(t *testing.T) {
 func TestVersionsOfLogin(t *testing.T) {
 	f := start(t)
 	upstream, err := f.broker.Dial(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	behind := newRaw(t, upstream, err)
 	versions := func(response *kmsg.ApiVersionsResponse) map[int16][2]int16 {
 		m := map[int16][2]int16{}

@@ -12,6 +12,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // raw is a client that can send any bytes.
@@ -37,9 +39,7 @@ func (f *front) dialFrom(t testing.TB, address string) *raw {
 
 func newRaw(t testing.TB, conn net.Conn, err error) *raw {
 	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	t.Cleanup(func() { conn.Close() })
 	conn.SetDeadline(time.Now().Add(impatience))
 	return &raw{Conn: conn, t: t}

@@ -3,14 +3,10 @@ package gateway
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"math/big"
 	"net"
 	"strings"
 	"sync"
@@ -22,6 +18,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // noUpstream is a broker that cannot be reached.
@@ -61,9 +59,7 @@ func TestBrokerStops(t *testing.T) {
 		f.tokens.issue("ada-token", ada, time.Hour)
 		c := f.login(t, "ada-token")
 		f.admin.Close()
-		if err := f.broker.Close(); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, f.broker.Close())
 		c.wantClosed()
 	})
 }
@@ -173,9 +169,7 @@ func TestStopWhileProducing(t *testing.T) {
 	client := f.client(t, "ada-token")
 	const events = 2000
 	// If its very first connection breaks, the client concludes that the broker wants TLS.
-	if err := client.ProduceSync(t.Context(), &kgo.Record{Topic: "weather", Value: []byte("first")}).FirstErr(); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, client.ProduceSync(t.Context(), &kgo.Record{Topic: "weather", Value: []byte("first")}).FirstErr())
 	var wg sync.WaitGroup
 	for i := range events - 1 {
 		wg.Add(1)
@@ -196,7 +190,9 @@ func TestStopWhileProducing(t *testing.T) {
 }
 
 func TestTLS(t *testing.T) {
-	certificate, roots := selfSigned(t)
+	certificate, _ := testkit.Certificate(t, time.Now().Add(time.Hour), "gateway.test")
+	roots := x509.NewCertPool()
+	roots.AddCert(certificate.Leaf)
 	f := start(t, func(cfg *Config) {
 		cfg.TLS = &tls.Config{Certificates: []tls.Certificate{certificate}}
 		cfg.LoginTimeout = time.Second
@@ -214,9 +210,7 @@ func TestTLS(t *testing.T) {
 	}
 	client := f.client(t, "ada-token")
 	value := bytes.Repeat([]byte("rain"), 200_000)
-	if err := client.ProduceSync(t.Context(), &kgo.Record{Topic: "weather", Value: value}).FirstErr(); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, client.ProduceSync(t.Context(), &kgo.Record{Topic: "weather", Value: value}).FirstErr())
 	if got := f.count(t, "ada-token", "weather"); got != 1 {
 		t.Errorf("consumed %d events, want 1", got)
 	}
@@ -224,28 +218,6 @@ func TestTLS(t *testing.T) {
 	c.wantAlive()
 	c.wantLogin("ada-token")
 	c.wantAlive()
-}
-
-func selfSigned(t *testing.T) (tls.Certificate, *x509.CertPool) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), DNSNames: []string{"gateway.test"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	parsed, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	roots := x509.NewCertPool()
-	roots.AddCert(parsed)
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, roots
 }
 
 // TestMechanisms asks for a mechanism that does not exist, learns the supported ones, and continues
@@ -414,9 +386,7 @@ func TestFetchIsBounded(t *testing.T) {
 	client := f.client(t, "ada-token", kgo.ProducerBatchCompression(kgo.NoCompression()))
 	value := bytes.Repeat([]byte("rain"), 100_000)
 	for range 20 {
-		if err := client.ProduceSync(t.Context(), &kgo.Record{Topic: "weather", Value: value}).FirstErr(); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, client.ProduceSync(t.Context(), &kgo.Record{Topic: "weather", Value: value}).FirstErr())
 	}
 	fetch := waitingFetch(0).(*kmsg.FetchRequest)
 	fetch.MaxBytes, fetch.Topics[0].Partitions[0].PartitionMaxBytes = 1<<31-1, 1<<31-1
@@ -435,9 +405,7 @@ func TestLargeRequests(t *testing.T) {
 	if _, err := f.admin.CreateTopic(t.Context(), 1, 1, map[string]*string{"max.message.bytes": kmsg.StringPtr("50000000")}, "weather"); err != nil {
 		t.Fatal(err)
 	}
-	if err := grant(t.Context(), f.admin, "weather", ada); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, grant(t.Context(), f.admin, "weather", ada))
 	f.tokens.issue("ada-token", ada, time.Hour)
 	client := f.client(t, "ada-token", kgo.ProducerBatchMaxBytes(40<<20), kgo.ProducerBatchCompression(kgo.NoCompression()))
 	var wg sync.WaitGroup

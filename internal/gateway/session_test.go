@@ -18,6 +18,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/kafka"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // TestClientsLogInAgain keeps a producer and a consumer at work for fifty minutes with tokens of
@@ -35,35 +36,39 @@ func TestClientsLogInAgain(t *testing.T) {
 		var dials atomic.Int64
 		client := f.client(t, "", kgo.SASL(refreshing), kgo.ConsumeTopics("weather"), kgo.ProducerLinger(0),
 			kgo.MetadataMaxAge(time.Hour), kgo.WithHooks(countDials(&dials)))
-		const events = 6000
-		var producing sync.WaitGroup
-		producing.Go(func() {
-			for range events {
-				client.Produce(t.Context(), &kgo.Record{Topic: "weather", Value: []byte("rain")}, func(_ *kgo.Record, err error) {
-					if err != nil {
-						t.Errorf("produce: %v", err)
-					}
-				})
-				time.Sleep(500 * time.Millisecond)
-			}
-		})
-		for n := 0; n < events; {
-			fetches := client.PollFetches(t.Context())
-			if err := fetches.Err(); err != nil {
-				t.Fatal(err)
-			}
-			n += fetches.NumRecords()
-		}
+		fiftyMinutes(t, client)
 		if n := issued.Load(); n < 98 {
 			t.Errorf("%d logins in fifty minutes, want one for each of two connections every minute", n)
 		}
 		if n := dials.Load(); n > 5 {
 			t.Errorf("%d connections, want no more than the first", n)
 		}
-		producing.Wait()
 		client.Close()
 		f.stop(t)
 	})
+}
+
+// fiftyMinutes produces and consumes for fifty minutes. It does not return before all is done.
+func fiftyMinutes(t *testing.T, client *kgo.Client) {
+	t.Helper()
+	const events = 6000
+	var producing sync.WaitGroup
+	producing.Go(func() {
+		for range events {
+			client.Produce(t.Context(), &kgo.Record{Topic: "weather", Value: []byte("rain")}, func(_ *kgo.Record, err error) {
+				if err != nil {
+					t.Errorf("produce: %v", err)
+				}
+			})
+			time.Sleep(500 * time.Millisecond)
+		}
+	})
+	for n := 0; n < events; {
+		fetches := client.PollFetches(t.Context())
+		testkit.Must(t, fetches.Err())
+		n += fetches.NumRecords()
+	}
+	producing.Wait()
 }
 
 // countDials counts connections.

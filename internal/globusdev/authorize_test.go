@@ -5,15 +5,15 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // location parses the target of a redirect.
 func (a answer) location(t *testing.T) *url.URL {
 	t.Helper()
 	u, err := url.Parse(a.header.Get("Location"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	return u
 }
 

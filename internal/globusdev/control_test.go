@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 func secretOf(token string) globus.Secret { return globus.Secret(token) }
@@ -78,23 +79,17 @@ func TestControls(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			h := start(t, nil)
 			c := way(h)
-			must := func(err error) {
-				t.Helper()
-				if err != nil {
-					t.Error(err)
-				}
-			}
 			_, a := h.login("ada@example.edu")
-			must(c.expire(a.AccessToken))
+			testkit.Must(t, c.expire(a.AccessToken))
 			if h.active(a.AccessToken) {
 				t.Error("active after expire")
 			}
 			a = h.refresh(a.RefreshToken).tokens(t).tokenDocument
-			must(c.expire(a.RefreshToken))
+			testkit.Must(t, c.expire(a.RefreshToken))
 			if h.refresh(a.RefreshToken).status != 400 || !h.active(a.AccessToken) {
 				t.Error("expiring the refresh token: want it dead, and the access token good")
 			}
-			must(c.revoke(a.AccessToken))
+			testkit.Must(t, c.revoke(a.AccessToken))
 			if h.active(a.AccessToken) || c.revoke(a.AccessToken) == nil || c.expire("x") == nil {
 				t.Error("active after revoke, or an unknown token is no error")
 			}
@@ -102,12 +97,12 @@ func TestControls(t *testing.T) {
 			_, one := h.login("ada@example.edu")
 			_, two := h.login("ada@example.edu")
 			_, other := h.login("grace@example.org")
-			must(c.expireSubject(ada))
+			testkit.Must(t, c.expireSubject(ada))
 			if h.active(one.AccessToken) || h.active(two.AccessToken) || !h.active(other.AccessToken) {
 				t.Error("expiring a subject's access tokens")
 			}
 			one = h.refresh(one.RefreshToken).tokens(t).tokenDocument
-			must(c.revokeSubject(ada))
+			testkit.Must(t, c.revokeSubject(ada))
 			if h.active(one.AccessToken) || h.refresh(one.RefreshToken).status != 400 || h.refresh(two.RefreshToken).status != 400 || !h.active(other.AccessToken) {
 				t.Error("revoking a subject's tokens")
 			}
@@ -121,11 +116,11 @@ func TestControls(t *testing.T) {
 				t.Error("inactive after the clock went back")
 			}
 
-			must(c.mode(RefreshRotate))
+			testkit.Must(t, c.mode(RefreshRotate))
 			if renewed := h.refresh(other.RefreshToken).tokens(t); renewed.RefreshToken == other.RefreshToken {
 				t.Error("not rotated")
 			}
-			must(c.fail(2, 503))
+			testkit.Must(t, c.fail(2, 503))
 			for _, want := range []int{503, 503, 400} {
 				if a := h.refresh("x"); a.status != want {
 					t.Errorf("status %d, want %d", a.status, want)
@@ -135,9 +130,9 @@ func TestControls(t *testing.T) {
 				t.Error("nonsense is accepted")
 			}
 			_, last := h.login("ada@example.edu")
-			must(c.fail(1, 503))
+			testkit.Must(t, c.fail(1, 503))
 			c.advance(time.Hour)
-			must(c.reset())
+			testkit.Must(t, c.reset())
 			if n := len(h.Requests()); n != 0 {
 				t.Errorf("%d requests in the log after reset", n)
 			}
@@ -226,9 +221,7 @@ func TestFailNext(t *testing.T) {
 // TestDelayEnds checks that a delayed request does not outlive its client or the server.
 func TestDelayEnds(t *testing.T) {
 	h := start(t, nil)
-	if err := h.FailNext(2, Failure{Path: "/jwk.json", Delay: 10 * time.Minute, Status: 503}); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, h.FailNext(2, Failure{Path: "/jwk.json", Delay: 10 * time.Minute, Status: 503}))
 	done := make(chan int, 1)
 	go func() {
 		a, err := h.try("GET", "/jwk.json", "", nil)
@@ -240,9 +233,7 @@ func TestDelayEnds(t *testing.T) {
 	for len(h.dump().Failures) == 0 || h.dump().Failures[0].Count != 1 {
 		runtime.Gosched()
 	}
-	if err := h.Server.Close(); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, h.Server.Close())
 	if status := <-done; status != 503 {
 		t.Errorf("status %d, want 503", status)
 	}
@@ -290,9 +281,7 @@ func TestAddUser(t *testing.T) {
 
 func TestMaxUsers(t *testing.T) {
 	s, err := Open(Config{Issuer: "http://127.0.0.1:9"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	defer s.Close()
 	for i := 0; err == nil; i++ {
 		if _, err = s.AddUser(User{Identity: Identity{Username: fmt.Sprintf("u%d@example.edu", i)}}); i > maxUsers {
@@ -316,9 +305,7 @@ func TestRequestLog(t *testing.T) {
 	h.get("/v2/api/identities/canary")
 	h.get("/v2/web/auth-code?code=dev-code-canary")
 	h.post(tokenPath, nil, "grant_type", "canary", "client_id", "canary")
-	if err := h.FailNext(1, Failure{Status: 503}); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, h.FailNext(1, Failure{Status: 503}))
 	h.get("/jwk.json")
 	h.mustControl("user", `{"username":"canary-free@example.edu"}`)
 
@@ -364,9 +351,7 @@ func TestRequestLog(t *testing.T) {
 func TestDump(t *testing.T) {
 	h := start(t, nil)
 	_, ours := h.login("ada@example.edu")
-	if err := h.Expire(secretOf(ours.AccessToken)); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, h.Expire(secretOf(ours.AccessToken)))
 	h.code("ada@example.edu")
 	h.AdvanceClock(time.Minute)
 	state := h.get("/_dev/state").json(t)

@@ -12,6 +12,8 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // harness is a server on its own listener, and a client that does not follow redirects.
@@ -68,9 +70,7 @@ func (a answer) json(t *testing.T) map[string]any {
 func (h *harness) try(method, path, body string, change func(*http.Request)) (answer, error) {
 	h.t.Helper()
 	r, err := http.NewRequestWithContext(context.Background(), method, h.http.URL+path, strings.NewReader(body))
-	if err != nil {
-		h.t.Fatal(err)
-	}
+	testkit.Must(h.t, err)
 	if method == http.MethodPost {
 		r.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	}
@@ -118,9 +118,7 @@ func form(fields ...string) string {
 func (h *harness) basic(clientID string) func(*http.Request) {
 	h.t.Helper()
 	secret, err := h.ClientSecret(clientID)
-	if err != nil {
-		h.t.Fatal(err)
-	}
+	testkit.Must(h.t, err)
 	return func(r *http.Request) { r.SetBasicAuth(clientID, secret.Reveal()) }
 }
 

@@ -8,6 +8,8 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // TestHostileRequests sends requests that no correct client sends. Each is refused with the right
@@ -163,9 +165,7 @@ func site(value string) func(*http.Request) {
 func TestGoodOrigins(t *testing.T) {
 	h := start(t, nil)
 	_, port, err := net.SplitHostPort(h.http.Listener.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	for name, change := range map[string]func(*http.Request){
 		"curl":        jsonType,
 		"own page":    func(r *http.Request) { origin(h.http.URL)(r); r.Header.Set("Sec-Fetch-Site", "same-origin") },
@@ -206,9 +206,7 @@ func TestPeers(t *testing.T) {
 // internal error, or authenticate.
 func FuzzHandler(f *testing.F) {
 	s, err := Open(Config{Issuer: "http://127.0.0.1:9"})
-	if err != nil {
-		f.Fatal(err)
-	}
+	testkit.Must(f, err)
 	var routes []route
 	for _, rt := range append(s.table(), s.controls()...) {
 		if !strings.HasSuffix(rt.path, "/fail") {

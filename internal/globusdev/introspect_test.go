@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 const (
@@ -48,12 +50,8 @@ func TestIntrospectInactive(t *testing.T) {
 	auth, ours := h.login("ada@example.edu")
 	_, expired := h.login("ada@example.edu")
 	_, revoked := h.login("ada@example.edu")
-	if err := h.Expire(secretOf(expired.AccessToken)); err != nil {
-		t.Fatal(err)
-	}
-	if err := h.Revoke(secretOf(revoked.AccessToken)); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, h.Expire(secretOf(expired.AccessToken)))
+	testkit.Must(t, h.Revoke(secretOf(revoked.AccessToken)))
 	for name, token := range map[string]string{
 		"garbage": "garbage", "nearly": ours.AccessToken + "x", "another server's": auth.AccessToken, "refresh": ours.RefreshToken,
 		"expired": expired.AccessToken, "revoked": revoked.AccessToken, "spaces": " ", "long": strings.Repeat("x", 60_000),

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // startLocked opens a server that requires a secret.
@@ -44,9 +45,7 @@ func TestOthersGetNoCode(t *testing.T) {
 	ticket := func(path string) string {
 		t.Helper()
 		address, err := WithTicket(secret, h.http.URL+path, now)
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		return strings.TrimPrefix(address, h.http.URL)
 	}
 	who := []string{"dev_user", "ada@example.edu"}
@@ -129,9 +128,7 @@ func TestOwnersGetIn(t *testing.T) {
 		code("the secret in the header", h.do("GET", authorizeQuery("dev_user", "ada@example.edu"), "", withSecret(secret)))
 	}
 	address, err := WithTicket(secret, authorizeQuery("session_message", "hello"), time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	for what, page := range map[string]answer{
 		"a ticket":   h.get(address),
 		"the secret": h.do("POST", "/v2/oauth2/authorize", repeat(h.get(authorizeQuery("session_message", "hello", "state", "another")).body, "dev_secret", " "+secret.Reveal()+"\n"), nil),

@@ -16,6 +16,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // reopen starts a server on dir; the caller closes it.
@@ -26,9 +28,7 @@ func reopen(t *testing.T, dir string, change func(*Config)) *Server {
 		change(&cfg)
 	}
 	s, err := Open(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	return s
 }
 
@@ -45,9 +45,7 @@ func TestStateSurvives(t *testing.T) {
 		before.auth, before.ours = h.login("ada@example.edu")
 		_, before.expired = h.login("ada@example.edu")
 		_, before.revoked = h.login("ada@example.edu")
-		if err := errors.Join(h.Expire(secretOf(before.expired.AccessToken)), h.Revoke(secretOf(before.revoked.AccessToken)), h.Revoke(secretOf(before.revoked.RefreshToken))); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, errors.Join(h.Expire(secretOf(before.expired.AccessToken)), h.Revoke(secretOf(before.revoked.AccessToken)), h.Revoke(secretOf(before.revoked.RefreshToken))))
 		before.code, before.used = h.code("grace@example.org"), h.code("ada@example.edu")
 		h.exchange(before.used).tokens(t)
 		if _, err := h.AddUser(User{Identity: Identity{Username: "new@example.edu"}}); err != nil {
@@ -78,9 +76,7 @@ func TestStateSurvives(t *testing.T) {
 	})
 	t.Run("a reset", func(t *testing.T) {
 		h := start(t, persist)
-		if err := h.Reset(); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, h.Reset())
 		h.login("ada@example.edu")
 	})
 	t.Run("what was reset stays so", func(t *testing.T) {
@@ -100,9 +96,7 @@ func TestNoSecretsOnDisk(t *testing.T) {
 	h := start(t, func(c *Config) { c.Dir = dir })
 	code := h.code("ada@example.edu")
 	tokens := h.exchange(code).tokens(t)
-	if err := h.SetRefreshMode(RefreshRotate); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, h.SetRefreshMode(RefreshRotate))
 	renewed := h.refresh(tokens.RefreshToken).tokens(t)
 	secrets := []string{
 		code, tokens.AccessToken, tokens.RefreshToken, tokens.IDToken, tokens.OtherTokens[0].AccessToken, tokens.OtherTokens[0].RefreshToken,
@@ -124,9 +118,7 @@ func TestNoSecretsOnDisk(t *testing.T) {
 		}
 		return errors.Join(err, statErr)
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	if content, err := os.ReadFile(filepath.Join(dir, journalName)); err != nil || !bytes.Contains(content, []byte(`"token"`)) {
 		t.Errorf("the state file has no tokens, not even their hashes: %v", err)
 	}
@@ -145,15 +137,11 @@ func TestOpenRefuses(t *testing.T) {
 	}
 	path := filepath.Join(dir, journalName)
 	if runtime.GOOS != "windows" {
-		if err := os.Chmod(path, 0o640); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, os.Chmod(path, 0o640))
 		if _, err := Open(Config{Issuer: "http://127.0.0.1:9", Dir: dir}); err == nil || !strings.Contains(err.Error(), "0640") {
 			t.Errorf("a state file that others can read: %v", err)
 		}
-		if err := os.Chmod(path, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, os.Chmod(path, 0o600))
 	}
 	reopen(t, dir, nil).Close()
 }
@@ -167,26 +155,14 @@ func TestTornJournal(t *testing.T) {
 	if _, keyErr := s.key(); errors.Join(err, keyErr) != nil {
 		t.Fatal(err, keyErr)
 	}
-	good, err := os.ReadFile(filepath.Join(dir, journalName))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Revoke(grant.Tokens[0].AccessToken); err != nil {
-		t.Fatal(err)
-	}
-	whole, err := os.ReadFile(filepath.Join(dir, journalName))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
+	good := testkit.ReadFile(t, filepath.Join(dir, journalName))
+	testkit.Must(t, s.Revoke(grant.Tokens[0].AccessToken))
+	whole := testkit.ReadFile(t, filepath.Join(dir, journalName))
+	testkit.Must(t, s.Close())
 	path := filepath.Join(dir, journalName)
 	alive := func(content []byte) (bool, error) {
 		t.Helper()
-		if err := os.WriteFile(path, content, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, os.WriteFile(path, content, 0o600))
 		s, err := Open(Config{Issuer: "http://127.0.0.1:9", Dir: dir})
 		if err != nil {
 			return false, err
@@ -235,9 +211,7 @@ func TestEarlierJournal(t *testing.T) {
 		`{"consent":{"id":2,"c":"` + NativeClientID + `","s":"x","sc":"openid","p":[2],"t":1,"m":1}}`,
 		token("", access), token(`"r":true,`, refresh),
 	}
-	if err := os.WriteFile(filepath.Join(dir, journalName), []byte(strings.Join(lines, "\n")+"\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, os.WriteFile(filepath.Join(dir, journalName), []byte(strings.Join(lines, "\n")+"\n"), 0o600))
 	for range 2 {
 		h := start(t, func(c *Config) { c.Dir = dir })
 		if h.secret(ResourceServerID) != "dev/secret+ABC=" || !h.active(access) || h.refresh(refresh).status != http.StatusOK {
@@ -245,9 +219,7 @@ func TestEarlierJournal(t *testing.T) {
 		}
 		h.login("eve@example.edu")
 		h.http.Close()
-		if err := h.Close(); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, h.Close())
 	}
 }
 
@@ -258,9 +230,7 @@ func TestKilled(t *testing.T) {
 		s := reopen(t, dir, nil)
 		for {
 			grant, err := s.IssueTokens("ada@example.edu", NativeClientID, []string{Scope}, true)
-			if err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, err)
 			fmt.Println(grant.Tokens[0].AccessToken.Reveal())
 		}
 	}
@@ -270,12 +240,8 @@ func TestKilled(t *testing.T) {
 		child := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestKilled$")
 		child.Env = append(os.Environ(), "GLOBUSDEV_TEST_DIR="+dir)
 		out, err := child.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := child.Start(); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
+		testkit.Must(t, child.Start())
 		lines := bufio.NewScanner(out)
 		for range 200 {
 			if !lines.Scan() {
@@ -283,9 +249,7 @@ func TestKilled(t *testing.T) {
 			}
 			reported = append(reported, lines.Text())
 		}
-		if err := child.Process.Kill(); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, child.Process.Kill())
 		for lines.Scan() { // including the output that it wrote before it died
 			if strings.HasPrefix(lines.Text(), "dev-at-") && len(lines.Text()) == len(reported[0]) {
 				reported = append(reported, lines.Text())
@@ -309,17 +273,11 @@ func TestCompaction(t *testing.T) {
 	dir := t.TempDir()
 	s := reopen(t, dir, nil)
 	keep, err := s.IssueTokens("ada@example.edu", NativeClientID, []string{Scope}, true)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	for range 5000 {
 		grant, err := s.IssueTokens("ada@example.edu", NativeClientID, []string{Scope}, false)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := s.Revoke(grant.Tokens[0].AccessToken); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
+		testkit.Must(t, s.Revoke(grant.Tokens[0].AccessToken))
 	}
 	if info, err := os.Stat(filepath.Join(dir, journalName)); err != nil || info.Size() > 3<<20 {
 		t.Errorf("the file has %d bytes, %v", info.Size(), err)
@@ -337,9 +295,7 @@ func TestCompaction(t *testing.T) {
 		t.Error("want the expired token forgotten, and the refresh token kept")
 	}
 	before := s.dump()
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, s.Close())
 	s = reopen(t, dir, nil)
 	defer s.Close()
 	s.AdvanceClock(49 * time.Hour)
@@ -389,9 +345,7 @@ func TestWriteFails(t *testing.T) {
 				return s.IssueTokens("ada@example.edu", NativeClientID, []string{Scope}, true)
 			}
 			before, err := issue()
-			if err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, err)
 			good := s.journal.file
 			s.journal.file = brokenFile{good, stuck}
 			if grant, err := issue(); !errors.Is(err, errDiskFull) {
@@ -407,9 +361,7 @@ func TestWriteFails(t *testing.T) {
 			if err := s.Revoke(before.Tokens[0].AccessToken); err != nil {
 				t.Errorf("revoke after the disk is well: %v", err)
 			}
-			if err := s.Close(); err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, s.Close())
 			s = reopen(t, dir, nil)
 			defer s.Close()
 			if s.state.tokens[digestOf(before.Tokens[0].AccessToken.Reveal())] != nil {
@@ -537,20 +489,14 @@ func TestConcurrency(t *testing.T) {
 // read again.
 func FuzzJournal(f *testing.F) {
 	s, err := Open(Config{Issuer: "http://127.0.0.1:9"})
-	if err != nil {
-		f.Fatal(err)
-	}
+	testkit.Must(f, err)
 	if _, err := s.IssueTokens("ada@example.edu", NativeClientID, []string{Scope, "openid"}, true); err != nil {
 		f.Fatal(err)
 	}
 	entries, err := s.state.snapshot()
-	if err != nil {
-		f.Fatal(err)
-	}
+	testkit.Must(f, err)
 	lines, err := encode(entries)
-	if err != nil {
-		f.Fatal(err)
-	}
+	testkit.Must(f, err)
 	f.Add(lines)
 	for line := range bytes.Lines(lines) {
 		f.Add(line)
@@ -572,9 +518,7 @@ func FuzzJournal(f *testing.F) {
 			return
 		}
 		entries, err := st.snapshot()
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		lines, err := encode(entries)
 		if err != nil {
 			return // too long for a line
@@ -593,9 +537,7 @@ func BenchmarkIssue(b *testing.B) {
 	for name, dir := range map[string]string{"memory": "", "disk": b.TempDir()} {
 		b.Run(name, func(b *testing.B) {
 			s, err := Open(Config{Issuer: "http://127.0.0.1:9", Dir: dir, MaxTokens: 1 << 30})
-			if err != nil {
-				b.Fatal(err)
-			}
+			testkit.Must(b, err)
 			defer s.Close()
 			for b.Loop() {
 				if _, err := s.IssueTokens("ada@example.edu", NativeClientID, []string{Scope}, true); err != nil {

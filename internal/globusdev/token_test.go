@@ -13,6 +13,7 @@ import (
 	"github.com/coreos/go-oidc/v3/oidc"
 
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 const tokenPath = "/v2/oauth2/token"
@@ -120,9 +121,7 @@ func TestTokenErrors(t *testing.T) {
 func (h *harness) secret(clientID string) string {
 	h.t.Helper()
 	secret, err := h.ClientSecret(clientID)
-	if err != nil {
-		h.t.Fatal(err)
-	}
+	testkit.Must(h.t, err)
 	return secret.Reveal()
 }
 
@@ -253,9 +252,7 @@ func TestRefreshModes(t *testing.T) {
 	}
 	for _, mode := range []RefreshMode{RefreshSame, RefreshRotate, RefreshAbsent} {
 		t.Run(string(mode), func(t *testing.T) {
-			if err := h.SetRefreshMode(mode); err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, h.SetRefreshMode(mode))
 			_, first := h.login("ada@example.edu")
 			a := refresh(first.RefreshToken)
 			second := a.tokens(t)
@@ -373,17 +370,11 @@ func TestClientCredentials(t *testing.T) {
 func (h *harness) idToken(raw, audience string) map[string]any {
 	h.t.Helper()
 	provider, err := oidc.NewProvider(h.t.Context(), h.Issuer())
-	if err != nil {
-		h.t.Fatal(err)
-	}
+	testkit.Must(h.t, err)
 	token, err := provider.Verifier(&oidc.Config{ClientID: audience, Now: h.now}).Verify(h.t.Context(), raw)
-	if err != nil {
-		h.t.Fatal(err)
-	}
+	testkit.Must(h.t, err)
 	var claims map[string]any
-	if err := token.Claims(&claims); err != nil {
-		h.t.Fatal(err)
-	}
+	testkit.Must(h.t, token.Claims(&claims))
 	return claims
 }
 
@@ -391,9 +382,7 @@ func TestIDToken(t *testing.T) {
 	h := start(t, nil)
 	tokens := h.exchange(h.code("grace@example.com@idp.example", "nonce", "n-o-n-c-e")).tokens(t)
 	head, err := base64.RawURLEncoding.DecodeString(strings.Split(tokens.IDToken, ".")[0])
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	var fields map[string]any
 	if err := json.Unmarshal(head, &fields); err != nil || len(fields) != 2 || fields["alg"] != "RS512" || fields["typ"] != "JWT" {
 		t.Errorf("header %s, want alg and typ only", head)
@@ -431,13 +420,9 @@ func TestIDToken(t *testing.T) {
 	}
 
 	provider, err := oidc.NewProvider(t.Context(), h.Issuer())
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	verified, err := provider.Verifier(&oidc.Config{ClientID: NativeClientID}).Verify(t.Context(), tokens.IDToken)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	if err := verified.VerifyAccessToken(tokens.AccessToken); err != nil {
 		t.Errorf("at_hash: %v", err)
 	}
@@ -501,9 +486,7 @@ func TestMaxTokens(t *testing.T) {
 func TestIssueTokens(t *testing.T) {
 	h := start(t, nil)
 	grant, err := h.IssueTokens("mary@localhost", NativeClientID, []string{"openid", "profile", Scope}, true)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	if grant.Identity.Subject != Subject("mary@localhost") || grant.Identity.Username != "mary@localhost" || !slices.Equal(grant.Identity.IdentitySet, []string{grant.Identity.Subject}) {
 		t.Errorf("identity %+v", grant.Identity)
 	}

@@ -10,6 +10,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 func TestGenerations(t *testing.T) {
@@ -545,9 +547,7 @@ func TestCloseAnswers(t *testing.T) {
 		done := make(chan error)
 		go func() { done <- b.join() }()
 		synctest.Wait()
-		if err := w.Close(); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, w.Close())
 		w.want("join", <-done, kerr.CoordinatorNotAvailable)
 		w.want("heartbeat", a.beat(), kerr.CoordinatorNotAvailable)
 		w.want("join", a.join(), kerr.CoordinatorNotAvailable)

@@ -12,6 +12,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // consumerTestTopics implements Topics. Keys are names. A topic that is created again, and so has a
@@ -179,9 +181,7 @@ func restoredConsumerGroup(t testing.TB, g *consumerGroup, now time.Time) *consu
 	t.Helper()
 	n := newConsumerGroup(g.id, g.opts)
 	g.all(func(part string, value []byte) {
-		if err := n.load(part, value); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, n.load(part, value))
 	})
 	n.restored(now)
 	return n

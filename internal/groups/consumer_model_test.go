@@ -12,7 +12,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"pgregory.net/rapid"
 
-	"github.com/diaspora-streams/diaspora/internal/longtest"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // consumerModel runs random histories of a group. Its clients follow KIP-848. Responses are lost,
@@ -57,7 +57,7 @@ type modelClient struct {
 }
 
 func TestConsumerModel(t *testing.T) {
-	for range longtest.Scaled(t, "GROUPS_CONSUMER_HISTORIES", 1_000) / 100 { // rapid.Check runs 100
+	for range testkit.Scaled(t, "GROUPS_CONSUMER_HISTORIES", 1_000) / 100 { // rapid.Check runs 100
 		rapid.Check(t, checkConsumerModel)
 	}
 }

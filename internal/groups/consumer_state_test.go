@@ -12,6 +12,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // goldenMember is a member with a value in every field.
@@ -45,13 +47,9 @@ func TestConsumerGolden(t *testing.T) {
 		t.Errorf("the member is written as\n%s, want\n%s", got, member)
 	}
 	b, err := hex.DecodeString(member)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	read := newConsumerGroup("g", consumerOptions{})
-	if err := read.load("mm", b); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, read.load("mm", b))
 	if got := read.members["m"]; !reflect.DeepEqual(got, want) {
 		t.Errorf("the member is read as\n%+v, want\n%+v", got, want)
 	}
@@ -105,9 +103,7 @@ func TestConsumerRestoredConflicts(t *testing.T) {
 		a, b := goldenMember(), goldenMember()
 		edit(a, b)
 		for part, value := range map[string][]byte{"ma": a.encode(), "mb": b.encode()} {
-			if err := c.g.load(part, value); err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, c.g.load(part, value))
 		}
 		c.g.restored(c.now)
 		if c.g.members["a"] == nil || c.g.members["b"] != nil {
@@ -186,9 +182,7 @@ func FuzzConsumerLoad(f *testing.F) {
 			if n.load(part, value) != nil {
 				continue
 			}
-			if err := g.load(part, value); err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, g.load(part, value))
 			if part == "" {
 				continue
 			}
@@ -216,9 +210,7 @@ func FuzzConsumerLoad(f *testing.F) {
 			g.topicsChanged()
 		}
 		g.describe(topics)
-		if err := consumerInvariants(g); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, consumerInvariants(g))
 		g.expire(g.deadline())
 		if g.epoch < epoch {
 			t.Fatalf("epoch %d after %d", g.epoch, epoch)

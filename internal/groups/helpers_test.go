@@ -15,6 +15,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // testTopics holds the broker's topics.
@@ -480,9 +482,7 @@ func parallel(w *world, members []*consumer, f func(*consumer) error) {
 		wg.Go(func() { errs[i] = f(c) })
 	}
 	wg.Wait()
-	if err := errors.Join(errs...); err != nil {
-		w.Fatal(err)
-	}
+	testkit.Must(w, errors.Join(errs...))
 }
 
 // want fails the test unless err is the expected error.

@@ -15,7 +15,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"pgregory.net/rapid"
 
-	"github.com/diaspora-streams/diaspora/internal/longtest"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // TestHistories runs random histories of a classic group. Members join, leave, crash, stop
@@ -29,7 +29,7 @@ import (
 func TestHistories(t *testing.T) {
 	stats := &statistics{n: map[string]int{}}
 	defer func() { t.Log(stats.n) }()
-	for range longtest.Scaled(t, "GROUPS_HISTORIES", 1_000) / 100 {
+	for range testkit.Scaled(t, "GROUPS_HISTORIES", 1_000) / 100 {
 		rapid.Check(t, func(rt *rapid.T) {
 			steps := rapid.SliceOfN(rapid.Custom(func(rt *rapid.T) step {
 				return step{rapid.SampledFrom(actions).Draw(rt, "action"), rapid.IntRange(0, histClients-1).Draw(rt, "client"), rapid.IntRange(0, 30).Draw(rt, "n")}

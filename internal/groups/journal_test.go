@@ -12,15 +12,14 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/diaspora-streams/diaspora/internal/disk"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // TestOnDisk commits from many clients concurrently to a journal on disk, and opens it again each
 // time.
 func TestOnDisk(t *testing.T) {
 	fsys, err := disk.New(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	defer fsys.Close()
 	topics := &testTopics{}
 	topics.set("t", 1, 10)
@@ -28,9 +27,7 @@ func TestOnDisk(t *testing.T) {
 	var last [groups][10]int64
 	for round := range int64(3) {
 		c, err := Open(Config{FS: fsys, Sync: round == 1, Topics: topics})
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		w := &world{TB: t, Coordinator: c, topics: topics}
 		for g := range groups {
 			for p := range int32(10) {
@@ -54,9 +51,7 @@ func TestOnDisk(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		if err := c.Close(); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, c.Close())
 		if err := c.Close(); err != nil {
 			t.Fatalf("second Close() = %v", err)
 		}
@@ -68,9 +63,7 @@ func TestMemoryOnly(t *testing.T) {
 	topics := &testTopics{}
 	topics.set("t", 1, 10)
 	c, err := Open(Config{FS: disk.Memory(), Topics: topics})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	w := &world{TB: t, Coordinator: c, topics: topics}
 	var wg sync.WaitGroup
 	for g := range 10 {
@@ -91,9 +84,7 @@ func TestMemoryOnly(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if err := c.Close(); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, c.Close())
 }
 
 // BenchmarkCommit commits the offsets of 10 partitions in one of 10,000 groups that already have
@@ -102,23 +93,17 @@ func BenchmarkCommit(b *testing.B) {
 	for _, sync := range []bool{false, true} {
 		b.Run(fmt.Sprint("sync=", sync), func(b *testing.B) {
 			fsys, err := disk.New(b.TempDir())
-			if err != nil {
-				b.Fatal(err)
-			}
+			testkit.Must(b, err)
 			defer fsys.Close()
 			topics := &testTopics{}
 			topics.set("t", 1, 10)
 			c, err := Open(Config{FS: fsys, Topics: topics})
-			if err != nil {
-				b.Fatal(err)
-			}
+			testkit.Must(b, err)
 			reqs := commitRequests(10_000)
 			for _, req := range reqs {
 				c.OffsetCommit(everything, req)
 			}
-			if err := c.Close(); err != nil {
-				b.Fatal(err)
-			}
+			testkit.Must(b, c.Close())
 			if c, err = Open(Config{FS: fsys, Topics: topics, Sync: sync}); err != nil {
 				b.Fatal(err)
 			}
@@ -134,9 +119,7 @@ func BenchmarkCommit(b *testing.B) {
 			}
 			slices.Sort(took)
 			b.ReportMetric(float64(took[len(took)*99/100].Microseconds()), "p99-µs")
-			if err := c.Close(); err != nil {
-				b.Fatal(err)
-			}
+			testkit.Must(b, c.Close())
 		})
 	}
 }
@@ -147,9 +130,7 @@ func TestMemory(t *testing.T) {
 	topics := &testTopics{}
 	topics.set("t", 1, partitions)
 	c, err := open(Config{Topics: topics}, func(Config, func(entry) error) (store, error) { return nowhere{}, nil })
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	defer c.Close()
 	before := heapBytes()
 	for _, req := range commitRequests(groups) {

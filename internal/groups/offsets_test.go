@@ -9,6 +9,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // commitOne commits one offset and returns the response as text.
@@ -162,9 +164,7 @@ func TestOldFetch(t *testing.T) {
 				t.Errorf("OffsetFetch v%d = %+v", req.Version, resp)
 			}
 		}
-		if err := w.Close(); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, w.Close())
 		if resp := w.OffsetFetch(everything, req); resp.ErrorCode != kerr.CoordinatorNotAvailable.Code || len(resp.Topics) != 0 {
 			t.Errorf("OffsetFetch v7 = %+v", resp)
 		}

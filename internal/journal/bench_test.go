@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/diaspora-streams/diaspora/internal/disk"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // benchState are the committed offsets of 10,000 groups with 10 partitions each.
@@ -40,9 +41,7 @@ func BenchmarkAppend(b *testing.B) {
 
 func benchAppend(b *testing.B, synced bool, callers int, compacting bool) {
 	fsys, err := disk.New(b.TempDir())
-	if err != nil {
-		b.Fatal(err)
-	}
+	testkit.Must(b, err)
 	defer fsys.Close()
 	j, _ := mustOpen(b, Options{FS: fsys, Sync: synced, CompactBytes: 1 << 40})
 	for group := range benchGroups {
@@ -110,18 +109,14 @@ func BenchmarkFrame(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		if err := j.Append(entries...); err != nil {
-			b.Fatal(err)
-		}
+		testkit.Must(b, j.Append(entries...))
 	}
 }
 
 // BenchmarkOpen opens a journal with the offsets of 10,000 groups.
 func BenchmarkOpen(b *testing.B) {
 	fsys, err := disk.New(b.TempDir())
-	if err != nil {
-		b.Fatal(err)
-	}
+	testkit.Must(b, err)
 	defer fsys.Close()
 	o := Options{FS: fsys, CompactBytes: 1 << 40}
 	j, _ := mustOpen(b, o)

@@ -15,7 +15,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora/internal/disk"
 	"github.com/diaspora-streams/diaspora/internal/disk/disktest"
-	"github.com/diaspora-streams/diaspora/internal/longtest"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // The crash test runs a program on the model of the file system. At each call of the file system,
@@ -327,47 +327,17 @@ func (c *crasher) settle(h *history, state map[string]string) {
 	h.keys = keys
 }
 
-// crashAll runs programs until enough states are checked or a violation is found.
-func crashAll(states int, skip func(site string) bool) (checked int64, err error) {
-	return disktest.Crash(states, func(seed uint64, counted *atomic.Int64) error {
-		c := crasher{rng: rand.New(rand.NewPCG(seed, 1)), sync: seed%2 == 0, states: counted, limit: int64(states), skip: skip}
-		c.run(disktest.New(), &history{keys: map[string][]change{}}, false, 0, programSteps)
-		return c.err
-	})
-}
+var crashProgram = disktest.Program(func(seed uint64, counted *atomic.Int64, states int64, skip func(site string) bool) error {
+	c := crasher{rng: rand.New(rand.NewPCG(seed, 1)), sync: seed%2 == 0, states: counted, limit: states, skip: skip}
+	c.run(disktest.New(), &history{keys: map[string][]change{}}, false, 0, programSteps)
+	return c.err
+})
 
 // TestCrashStates checks the guarantees of the package after crashes.
 func TestCrashStates(t *testing.T) {
-	checked, err := crashAll(longtest.Scaled(t, "JOURNAL_CRASH_STATES", 100_000), nil)
-	if err != nil {
-		t.Fatalf("after %d states: %v", checked, err)
-	}
-	t.Logf("%d states", checked)
+	crashProgram.Keeps(t, testkit.Scaled(t, "JOURNAL_CRASH_STATES", 100_000))
 }
 
 // TestEachSyncIsNeeded disables one call of Sync after another, identified by its source line, and
 // requires that the crash test then finds a violation.
-func TestEachSyncIsNeeded(t *testing.T) {
-	var mu sync.Mutex
-	sites := map[string]bool{}
-	if _, err := crashAll(20_000, func(site string) bool {
-		mu.Lock()
-		defer mu.Unlock()
-		sites[site] = true
-		return false
-	}); err != nil {
-		t.Fatal(err)
-	}
-	if len(sites) < 8 {
-		t.Errorf("only these lines sync: %v", slices.Sorted(maps.Keys(sites)))
-	}
-	for site := range sites {
-		t.Run(site, func(t *testing.T) {
-			checked, err := crashAll(200_000, func(at string) bool { return at == site })
-			if err == nil {
-				t.Fatalf("%d states, and nobody misses the sync", checked)
-			}
-			t.Logf("after %d states: %v", checked, err)
-		})
-	}
-}
+func TestEachSyncIsNeeded(t *testing.T) { crashProgram.MissesEachSync(t, 20_000, 200_000) }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora/internal/disk"
 	"github.com/diaspora-streams/diaspora/internal/disk/disktest"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // states returns the state after each of the calls.
@@ -60,14 +61,10 @@ func damageable(t testing.TB, sync bool) (*disktest.Model, []map[string]string) 
 func frames(t testing.TB, fsys *disktest.Model, name string, k kind, number uint64) (offsets []int64) {
 	t.Helper()
 	f, err := fsys.Open(name, false)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	defer f.Close()
 	seed, err := readHeader(f, k, number)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	size := int64(len(fsys.Content(name)))
 	scan := newScanner(f, seed, size)
 	for {
@@ -177,9 +174,7 @@ func TestMissingFiles(t *testing.T) {
 	fsys, _ := damageable(t, true)
 	for i, name := range fsys.Names() {
 		after := fsys.Kill()
-		if err := after.Remove(name); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, after.Remove(name))
 		_, _, err := openState(Options{FS: after})
 		if i != 2 && !errors.Is(err, ErrDamaged) {
 			t.Errorf("without %s: %v, want ErrDamaged", name, err)
@@ -282,19 +277,13 @@ func FuzzLog(f *testing.F) {
 			}
 		}
 		o := Options{FS: disk.Memory()}
-		if err := o.FS.Make(); err != nil {
-			t.Fatal(err)
-		}
-		if err := disk.Replace(o.FS, name, content, false); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, o.FS.Make())
+		testkit.Must(t, disk.Replace(o.FS, name, content, false))
 		j, state, err := openState(o)
 		if alone && errors.Is(err, ErrDamaged) {
 			return // a valid frame at its position
 		}
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		if !maps.Equal(state, want) {
 			t.Fatalf("loaded %v, want %v", state, want)
 		}

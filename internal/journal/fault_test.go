@@ -10,7 +10,7 @@ import (
 	"testing"
 
 	"github.com/diaspora-streams/diaspora/internal/disk/disktest"
-	"github.com/diaspora-streams/diaspora/internal/longtest"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // TestEachCallFailsOnce makes each kind of call fail once, at each of its first positions, with
@@ -18,33 +18,25 @@ import (
 // entries. Whatever happens, nothing acknowledged may be lost.
 func TestEachCallFailsOnce(t *testing.T) {
 	t.Parallel()
-	positions := longtest.Scaled(t, "JOURNAL_FAULTS", 30)
+	positions := testkit.Scaled(t, "JOURNAL_FAULTS", 30)
 	calls := []string{"make", "syncparent", "syncdir", "list", "open", "create", "rename", "remove", "read", "write", "truncate", "sync", "size", "close"}
-	for _, call := range calls {
-		for _, fault := range []error{syscall.EIO, syscall.ENOSPC, io.ErrShortWrite} {
-			if fault == io.ErrShortWrite && call != "write" {
-				continue
+	disktest.EachFault(t, calls, []error{syscall.EIO, syscall.ENOSPC}, func(t *testing.T, call string, fault error) {
+		hits := 0
+		for at := range positions {
+			for _, synced := range []bool{false, true} {
+				hit, err := failAt(call, fault, at, synced)
+				if err != nil {
+					t.Errorf("call %d, sync %v: %v", at, synced, err)
+				}
+				if hit {
+					hits++
+				}
 			}
-			t.Run(fmt.Sprint(call, " ", fault), func(t *testing.T) {
-				t.Parallel()
-				hits := 0
-				for at := range positions {
-					for _, synced := range []bool{false, true} {
-						hit, err := failAt(call, fault, at, synced)
-						if err != nil {
-							t.Errorf("call %d, sync %v: %v", at, synced, err)
-						}
-						if hit {
-							hits++
-						}
-					}
-				}
-				if least := min(positions, 100); hits < least { // some calls are rare
-					t.Errorf("%d faults, want at least %d", hits, least)
-				}
-			})
 		}
-	}
+		if least := min(positions, 100); hits < least { // some calls are rare
+			t.Errorf("%d faults, want at least %d", hits, least)
+		}
+	})
 }
 
 // failAt runs a program in which one call fails.

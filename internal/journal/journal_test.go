@@ -20,30 +20,25 @@ import (
 
 	"github.com/diaspora-streams/diaspora/internal/disk"
 	"github.com/diaspora-streams/diaspora/internal/disk/disktest"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 func mustOpen(t testing.TB, o Options) (*Journal, map[string]string) {
 	t.Helper()
 	j, state, err := openState(o)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	t.Cleanup(func() { j.Close() })
 	return j, state
 }
 
 func mustAppend(t testing.TB, j *Journal, entries ...Entry) {
 	t.Helper()
-	if err := j.Append(entries...); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, j.Append(entries...))
 }
 
 func mustClose(t testing.TB, j *Journal) {
 	t.Helper()
-	if err := j.Close(); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, j.Close())
 }
 
 func set(key, value string) Entry { return Entry{[]byte(key), []byte(value)} }
@@ -451,17 +446,13 @@ func TestAppendBesideCompaction(t *testing.T) {
 func TestGolden(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	if err := os.CopyFS(dir, os.DirFS("testdata/v1")); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, os.CopyFS(dir, os.DirFS("testdata/v1")))
 	files, err := filepath.Glob(filepath.Join(dir, "*"))
 	if err != nil || len(files) != 2 {
 		t.Fatalf("files %v (%v), want a snapshot and a segment", files, err)
 	}
 	fsys, err := disk.New(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	defer fsys.Close()
 	j, state := mustOpen(t, Options{FS: fsys})
 	want := map[string]string{"": "empty key", "empty": "", "changed": "2", "kept": "1", "new": strings.Repeat("long", 100)}

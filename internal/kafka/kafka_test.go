@@ -17,6 +17,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // tokenFunc is a TokenSource.
@@ -35,9 +36,7 @@ func staticToken(token string) globus.TokenSource {
 func bearerCluster(t *testing.T, opts ...kfake.Opt) *kfake.Cluster {
 	t.Helper()
 	cluster, err := kfake.NewCluster(opts...)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	t.Cleanup(cluster.Close)
 	cluster.ControlKey(int16(kmsg.SASLHandshake), func(req kmsg.Request) (kmsg.Response, error, bool) {
 		cluster.KeepControl()
@@ -70,9 +69,7 @@ func dial(t *testing.T, cfg Config) (*kgo.Client, error) {
 func TestSignIn(t *testing.T) {
 	cluster := bearerCluster(t, kfake.SeedTopics(1, "weather"))
 	client, err := dial(t, Config{Brokers: cluster.ListenAddrs(), TokenSource: staticToken("good")})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	if err := client.ProduceSync(t.Context(), &kgo.Record{Topic: "weather", Value: []byte("sunny")}).FirstErr(); err != nil {
 		t.Errorf("ProduceSync = %v", err)
 	}
@@ -80,7 +77,7 @@ func TestSignIn(t *testing.T) {
 
 func TestSignInRefused(t *testing.T) {
 	cluster := bearerCluster(t)
-	nobody := unusedAddr(t)
+	nobody := testkit.FreeAddress(t)
 	failing := func(err error) globus.TokenSource {
 		return tokenFunc(func(context.Context) (globus.Token, error) { return globus.Token{}, err })
 	}
@@ -129,9 +126,7 @@ func TestTokenIsAskedWithDeadline(t *testing.T) {
 		return globus.Token{AccessToken: "good"}, nil
 	})
 	client, err := kgo.NewClient(ClientOpts(Config{Brokers: bearerCluster(t).ListenAddrs(), TokenSource: source})...)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	defer client.Close()
 	if err := client.Ping(t.Context()); err != nil {
 		t.Error(err)
@@ -189,16 +184,6 @@ func TestTokensStayHomeWithoutTLS(t *testing.T) {
 	}
 }
 
-func unusedAddr(t *testing.T) string {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	return listener.Addr().String()
-}
-
 // TestConnections shows why Connections exists: ProduceSync does not return an error for a refused
 // login, but Connections reports it.
 func TestConnections(t *testing.T) {
@@ -212,9 +197,7 @@ func TestConnections(t *testing.T) {
 		return globus.Token{AccessToken: "old"}, nil
 	})
 	client, err := kgo.NewClient(append(ClientOpts(Config{Brokers: cluster.ListenAddrs(), TokenSource: source}), kgo.WithHooks(&connections))...)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	defer client.Close()
 	if err := connections.Err(); err != nil {
 		t.Errorf("Err before the first connection = %v, want nil", err)
@@ -255,9 +238,7 @@ func TestOutageIsSatOut(t *testing.T) {
 		},
 	}
 	client, err := kgo.NewClient(ClientOpts(cfg)...)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	defer client.Close()
 	if err := client.ProduceSync(t.Context(), &kgo.Record{Topic: "weather", Value: []byte("sunny")}).FirstErr(); err != nil {
 		t.Errorf("ProduceSync after closed connections = %v, want nil", err)

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // TestWordsOfTheKafkaClient fails when one of two texts of the Kafka client has changed. The
@@ -19,18 +21,14 @@ func TestWordsOfTheKafkaClient(t *testing.T) {
 		kgo.SeedBrokers("127.0.0.1:1"), // nothing listens there
 		kgo.WithLogger(kgo.BasicLogger(lockedWriter{&mu, &said}, kgo.LogLevelInfo, nil)),
 	)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	failed := make(chan error, 1)
 	client.Produce(t.Context(), &kgo.Record{Topic: "beamline"}, func(_ *kgo.Record, err error) { failed <- err })
 	client.PurgeTopicsFromProducing("beamline")
 	if err := <-failed; !Purged(err) {
 		t.Errorf("an event whose topic is forgotten fails with %q, which is not known as that", err)
 	}
-	if err := client.Flush(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, client.Flush(t.Context()))
 	client.Close()
 	mu.Lock()
 	defer mu.Unlock()

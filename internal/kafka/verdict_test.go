@@ -4,13 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"testing"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 func TestJudge(t *testing.T) {
@@ -58,10 +58,7 @@ func TestJudge(t *testing.T) {
 // TestVerdictsInWords checks that docs/errors.md and the table agree.
 func TestVerdictsInWords(t *testing.T) {
 	t.Parallel()
-	doc, err := os.ReadFile("../../docs/errors.md")
-	if err != nil {
-		t.Fatal(err)
-	}
+	doc := testkit.ReadFile(t, "../../docs/errors.md")
 	_, text, _ := strings.Cut(string(doc), "## Logging with a spool")
 	text, _, _ = strings.Cut(text, "\n\nThe Kafka client")
 	rows := map[Verdict]string{}

@@ -20,6 +20,7 @@ import (
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/gateway"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 const (
@@ -54,14 +55,10 @@ func fullKey() diaspora.AccessKey {
 func open(t *testing.T, file string, l ledger) (*Tokens, *Authenticator) {
 	t.Helper()
 	tokens, err := OpenTokens(file, url, l, DefaultTokenLifetime)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	asked := introspector{t}
 	g, err := globus.NewAuthenticator(globus.AuthenticatorConfig{Introspector: asked, Issuer: "https://auth.globus.org", Audience: "x", Scope: "s"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	return tokens, &Authenticator{People: &People{g, l}, Keys: l, Tokens: tokens}
 }
 
@@ -104,9 +101,7 @@ func TestAuthenticate(t *testing.T) {
 		{ends, ada, 10 * time.Minute, 10 * time.Minute},
 	} {
 		token, err := tokens.Exchange(t.Context(), tt.key.ID, secret)
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		for life, shown := range map[time.Duration]gateway.Credentials{
 			tt.session: {KeyID: tt.key.ID, Secret: secret},
 			tt.token:   {Secret: token.AccessToken},
@@ -140,17 +135,11 @@ func TestAuthenticate(t *testing.T) {
 func TestTokenIsWhatClientsWant(t *testing.T) {
 	tokens, _ := open(t, "", ledger{keyID: fullKey()})
 	token, err := tokens.Exchange(t.Context(), keyID, secret)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	payload, err := base64.RawURLEncoding.DecodeString(strings.Split(token.AccessToken.Reveal(), ".")[1])
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	var c map[string]any
-	if err := json.Unmarshal(payload, &c); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, json.Unmarshal(payload, &c))
 	for name, want := range map[string]any{"sub": ada, "client_id": keyID, "iss": url, "aud": url, "scope": "read write"} {
 		if c[name] != want {
 			t.Errorf("%s is %v, want %v", name, c[name], want)
@@ -180,9 +169,7 @@ func TestBadTokens(t *testing.T) {
 		c := good
 		edit(&c)
 		signed, err := jwt.Signed(signer).Claims(c).Serialize()
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		return globus.Secret(signed)
 	}
 	ours := func(edit func(*tokenClaims)) globus.Secret { return sign(tokens.signer, edit) }
@@ -191,14 +178,10 @@ func TestBadTokens(t *testing.T) {
 		t.Fatalf("a good token: %v", err)
 	}
 	other, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	foreign, _ := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: other}, nil)
 	public, err := tokens.key.PublicKey.Bytes() // an attacker may know it
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	symmetric, _ := jose.NewSigner(jose.SigningKey{Algorithm: jose.HS256, Key: public}, nil)
 	parts := strings.Split(ours(same).Reveal(), ".")
 	none := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"none"}`)) + "." + parts[1] + "."
@@ -236,9 +219,7 @@ func TestSigningKey(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "made", "token-key.pem")
 	one, _ := open(t, file, l)
 	token, err := one.Exchange(t.Context(), keyID, secret)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	info, err := os.Stat(file)
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("the file: %v, %v, want 0600", info, err)
@@ -255,10 +236,7 @@ func TestSigningKey(t *testing.T) {
 		t.Errorf("with another key: %v", err)
 	}
 
-	good, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
+	good := testkit.ReadFile(t, file)
 	for name, damage := range map[string]func(string) error{
 		"readable by others": func(f string) error { return os.WriteFile(f, good, 0o640) },
 		"empty":              func(f string) error { return os.WriteFile(f, nil, 0o600) },
@@ -269,9 +247,7 @@ func TestSigningKey(t *testing.T) {
 		"a folder": func(f string) error { return os.Mkdir(f, 0o700) },
 	} {
 		bad := filepath.Join(t.TempDir(), "key.pem")
-		if err := damage(bad); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, damage(bad))
 		if _, err := OpenTokens(bad, url, l, DefaultTokenLifetime); err == nil {
 			t.Errorf("%s: OpenTokens = nil, want an error", name)
 		}

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // header builds a header from a command, a family and the bytes after the length.
@@ -101,9 +103,7 @@ type served struct {
 func listen(t *testing.T, trusted string, timeout time.Duration) (address string, conns <-chan served) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	l := Listen(ln, Config{Trusted: []netip.Prefix{netip.MustParsePrefix(trusted)}, Timeout: timeout, Diagnostics: slog.New(slog.DiscardHandler)})
 	out := make(chan served)
 	done := make(chan struct{})
@@ -136,9 +136,7 @@ func listen(t *testing.T, trusted string, timeout time.Duration) (address string
 func dial(t *testing.T, address string, say ...[]byte) *net.TCPConn {
 	t.Helper()
 	conn, err := net.Dial("tcp", address)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	t.Cleanup(func() { conn.Close() })
 	for _, b := range say {
 		if _, err := conn.Write(b); err != nil {
@@ -211,11 +209,7 @@ func TestElsewhere(t *testing.T) {
 }
 
 func TestNoProxies(t *testing.T) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
+	ln := testkit.Listen(t)
 	if got := Listen(ln, Config{}); got != ln {
 		t.Errorf("Listen = %v, want the listener itself", got)
 	}

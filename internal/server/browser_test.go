@@ -26,6 +26,8 @@ import (
 	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
+
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // browser is one browser tab. It records the requests to the server and the errors that it reports.
@@ -60,17 +62,13 @@ func openBrowser(t *testing.T) *browser {
 			b.complaints = append(b.complaints, e.ExceptionDetails.Text)
 		}
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	return b
 }
 
 func (b *browser) do(actions ...chromedp.Action[chromedp.Void]) {
 	b.t.Helper()
-	if err := chromedp.Do(b.ctx, actions...); err != nil {
-		b.t.Fatal(err)
-	}
+	testkit.Must(b.t, chromedp.Do(b.ctx, actions...))
 }
 
 // open goes to a URL and waits for the form or the heading.
@@ -91,9 +89,7 @@ func call[P, R any](b *browser, command cdp.Command[P, R], params P) {
 func (b *browser) js(expression string) string {
 	b.t.Helper()
 	result, err := chromedp.Run(b.ctx, chromedp.Evaluate[string]("String("+expression+")"))
-	if err != nil {
-		b.t.Fatal(err)
-	}
+	testkit.Must(b.t, err)
 	return result
 }
 
@@ -139,13 +135,9 @@ func (b *browser) shot(name string) {
 		return
 	}
 	png, err := chromedp.Run(b.ctx, chromedp.FullScreenshot(100))
-	if err != nil {
-		b.t.Fatal(err)
-	}
+	testkit.Must(b.t, err)
 	err = errors.Join(os.MkdirAll(dir, 0o755), os.WriteFile(filepath.Join(dir, name+".png"), png, 0o644))
-	if err != nil {
-		b.t.Fatal(err)
-	}
+	testkit.Must(b.t, err)
 }
 
 // TestBrowserRoundTrip claims a topic with the form and opens the link of the answer in a new tab.
@@ -271,14 +263,10 @@ func TestBrowserWithoutScripts(t *testing.T) {
 	b.waitFor("#form-link")
 	b.shot("claimed-without-scripts")
 	attributes, err := chromedp.Run(b.ctx, chromedp.Attributes(chromedp.ID("form-link")))
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	link := attributes["href"]
 	note, err := chromedp.Run(b.ctx, chromedp.TextContent(chromedp.ID("token-note")))
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	if link != e.url+"/acl?subject="+ada+"&topic=weather" || !strings.Contains(note, "without your access token") {
 		t.Errorf("the link is %s, and the page says %q", link, note)
 	}

@@ -12,6 +12,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // seeds are the small ones of badRequests: mutating the large ones finds nothing new.
@@ -44,9 +45,7 @@ func FuzzDecodeJSON(f *testing.F) {
 			t.Errorf("decodeJSON(%q) = %+v, which is not UTF-8", body, got)
 		}
 		again, err := json.Marshal(got)
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		var twice diaspora.ClaimRequest
 		if err := decodeJSON(again, &twice); err != nil || twice != got {
 			t.Errorf("decodeJSON(%s) = %+v, %v, want %+v", again, twice, err, got)
@@ -111,9 +110,7 @@ func FuzzRequest(f *testing.F) {
 			return // net/http refuses it
 		}
 		srv, err := New(Config{Claims: yesClaims{}, Authenticator: identities{}, Tokens: exchanger{}, PublicURL: "http://127.0.0.1"})
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		r := httptest.NewRequest("POST", "/", strings.NewReader(body))
 		r.Method, r.URL, r.RequestURI, r.Host = method, u, target, "127.0.0.1"
 		for name, value := range map[string]string{"Authorization": authorization, "Content-Type": contentType, "Accept": accept} {

@@ -16,19 +16,16 @@ import (
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/globusdev"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // TestRealTokens sends tokens that a Globus Auth has issued, with the form and the API, and checks
 // the results. The server uses the real authenticator.
 func TestRealTokens(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	auth, err := globusdev.Open(globusdev.Config{Issuer: "http://" + l.Addr().String()})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	web := &httptest.Server{Listener: l, Config: &http.Server{Handler: auth}}
 	web.Start()
 	t.Cleanup(func() {
@@ -38,29 +35,21 @@ func TestRealTokens(t *testing.T) {
 		}
 	})
 	secret, err := auth.ClientSecret(globusdev.ResourceServerID)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	us, err := globus.New(globus.Config{Issuer: auth.Issuer(), ClientID: globusdev.ResourceServerID, ClientSecret: secret})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	asks := &breakable{Introspector: us}
 	authenticator, err := globus.NewAuthenticator(globus.AuthenticatorConfig{
 		Introspector: asks, Issuer: auth.Issuer(), Audience: globusdev.ResourceServerID, Scope: globusdev.Scope,
 		FreshFor: time.Nanosecond, RefusedFor: time.Nanosecond, // ask each time
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	e := start(t, withClaims(openClaims(t)), func(cfg *Config) { cfg.Authenticator = authenticator })
 
 	issue := func(who, scope string) (string, globus.Token) {
 		t.Helper()
 		grant, err := auth.IssueTokens(who, globusdev.NativeClientID, []string{scope}, true)
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		token := grant.Tokens[0]
 		e.secrets = append(e.secrets, token.AccessToken.Reveal(), token.RefreshToken.Reveal())
 		return grant.Identity.Subject, token
@@ -70,12 +59,8 @@ func TestRealTokens(t *testing.T) {
 	_, revoked := issue("ada@example.edu", globusdev.Scope)
 	_, foreign := issue("ada@example.edu", "openid")
 	other, grace := issue("grace@example.org", globusdev.Scope)
-	if err := auth.Expire(expired.AccessToken); err != nil {
-		t.Fatal(err)
-	}
-	if err := auth.Revoke(revoked.AccessToken); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, auth.Expire(expired.AccessToken))
+	testkit.Must(t, auth.Revoke(revoked.AccessToken))
 
 	try := func(subject string, token globus.Secret, topic string) (byForm, byAPI int) {
 		t.Helper()
@@ -142,18 +127,14 @@ func TestMisconfigured(t *testing.T) {
 			Claims: nobodysClaims{t}, Authenticator: identities{}, PublicURL: "http://127.0.0.1:9090",
 			Diagnostics: slog.New(slog.NewTextHandler(logs, &slog.HandlerOptions{Level: slog.LevelWarn})),
 		})
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		for minute := range 2 {
 			for range 20 {
 				w, r := httptest.NewRecorder(), httptest.NewRequest("GET", "http://127.0.0.1:9090/v1/topics", nil)
 				r.Header.Set("Authorization", "Bearer "+misconToken)
 				s.ServeHTTP(w, r)
 				var p diaspora.Problem
-				if err := json.Unmarshal(w.Body.Bytes(), &p); err != nil {
-					t.Fatal(err)
-				}
+				testkit.Must(t, json.Unmarshal(w.Body.Bytes(), &p))
 				if w.Code != 500 || !strings.Contains(p.Detail, "status 501") || !strings.Contains(p.Hint, "tell the operators") || w.Header().Get("Retry-After") != "" {
 					t.Fatalf("answered with %d, %+v", w.Code, p)
 				}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 const (
@@ -308,9 +309,7 @@ func TestNoRedirects(t *testing.T) {
 	} {
 		for _, method := range []string{"GET", "HEAD", "POST", "DELETE", "OPTIONS"} {
 			conn, err := net.Dial("tcp", e.addr)
-			if err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, err)
 			fmt.Fprintf(conn, "%s %s?token=%s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", method, path, adaToken, e.addr)
 			resp, err := http.ReadResponse(bufio.NewReader(conn), &http.Request{Method: method})
 			if err != nil {
@@ -383,13 +382,9 @@ func TestBadBytes(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			conn, err := net.Dial("tcp", e.addr)
-			if err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, err)
 			defer conn.Close()
-			if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, conn.SetDeadline(time.Now().Add(10*time.Second)))
 			go func() {
 				_, _ = io.WriteString(conn, tt.bytes) // the server may well close before the end
 				if strings.HasPrefix(tt.name, "half closed") {

@@ -9,6 +9,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // TestCurlCommand pastes the curl command of a response into a shell: with the token in the
@@ -19,9 +21,7 @@ func TestCurlCommand(t *testing.T) {
 	}
 	e := start(t, withClaims(openClaims(t)))
 	bin := t.TempDir()
-	if err := os.WriteFile(filepath.Join(bin, "diaspora"), []byte("#!/bin/sh\n[ \"$*\" = token ] && echo "+adaToken+"\n"), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, os.WriteFile(filepath.Join(bin, "diaspora"), []byte("#!/bin/sh\n[ \"$*\" = token ] && echo "+adaToken+"\n"), 0o755))
 
 	a := e.do("POST", "/acl", form(ada, adaToken, "weather"), "Content-Type", typeForm, "Accept", typeJSON)
 	var answer aclAnswer

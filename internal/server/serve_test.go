@@ -23,6 +23,7 @@ import (
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/admission"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // pipes is a listener in memory, so that synctest's clock controls every timeout.
@@ -84,9 +85,7 @@ func serve(t *testing.T, change func(*Config)) (p *pipes, stop func() error) {
 		change(&cfg)
 	}
 	srv, err := New(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	p = newPipes()
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)
@@ -104,9 +103,7 @@ func get(t *testing.T, conn net.Conn, request string) int {
 	t.Helper()
 	go func() { _, _ = io.WriteString(conn, request) }()
 	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	defer resp.Body.Close()
 	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
 		t.Fatal(err)
@@ -229,9 +226,7 @@ func TestClaimTimeout(t *testing.T) {
 // TestPanicInTheMiddle checks that half a response does not look like a complete one.
 func TestPanicInTheMiddle(t *testing.T) {
 	srv, err := New(Config{Claims: emptyClaims{}, Authenticator: identities{}, PublicURL: "http://127.0.0.1"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	defer func() {
 		if v := recover(); v != http.ErrAbortHandler {
 			t.Errorf("recovered %v, want http.ErrAbortHandler", v)
@@ -512,9 +507,7 @@ func TestDrain(t *testing.T) {
 func TestServeFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		srv, err := New(Config{Claims: emptyClaims{}, Authenticator: identities{}, PublicURL: "http://127.0.0.1"})
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		p := newPipes()
 		_ = p.Close()
 		if err := srv.Serve(t.Context(), p); !errors.Is(err, net.ErrClosed) {
@@ -598,9 +591,7 @@ func TestHealthIsShared(t *testing.T) {
 			},
 			Diagnostics: slog.New(slog.DiscardHandler),
 		})
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		var wg sync.WaitGroup
 		for range 100 {
 			wg.Go(func() {
@@ -649,9 +640,7 @@ func TestFailedAuthentications(t *testing.T) {
 			}),
 			TrustedProxies: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")},
 		})
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		fresh := func() string { return "dev-at-fresh-" + rand.Text() } // valid, and never seen before
 		guess := func() string { return "dev-at-guess-" + rand.Text() }
 		ask := func(remote, forwarded, token string) int {
@@ -790,9 +779,7 @@ func TestHosts(t *testing.T) {
 		{"https://[2001:db8::1]", nil, "[2001:db8::1]:443", true},
 	} {
 		srv, err := New(Config{Claims: emptyClaims{}, Authenticator: identities{}, PublicURL: tt.public, Hosts: tt.hosts})
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		r, _ := http.NewRequest("GET", "http://x/", nil)
 		r.Host = tt.host
 		w := &statusWriter{header: http.Header{}}

@@ -20,6 +20,7 @@ import (
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/broker"
 	"github.com/diaspora-streams/diaspora/internal/claims"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // The tokens of the tests. All contain canary, so that a single search of everything that was sent
@@ -64,9 +65,7 @@ func (identities) Authenticate(_ context.Context, token globus.Secret) (globus.T
 func openClaims(t *testing.T) *claims.Service {
 	t.Helper()
 	b, err := broker.Open(broker.Config{Advertise: "127.0.0.1:9092"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	service, err := claims.Open(t.Context(), claims.Config{Admin: b.AdminOpts()})
 	if err != nil {
 		t.Fatal(errors.Join(err, b.Close()))
@@ -114,9 +113,7 @@ func withClaims(c Claims) func(*Config) { return func(cfg *Config) { cfg.Claims 
 func start(t *testing.T, changes ...func(*Config)) *endpoint {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	logs := &logBuffer{}
 	cfg := Config{
 		Claims:        nobodysClaims{t},
@@ -129,9 +126,7 @@ func start(t *testing.T, changes ...func(*Config)) *endpoint {
 		change(&cfg)
 	}
 	srv, err := New(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	ctx, stop := context.WithCancel(context.Background())
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(ctx, l) }()
@@ -164,9 +159,7 @@ type answer struct {
 func (e *endpoint) do(method, target, body string, headers ...string) answer {
 	e.t.Helper()
 	req, err := http.NewRequestWithContext(e.t.Context(), method, e.url+target, strings.NewReader(body))
-	if err != nil {
-		e.t.Fatal(err)
-	}
+	testkit.Must(e.t, err)
 	for i := 0; i < len(headers); i += 2 {
 		if headers[i] == "Host" {
 			req.Host = headers[i+1]
@@ -175,14 +168,10 @@ func (e *endpoint) do(method, target, body string, headers ...string) answer {
 		req.Header.Add(headers[i], headers[i+1])
 	}
 	resp, err := client.Do(req)
-	if err != nil {
-		e.t.Fatal(err)
-	}
+	testkit.Must(e.t, err)
 	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)
-	if err != nil {
-		e.t.Fatal(err)
-	}
+	testkit.Must(e.t, err)
 	a := answer{resp.StatusCode, resp.Header, string(b)}
 	e.checkAnswer(method+" "+target, a)
 	return a

@@ -13,6 +13,7 @@ import (
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/admission"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 const (
@@ -243,9 +244,7 @@ func TestKeyShowsKeys(t *testing.T) {
 	make := func(owner, name string) diaspora.NewAccessKey {
 		t.Helper()
 		key, err := service.IssueKey(t.Context(), owner, diaspora.AccessKeyRequest{Name: name, Read: true})
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		e.secrets = append(e.secrets, key.Secret.Reveal())
 		return key
 	}
@@ -262,9 +261,7 @@ func TestKeyShowsKeys(t *testing.T) {
 		}
 	}
 	show(gone, as(one), 200, `"owner": "`+ada+`"`)
-	if err := service.RevokeKey(t.Context(), ada, gone.ID); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, service.RevokeKey(t.Context(), ada, gone.ID))
 	show(one, as(one), 200, `"name": "one"`)
 	show(gone, as(one), 200, `"ended"`)
 	show(one, as(bobs), 404, "you have no access key with this ID")

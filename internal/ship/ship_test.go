@@ -15,6 +15,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora/internal/kafka"
 	"github.com/diaspora-streams/diaspora/internal/spool"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // The tests of package diaspora send through a Logger what is sent here: order, held topics,
@@ -25,9 +26,7 @@ import (
 func testShipper(t *testing.T, c *kfake.Cluster, dir string) (*Shipper, *atomic.Int64) {
 	t.Helper()
 	sp, err := spool.Open(t.Context(), spool.Options{Dir: dir})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	t.Cleanup(func() { sp.Close() })
 	acknowledged := new(atomic.Int64)
 	conns := new(kafka.Connections)
@@ -52,9 +51,7 @@ func testShipper(t *testing.T, c *kfake.Cluster, dir string) (*Shipper, *atomic.
 func testCluster(t *testing.T) *kfake.Cluster {
 	t.Helper()
 	c, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(1, "beamline"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	t.Cleanup(c.Close)
 	return c
 }
@@ -64,13 +61,9 @@ func put(t *testing.T, s *Shipper, n int) {
 	t.Helper()
 	for range n {
 		err := s.cfg.Spool.AppendAsync(t.Context(), spool.Entry{Topic: "beamline", ID: "id", Time: time.Now(), Value: []byte("x")}, func(error) {})
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 	}
-	if err := s.cfg.Spool.Sync(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, s.cfg.Spool.Sync(t.Context()))
 }
 
 // runUntilSent runs the Shipper until the cluster has acknowledged n events.
@@ -80,9 +73,7 @@ func runUntilSent(t *testing.T, s *Shipper, acknowledged *atomic.Int64, n int) {
 	defer stop()
 	over := make(chan struct{})
 	go func() { defer close(over); s.Run(ctx) }()
-	if err := s.Flush(ctx); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, s.Flush(ctx))
 	stop()
 	<-over
 	if got := acknowledged.Load(); got != int64(n) {

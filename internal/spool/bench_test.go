@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/diaspora-streams/diaspora/internal/disk"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // benchEvent is like an event of the Logger with a value of 1 KiB.
@@ -54,14 +55,10 @@ func BenchmarkFloor(b *testing.B) {
 	for _, writers := range []int{1, 16, 128} {
 		b.Run(fmt.Sprintf("writers=%d", writers), func(b *testing.B) {
 			fsys, err := disk.New(b.TempDir())
-			if err != nil {
-				b.Fatal(err)
-			}
+			testkit.Must(b, err)
 			defer fsys.Close()
 			f, err := fsys.Create("floor")
-			if err != nil {
-				b.Fatal(err)
-			}
+			testkit.Must(b, err)
 			defer f.Close()
 			buf := make([]byte, writers*1075)
 			b.SetBytes(1 << 10)
@@ -74,9 +71,7 @@ func BenchmarkFloor(b *testing.B) {
 					b.Fatal(err)
 				}
 				size += int64(len(buf))
-				if err := f.Sync(); err != nil {
-					b.Fatal(err)
-				}
+				testkit.Must(b, f.Sync())
 				took = append(took, time.Since(start))
 			}
 			b.StopTimer()
@@ -123,25 +118,19 @@ func BenchmarkDrain(b *testing.B) {
 		events[i] = benchEvent(i)
 	}
 	for n := 0; n < b.N; n += len(events) {
-		if err := s.Append(b.Context(), events...); err != nil {
-			b.Fatal(err)
-		}
+		testkit.Must(b, s.Append(b.Context(), events...))
 	}
 	b.SetBytes(1 << 10)
 	b.ReportAllocs()
 	b.ResetTimer()
 	for n := 0; n < b.N; {
 		records, err := s.Next(b.Context(), 500, 1<<20)
-		if err != nil {
-			b.Fatal(err)
-		}
+		testkit.Must(b, err)
 		positions := make([]uint64, len(records))
 		for i, r := range records {
 			positions[i] = r.Position
 		}
-		if err := s.Ack(positions...); err != nil {
-			b.Fatal(err)
-		}
+		testkit.Must(b, s.Ack(positions...))
 		n += len(records)
 	}
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "events/s")

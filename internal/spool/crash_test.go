@@ -15,7 +15,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora/internal/disk"
 	"github.com/diaspora-streams/diaspora/internal/disk/disktest"
-	"github.com/diaspora-streams/diaspora/internal/longtest"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // The crash test runs a program on the model of the file system. At each call of the file system it
@@ -307,48 +307,18 @@ func over() context.Context {
 	return ctx
 }
 
-// crashAll runs programs until enough states were checked or a guarantee is broken.
-func crashAll(states int, skip func(site string) bool) (checked int64, err error) {
-	return disktest.Crash(states, func(seed uint64, counted *atomic.Int64) error {
-		c := crasher{rng: rand.New(rand.NewPCG(seed, 1)), states: counted, limit: int64(states), skip: skip}
-		c.run(disktest.New(), &history{}, 0, programSteps)
-		return c.err
-	})
-}
+var crashProgram = disktest.Program(func(seed uint64, counted *atomic.Int64, states int64, skip func(site string) bool) error {
+	c := crasher{rng: rand.New(rand.NewPCG(seed, 1)), states: counted, limit: states, skip: skip}
+	c.run(disktest.New(), &history{}, 0, programSteps)
+	return c.err
+})
 
 // TestCrashStates checks the main guarantee: entries for which Append has returned nil are there
 // after any crash.
 func TestCrashStates(t *testing.T) {
-	checked, err := crashAll(longtest.Scaled(t, "SPOOL_CRASH_STATES", 100_000), nil)
-	if err != nil {
-		t.Fatalf("after %d states: %v", checked, err)
-	}
-	t.Logf("%d states", checked)
+	crashProgram.Keeps(t, testkit.Scaled(t, "SPOOL_CRASH_STATES", 100_000))
 }
 
 // TestEachSyncIsNeeded disables one call of Sync after the other, identified by its source line,
 // and fails if the crash test does not find a broken guarantee then.
-func TestEachSyncIsNeeded(t *testing.T) {
-	var mu sync.Mutex
-	sites := map[string]bool{}
-	if _, err := crashAll(5_000, func(site string) bool {
-		mu.Lock()
-		defer mu.Unlock()
-		sites[site] = true
-		return false
-	}); err != nil {
-		t.Fatal(err)
-	}
-	if len(sites) < 8 {
-		t.Errorf("only these lines sync: %v", sites)
-	}
-	for site := range sites {
-		t.Run(site, func(t *testing.T) {
-			checked, err := crashAll(200_000, func(at string) bool { return at == site })
-			if err == nil {
-				t.Fatalf("%d states, and nobody misses the sync", checked)
-			}
-			t.Logf("after %d states: %v", checked, err)
-		})
-	}
-}
+func TestEachSyncIsNeeded(t *testing.T) { crashProgram.MissesEachSync(t, 5_000, 200_000) }

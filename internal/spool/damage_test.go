@@ -6,15 +6,12 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
-	"runtime"
 	"slices"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 
 	"github.com/diaspora-streams/diaspora/internal/disk/disktest"
-	"github.com/diaspora-streams/diaspora/internal/longtest"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // filled returns a file system with a closed spool of that many events, and the names of its
@@ -24,9 +21,7 @@ func filled(t testing.TB, segmentBytes int64, events int, entry func(int) Entry)
 	fsys := disktest.New()
 	s := mustOpen(t, Options{FS: fsys, SegmentBytes: segmentBytes, MaxBytes: 1 << 24})
 	for n := range events {
-		if err := s.Append(t.Context(), entry(n)); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, s.Append(t.Context(), entry(n)))
 	}
 	mustClose(t, s)
 	var names []string
@@ -43,9 +38,7 @@ func frameEnds(t testing.TB, fsys *disktest.Model, name string) (base uint64, en
 	t.Helper()
 	data := fsys.Content(name)
 	h, err := parseSegmentHeader(data)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	scan := newScanner(bytes.NewReader(data), newSeeds(h.spool, h.base), int64(len(data)))
 	for {
 		if _, err := scan.next(); err == io.EOF {
@@ -68,8 +61,8 @@ func TestEveryTruncation(t *testing.T) {
 	}
 	for _, name := range names {
 		base, ends := frameEnds(t, fsys, name)
-		parallel(len(fsys.Content(name)), func(size int) {
-			if longtest.Race && size%10 != 0 {
+		testkit.Parallel(len(fsys.Content(name)), func(size int) {
+			if testkit.Race && size%10 != 0 {
 				return
 			}
 			after := fsys.Kill()
@@ -118,9 +111,7 @@ func TestEveryBitFlip(t *testing.T) {
 	}
 	data := fsys.Content(names[0])[:64<<10]
 	h, err := parseSegmentHeader(data)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	seeds := newSeeds(h.spool, h.base)
 	var frames []place
 	for scan := newScanner(bytes.NewReader(data), seeds, int64(len(data))); ; {
@@ -130,7 +121,7 @@ func TestEveryBitFlip(t *testing.T) {
 		}
 		frames = append(frames, place{f.at, f.index, slices.Clone(f.content)})
 	}
-	parallel(len(data), func(at int) {
+	testkit.Parallel(len(data), func(at int) {
 		flipped := slices.Clone(data)
 		// The frames before the one with the flipped bit cannot affect the result.
 		first := 0
@@ -173,24 +164,6 @@ type place struct {
 	content []byte
 }
 
-// parallel calls do with each number below n, using all processors.
-func parallel(n int, do func(int)) {
-	var next atomic.Int64
-	var wg sync.WaitGroup
-	for range runtime.GOMAXPROCS(0) {
-		wg.Go(func() {
-			for {
-				i := int(next.Add(1)) - 1
-				if i >= n {
-					return
-				}
-				do(i)
-			}
-		})
-	}
-	wg.Wait()
-}
-
 // TestOpenAfterBitFlips flips bits in all files of a spool and opens it. It flips every bit in the
 // first bytes of a file, where the headers are, and samples the rest.
 func TestOpenAfterBitFlips(t *testing.T) {
@@ -205,7 +178,7 @@ func TestOpenAfterBitFlips(t *testing.T) {
 			}
 		}
 	}
-	parallel(longtest.Fewer(len(flips)), func(i int) {
+	testkit.Parallel(testkit.Fewer(len(flips)), func(i int) {
 		f := flips[i]
 		after := fsys.Kill()
 		after.Damage(f.name, func(b []byte) []byte { b[f.at] ^= 1 << f.bit; return b })
@@ -248,26 +221,17 @@ func TestDamageIsKept(t *testing.T) {
 	mustAppend(t, s, 0, 100)
 	mustClose(t, s)
 	segments, err := filepath.Glob(filepath.Join(path, "*.seg"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	data, err := os.ReadFile(segments[1])
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
+	data := testkit.ReadFile(t, segments[1])
 	data[headerBytes+frameHeaderBytes+20] ^= 1 // in the first event
-	if err := os.WriteFile(segments[1], data, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	before := snapshot(t, path)
+	testkit.Must(t, os.WriteFile(segments[1], data, 0o600))
+	before := testkit.Snapshot(t, path)
 	report, err := Verify(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	if report.Damaged != 1 || report.Read != 99 || len(report.Problems) != 1 {
 		t.Errorf("Verify: %+v, want 99 good events and 1 problem", report)
 	}
-	if !reflect.DeepEqual(snapshot(t, path), before) {
+	if !slices.Equal(testkit.Snapshot(t, path), before) {
 		t.Error("Verify changed the spool")
 	}
 	s = mustOpen(t, opts)
@@ -287,9 +251,7 @@ func TestDamageIsKept(t *testing.T) {
 	}
 	n := 0
 	for p, err := range Quarantined(path) {
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		n++
 		d := p.Damage
 		if d == nil || d.Events != 1 || d.Offset != headerBytes || !bytes.HasPrefix(data[d.Offset:], d.Bytes) || len(d.Bytes) < 50 {
@@ -301,28 +263,6 @@ func TestDamageIsKept(t *testing.T) {
 	}
 }
 
-// snapshot returns the names, modes and contents of all files in a directory.
-func snapshot(t testing.TB, path string) map[string]string {
-	t.Helper()
-	all := map[string]string{}
-	entries, err := os.ReadDir(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, e := range entries {
-		data, err := os.ReadFile(filepath.Join(path, e.Name()))
-		if err != nil {
-			t.Fatal(err)
-		}
-		info, err := e.Info()
-		if err != nil {
-			t.Fatal(err)
-		}
-		all[e.Name()] = info.Mode().String() + info.ModTime().String() + string(data)
-	}
-	return all
-}
-
 // TestVerifyEmptySegment: a process that was killed after it created a segment, and before it wrote
 // to it, has damaged nothing.
 func TestVerifyEmptySegment(t *testing.T) {
@@ -331,18 +271,12 @@ func TestVerifyEmptySegment(t *testing.T) {
 	mustAppend(t, s, 0, 1)
 	mustClose(t, s)
 	info, err := Inspect(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	for _, size := range []int64{0, headerBytes - 1, headerBytes} {
 		name := filepath.Join(dir, segmentName(1000, info.Next))
-		if err := os.WriteFile(name, make([]byte, size), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, os.WriteFile(name, make([]byte, size), 0o600))
 		report, err := Verify(dir)
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		if good := size < headerBytes; (len(report.Problems) == 0) != good || report.Read != 1 {
 			t.Errorf("a segment of %d zeros: %d events, problems %q, want one event, and none: %v", size, report.Read, report.Problems, good)
 		}

@@ -1,6 +1,10 @@
 package spool
 
-import "testing"
+import (
+	"testing"
+
+	"github.com/diaspora-streams/diaspora/internal/testkit"
+)
 
 // TestDismiss checks that dismissed losses are not reported again, that later ones are, and that
 // losses can be dismissed while a process uses the spool.
@@ -12,21 +16,15 @@ func TestDismiss(t *testing.T) {
 	aside := func(n int) {
 		t.Helper()
 		records, err := s.Next(t.Context(), n, 1<<20)
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		for _, r := range records {
-			if err := s.Quarantine(r, "too large"); err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, s.Quarantine(r, "too large"))
 		}
 	}
 	losses := func() Losses {
 		t.Helper()
 		info, err := Inspect(path)
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		return info.Losses()
 	}
 	if got, err := Dismiss(path); err != nil || got != (Losses{}) {

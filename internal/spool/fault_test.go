@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"strconv"
 	"sync"
@@ -13,7 +12,7 @@ import (
 	"testing/synctest"
 
 	"github.com/diaspora-streams/diaspora/internal/disk/disktest"
-	"github.com/diaspora-streams/diaspora/internal/longtest"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // TestEachCallFailsOnce makes each kind of call fail once, at each of its first 200 positions, with
@@ -26,29 +25,21 @@ func TestEachCallFailsOnce(t *testing.T) {
 	t.Parallel()
 	const positions, apart = 200, 10
 	calls := []string{"make", "lock", "syncparent", "list", "open", "create", "rename", "remove", "syncdir", "read", "write", "sync", "size", "close"}
-	for _, call := range calls {
-		for _, fault := range []error{syscall.EIO, syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS, io.ErrShortWrite} {
-			if fault == io.ErrShortWrite && call != "write" {
-				continue
-			}
-			t.Run(fmt.Sprint(call, " ", fault), func(t *testing.T) {
-				t.Parallel()
-				faults := 0
-				for first := range longtest.Fewer(apart) {
-					synctest.Test(t, func(t *testing.T) { // the spool waits while the disk is full
-						hits, err := failAt(call, fault, first, apart, positions)
-						if err != nil {
-							t.Errorf("with the calls %d, %d, ... failing: %v", first, first+apart, err)
-						}
-						faults += hits
-					})
+	disktest.EachFault(t, calls, []error{syscall.EIO, syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS}, func(t *testing.T, call string, fault error) {
+		faults := 0
+		for first := range testkit.Fewer(apart) {
+			synctest.Test(t, func(t *testing.T) { // the spool waits while the disk is full
+				hits, err := failAt(call, fault, first, apart, positions)
+				if err != nil {
+					t.Errorf("with the calls %d, %d, ... failing: %v", first, first+apart, err)
 				}
-				if want := positions / apart * longtest.Fewer(apart); faults != want {
-					t.Errorf("%d faults, want %d", faults, want)
-				}
+				faults += hits
 			})
 		}
-	}
+		if want := positions / apart * testkit.Fewer(apart); faults != want {
+			t.Errorf("%d faults, want %d", faults, want)
+		}
+	})
 }
 
 // failAt runs a program in which the first call fails, and then one in every so many, up to a

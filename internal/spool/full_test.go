@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/diaspora-streams/diaspora/internal/disk/disktest"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // TestFullDiskIsFreed fills a disk, waits ten minutes, and frees it. The spool must continue by
@@ -128,9 +129,7 @@ func burst(t *testing.T, s *Spool, events int) {
 		for _, r := range records {
 			positions = append(positions, r.Position)
 		}
-		if err := s.Ack(positions...); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, s.Ack(positions...))
 		n += len(records)
 	}
 }
@@ -293,9 +292,7 @@ func TestPolicyBlock(t *testing.T) {
 		records := drain(t, s)
 		wantNumbered(t, records, 0, n-1)
 		ackAll(t, s, records)
-		if err := <-done; err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, <-done)
 		wantNumbered(t, drain(t, s), n-1, n)
 		mustClose(t, s)
 	})
@@ -358,9 +355,7 @@ func TestPolicyDropOldest(t *testing.T) {
 	const events = 500
 	mustAppend(t, s, 0, events/2)
 	first, err := s.Next(t.Context(), 1, 1)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	mustAppend(t, s, events/2, events)
 	st := s.Stats()
 	if st.Bytes > 8<<10 || st.Dropped == 0 || st.Dropped+st.Events != events {
@@ -419,9 +414,7 @@ func TestFullIsSeenFromOutside(t *testing.T) {
 					s := mustOpen(t, opts)
 					seen := func() [2]string {
 						look, err := lookAt(fsys)
-						if err != nil {
-							t.Fatal(err)
-						}
+						testkit.Must(t, err)
 						return [2]string{s.Stats().Full, look.report.Owner.Full}
 					}
 					if got := seen(); got != [2]string{} {

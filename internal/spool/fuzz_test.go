@@ -4,12 +4,13 @@ import (
 	"bytes"
 	"encoding/json"
 	"io"
-	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // golden adds those golden files to the seeds whose names have the prefix and the suffix.
@@ -19,10 +20,7 @@ func golden(f *testing.F, prefix, suffix string) {
 		f.Fatalf("golden files %s*%s: %v, %v", prefix, suffix, names, err)
 	}
 	for _, name := range names {
-		data, err := os.ReadFile(name)
-		if err != nil {
-			f.Fatal(err)
-		}
+		data := testkit.ReadFile(f, name)
 		f.Add(data)
 	}
 }
@@ -163,9 +161,7 @@ func FuzzCursor(f *testing.F) {
 func FuzzOwner(f *testing.F) {
 	o := Owner{Host: "edge", Boot: "1-2", PID: 7, Started: time.Unix(1, 0).UTC(), Token: "abc", Beat: 3}
 	content, err := o.encode()
-	if err != nil {
-		f.Fatal(err)
-	}
+	testkit.Must(f, err)
 	f.Add(content)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if o, err := parseOwner(b); err == nil && (o.Host == "" || o.PID <= 0) {

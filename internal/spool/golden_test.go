@@ -5,6 +5,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 var update = flag.Bool("update", false, "write testdata for the present version of the format, which must be a new one")
@@ -65,25 +67,17 @@ func writeGolden(t *testing.T, to string) {
 	got := drain(t, s)
 	ackAll(t, s, got[:10])
 	ackAll(t, s, got[20:22])
-	if err := s.Quarantine(got[12], "the broker refused it"); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, s.Quarantine(got[12], "the broker refused it"))
 	mustClose(t, s)
 	segments, err := filepath.Glob(filepath.Join(path, "*.seg"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	last, err := os.OpenFile(segments[len(segments)-1], os.O_APPEND|os.O_WRONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	if _, err := last.WriteString("twenty bytes of junk"); err != nil {
 		t.Fatal(err)
 	}
 	last.Close()
-	if err := os.RemoveAll(to); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, os.RemoveAll(to))
 	copySpool(t, path, to)
 }
 
@@ -91,23 +85,14 @@ func writeGolden(t *testing.T, to string) {
 // keep them.
 func copySpool(t *testing.T, from, to string) {
 	t.Helper()
-	if err := os.MkdirAll(to, 0o700); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, os.MkdirAll(to, 0o700))
 	entries, err := os.ReadDir(from)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	for _, e := range entries {
 		if e.Name() == reserveName || e.Name() == lockName {
 			continue
 		}
-		data, err := os.ReadFile(filepath.Join(from, e.Name()))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(to, e.Name()), data, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		data := testkit.ReadFile(t, filepath.Join(from, e.Name()))
+		testkit.Must(t, os.WriteFile(filepath.Join(to, e.Name()), data, 0o600))
 	}
 }

@@ -3,6 +3,8 @@ package spool
 import (
 	"testing"
 	"time"
+
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // TestOldestIsThatOfTheEvent: the oldest pending event may be in a segment that was created long
@@ -14,12 +16,8 @@ func TestOldestIsThatOfTheEvent(t *testing.T) {
 	s := mustOpen(t, Options{Dir: path})
 	mustAppend(t, s, 0, 1)
 	records, err := s.Next(t.Context(), 1, 1<<20)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Ack(records[0].Position); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
+	testkit.Must(t, s.Ack(records[0].Position))
 	before, err := Inspect(path)
 	if err != nil || len(before.Files) != 1 {
 		t.Fatalf("Inspect = %+v, %v; want one segment", before, err)
@@ -28,9 +26,7 @@ func TestOldestIsThatOfTheEvent(t *testing.T) {
 	for !entry.Time.After(before.Files[0].Created) { // until the clock of whole milliseconds has moved on
 		entry.Time = time.Now().Truncate(time.Millisecond)
 	}
-	if err := s.Append(t.Context(), entry); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, s.Append(t.Context(), entry))
 	if info, err := Inspect(path); err != nil || info.Events != 1 || !info.Oldest.Equal(entry.Time) {
 		t.Errorf("Inspect = %d events, the oldest of %v, %v; want 1 of %v", info.Events, info.Oldest, err, entry.Time)
 	}
@@ -42,9 +38,7 @@ func TestOldestIsThatOfTheEvent(t *testing.T) {
 		entry := numbered(n)
 		entry.Time = odd
 		before := time.Now().Add(-time.Second)
-		if err := s.Append(t.Context(), entry); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, s.Append(t.Context(), entry))
 		if info, err := Inspect(other); err != nil || info.Oldest.Before(before) || info.Oldest.After(time.Now()) {
 			t.Errorf("the oldest of an event of %v is of %v, %v", odd, info.Oldest, err)
 		}

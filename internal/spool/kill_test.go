@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/diaspora-streams/diaspora/internal/longtest"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // TestMain lets the test binary also act as the process that is killed.
@@ -34,25 +34,7 @@ var roles = map[string]func(dir string) error{"log": logUntilKilled, "own": ownU
 // child starts this test binary as the process with that role.
 func child(t *testing.T, role, dir string) (*exec.Cmd, *bufio.Scanner, io.WriteCloser) {
 	t.Helper()
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(exe)
-	cmd.Env = append(os.Environ(), "SPOOL_TEST_ROLE="+role, "SPOOL_TEST_DIR="+dir)
-	cmd.Stderr = os.Stderr
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	return cmd, bufio.NewScanner(stdout), stdin
+	return testkit.Rerun(t, "SPOOL_TEST_ROLE="+role, "SPOOL_TEST_DIR="+dir)
 }
 
 func killOptions(dir string) Options {
@@ -116,7 +98,7 @@ func logUntilKilled(dir string) error {
 // repeats.
 func TestKill(t *testing.T) {
 	t.Parallel()
-	kills := longtest.Scaled(t, "SPOOL_KILLS", kills)
+	kills := testkit.Scaled(t, "SPOOL_KILLS", kills)
 	path := dir(t)
 	next := map[string]int{} // the next event to be sent, by writer
 	durable := map[string]int{}
@@ -144,9 +126,7 @@ func TestKill(t *testing.T) {
 		fresh := 0 // lines that say "sent" and are no repeats; repeats come first and are at most one batch
 		for n := 0; lines.Scan(); n++ {
 			if n == after {
-				if err := cmd.Process.Kill(); err != nil {
-					t.Fatal(err)
-				}
+				testkit.Must(t, cmd.Process.Kill())
 			}
 			what, id, _ := strings.Cut(lines.Text(), " ")
 			switch what {
@@ -205,7 +185,7 @@ func ownUntilTold(dir string) error {
 func TestOneOwner(t *testing.T) {
 	t.Parallel()
 	path := dir(t)
-	processes := longtest.Scaled(t, "SPOOL_OWNERS", 25)
+	processes := testkit.Scaled(t, "SPOOL_OWNERS", 25)
 	for range 2 {
 		type racer struct {
 			cmd   *exec.Cmd
@@ -239,9 +219,7 @@ func TestOneOwner(t *testing.T) {
 		if !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), fmt.Sprint(winner.Process.Pid)) {
 			t.Errorf("Open: %v, want ErrInUse by process %d", err, winner.Process.Pid)
 		}
-		if err := winner.Process.Kill(); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, winner.Process.Kill())
 		winner.Wait()
 	}
 	s := mustOpen(t, Options{Dir: path})

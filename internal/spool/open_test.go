@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/diaspora-streams/diaspora/internal/disk/disktest"
-	"github.com/diaspora-streams/diaspora/internal/longtest"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // TestOpenReadsLittle compares how much Open reads of a small and of a large backlog. For each
@@ -39,7 +39,7 @@ func TestOpenReadsLittle(t *testing.T) {
 // TestLargeBacklog writes a backlog on the real disk, opens it, and drains some of it.
 // SPOOL_BACKLOG_MB makes it larger.
 func TestLargeBacklog(t *testing.T) {
-	size := int64(longtest.Scaled(t, "SPOOL_BACKLOG_MB", 64)) << 20
+	size := int64(testkit.Scaled(t, "SPOOL_BACKLOG_MB", 64)) << 20
 	opts := Options{Dir: dir(t), MaxBytes: 2 * size}
 	s := mustOpen(t, opts)
 	batch := make([]Entry, 900)
@@ -48,9 +48,7 @@ func TestLargeBacklog(t *testing.T) {
 	}
 	events := uint64(0)
 	for s.Stats().Bytes < size {
-		if err := s.Append(t.Context(), batch...); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, s.Append(t.Context(), batch...))
 		events += uint64(len(batch))
 	}
 	mustClose(t, s)
@@ -69,13 +67,9 @@ func TestLargeBacklog(t *testing.T) {
 	drained := 0
 	for ; drained < int(events); drained += 1000 {
 		records, err := s.Next(context.Background(), 1000, 8<<20)
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		for _, r := range records {
-			if err := s.Ack(r.Position); err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, s.Ack(r.Position))
 		}
 		drained += len(records) - 1000
 		if drained%100_000 < 1000 {
@@ -106,9 +100,7 @@ func TestOutOfOrder(t *testing.T) {
 	const events = 2*maxHoles + 1000
 	batch := make([]Entry, events/100)
 	for range 100 {
-		if err := s.Append(t.Context(), batch...); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, s.Append(t.Context(), batch...))
 	}
 	total := uint64(len(batch) * 100)
 	var odd []uint64
@@ -121,15 +113,11 @@ func TestOutOfOrder(t *testing.T) {
 			odd = append(odd, p)
 		}
 		if len(odd) == 1000 {
-			if err := s.Ack(odd...); err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, s.Ack(odd...))
 			odd = odd[:0]
 		}
 	}
-	if err := s.Ack(odd...); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, s.Ack(odd...))
 	st := s.Stats()
 	if st.Waiting == "" || st.Acknowledged < maxHoles || st.Acknowledged > maxHoles+1000 {
 		t.Errorf("%+v, want to stop reading after %d holes", st, maxHoles)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/diaspora-streams/diaspora/internal/disk/disktest"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // TestSharedFileSystem has two machines on a file system whose locks work on one machine only. The
@@ -24,9 +25,7 @@ func TestSharedFileSystem(t *testing.T) {
 		}
 		o.Host = "elsewhere"
 		content, err := o.encode()
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		fsys.Damage(ownerName, func([]byte) []byte { return content })
 	}
 	synctest.Test(t, func(t *testing.T) {
@@ -80,16 +79,10 @@ func TestOpenHeedsItsContext(t *testing.T) {
 		fsys.SetShared(true)
 		opts := Options{FS: fsys, SegmentBytes: 1 << 10, MaxBytes: 1 << 20}
 		content, err := (&Owner{Host: "elsewhere", PID: 1}).encode()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := fsys.Make(); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
+		testkit.Must(t, fsys.Make())
 		f, err := fsys.Create(ownerName)
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		if _, err := f.WriteAt(content, 0); err != nil {
 			t.Fatal(err)
 		}
@@ -114,9 +107,7 @@ func TestOpenHeedsItsContext(t *testing.T) {
 func mustOpenAt(t *testing.T, open func(*disktest.Model) (*Spool, error), fsys *disktest.Model) *Spool {
 	t.Helper()
 	s, err := open(fsys)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	t.Cleanup(func() { s.Close() })
 	return s
 }

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/diaspora-streams/diaspora/internal/disk/disktest"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // TestFailedSegmentIsNotRead fails each sync, so that an event is rejected, and also fails the
@@ -80,9 +81,7 @@ func TestTornBeforeKill(t *testing.T) {
 			mustAppend(t, s, 0, 1)
 		}
 		killed := atSync(fsys)
-		if err := s.Append(t.Context(), large); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, s.Append(t.Context(), large))
 		fsys = killed()
 		mustClose(t, s) // what is left of it is in fsys
 		opts.FS = fsys
@@ -122,14 +121,10 @@ func TestIndexMustFit(t *testing.T) {
 func TestNothingKnown(t *testing.T) {
 	t.Parallel()
 	fsys := disktest.New()
-	if err := fsys.Make(); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, fsys.Make())
 	for id, base := range []uint64{1, 5} {
 		f, err := fsys.Create(segmentName(uint64(id+1), base))
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		if _, err := f.WriteAt(make([]byte, 700), 0); err != nil {
 			t.Fatal(err)
 		}

@@ -16,7 +16,7 @@ import (
 	"time"
 
 	"github.com/diaspora-streams/diaspora/internal/disk/disktest"
-	"github.com/diaspora-streams/diaspora/internal/longtest"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // freeze stops the beat of an owner, as if its process or its machine were suspended.
@@ -63,9 +63,7 @@ func TestLostOwnerWritesNothing(t *testing.T) {
 				mustAppend(t, first, 0, 30)
 				read := drain(t, first)
 				ackAll(t, first, read[:9])
-				if err := first.Note("one event at a time"); err != nil {
-					t.Fatal(err)
-				}
+				testkit.Must(t, first.Note("one event at a time"))
 				first.Rewind()
 				time.Sleep(time.Minute)
 				freeze(first)
@@ -155,7 +153,7 @@ func TestSuspendedInWrite(t *testing.T) {
 func TestTwoOwners(t *testing.T) {
 	t.Parallel()
 	for _, shared := range []bool{false, true} {
-		for seed := range uint64(longtest.Fewer(100)) {
+		for seed := range uint64(testkit.Fewer(100)) {
 			synctest.Test(t, func(t *testing.T) { race(t, shared, rand.New(rand.NewPCG(seed, 1))) })
 			if t.Failed() {
 				t.Fatalf("shared %v, seed %d", shared, seed)
@@ -201,9 +199,7 @@ func race(t *testing.T, shared bool, rng *rand.Rand) {
 		return nil
 	}
 	first := mustOpen(t, opts)
-	if err := work(first, rng.IntN(20)); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, work(first, rng.IntN(20)))
 	if shared {
 		freeze(first)
 	}
@@ -236,9 +232,7 @@ func race(t *testing.T, shared bool, rng *rand.Rand) {
 		}
 	}
 	second.Rewind()
-	if err := work(second, 20); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, work(second, 20))
 	first.Close()
 	mustClose(t, second)
 	third := mustOpen(t, opts)

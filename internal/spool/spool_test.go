@@ -14,23 +14,20 @@ import (
 	"time"
 
 	"github.com/diaspora-streams/diaspora/internal/disk/disktest"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 func mustOpen(t testing.TB, opts Options) *Spool {
 	t.Helper()
 	s, err := Open(t.Context(), opts)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	t.Cleanup(func() { s.Close() })
 	return s
 }
 
 func mustClose(t testing.TB, s *Spool) {
 	t.Helper()
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, s.Close())
 }
 
 // dir returns a directory for a spool, which does not exist yet.
@@ -59,9 +56,7 @@ func mustAppend(t testing.TB, s *Spool, from, to int) {
 func drain(t testing.TB, s *Spool) []Record {
 	t.Helper()
 	all, err := readAll(s)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	return all
 }
 
@@ -80,9 +75,7 @@ func wantNumbered(t testing.TB, got []Record, from, to int) {
 func ackAll(t testing.TB, s *Spool, records []Record) {
 	t.Helper()
 	for _, r := range records {
-		if err := s.Ack(r.Position); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, s.Ack(r.Position))
 	}
 }
 
@@ -228,9 +221,7 @@ func TestSealAndSync(t *testing.T) {
 			if errors.Is(err, context.DeadlineExceeded) {
 				break
 			}
-			if err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, err)
 			accepted++
 		}
 		waiting := make(chan error)
@@ -270,9 +261,7 @@ func TestEntriesComeBackAsTheyWere(t *testing.T) {
 		{Topic: "t", Time: time.Date(0, 1, 1, 0, 0, 0, 0, time.UTC)},
 		{Topic: "t", Value: make([]byte, 1<<20)},
 	}
-	if err := s.Append(t.Context(), entries...); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, s.Append(t.Context(), entries...))
 	for i, r := range drain(t, s) {
 		if !reflect.DeepEqual(r.Entry, entries[i]) {
 			t.Errorf("entry %d is %+v, want %+v", i, r.Entry, entries[i])
@@ -287,15 +276,11 @@ func TestModes(t *testing.T) {
 	mustAppend(t, s, 0, 1)
 	ackAll(t, s, drain(t, s))
 	mustAppend(t, s, 1, 2)
-	if err := s.Quarantine(drain(t, s)[0], "too large"); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, s.Quarantine(drain(t, s)[0], "too large"))
 	mustAppend(t, s, 2, 3)
 	mustClose(t, s)
 	entries, err := os.ReadDir(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	names := []string{"."}
 	for _, e := range entries {
 		names = append(names, e.Name())
@@ -310,22 +295,16 @@ func TestModes(t *testing.T) {
 			want = 0o700
 		}
 		info, err := os.Stat(file)
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		if got := info.Mode().Perm(); got != want {
 			t.Errorf("%s has mode %o, want %o", name, got, want)
 		}
-		if err := os.Chmod(file, want|0o040); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, os.Chmod(file, want|0o040))
 		if s, err := Open(t.Context(), Options{Dir: path}); !errors.Is(err, ErrInsecure) {
 			t.Errorf("with %s open to the group: %v, want ErrInsecure", name, err)
 			s.Close()
 		}
-		if err := os.Chmod(file, want); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, os.Chmod(file, want))
 	}
 	mustOpen(t, Options{Dir: path})
 }
@@ -340,16 +319,12 @@ func TestStrangers(t *testing.T) {
 	mustClose(t, s)
 	strangers := []string{"foo.txt", ".DS_Store", "00000001-0000000000000001.seg.bak", "lock~"}
 	for _, name := range strangers {
-		if err := os.WriteFile(filepath.Join(path, name), []byte("notes"), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, os.WriteFile(filepath.Join(path, name), []byte("notes"), 0o600))
 		if err := os.Chmod(filepath.Join(path, name), 0o666); err != nil { // whatever the umask
 			t.Fatal(err)
 		}
 	}
-	if err := os.Mkdir(filepath.Join(path, "lost+found"), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, os.Mkdir(filepath.Join(path, "lost+found"), 0o755))
 	if err := os.Symlink("/nowhere", filepath.Join(path, "link")); err != nil { // its mode is 0777
 		t.Log(err)
 	} else {
@@ -442,9 +417,7 @@ func TestStatsTellPositions(t *testing.T) {
 		t.Errorf("Stats are from %d to %d, want %d to %d", was.First, was.Next, records[0].Position, records[2].Position+1)
 	}
 	for i, want := range []uint64{was.First, was.First, was.Next} {
-		if err := s.Ack(records[2-i].Position); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, s.Ack(records[2-i].Position))
 		if got := s.Stats().First; got != want {
 			t.Errorf("after %d acknowledgements from the end, First is %d, want %d", i+1, got, want)
 		}
@@ -455,9 +428,7 @@ func TestNote(t *testing.T) {
 	t.Parallel()
 	s := mustOpen(t, Options{Dir: dir(t)})
 	for _, want := range []string{"", "the cluster is away", "nobody is logged in", ""} {
-		if err := s.Note(want); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, s.Note(want))
 		info, err := Inspect(s.opts.Dir)
 		if err != nil || info.Note != want {
 			t.Errorf("Inspect says %q, %v; want %q", info.Note, err, want)
@@ -477,9 +448,7 @@ func TestPending(t *testing.T) {
 	for range 2 {
 		var got []Record
 		for r, err := range s.Pending() {
-			if err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, err)
 			got = append(got, r)
 		}
 		wantNumbered(t, got, 10, 100)
@@ -509,31 +478,23 @@ func TestDiscard(t *testing.T) {
 	if err := s.Discard(s.Stats().Next); err == nil {
 		t.Error("Discard of what was never read = nil")
 	}
-	if err := s.Discard(odd...); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, s.Discard(odd...))
 	if st := s.Stats(); st.Events != 50 || st.Discarded != 50 || st.Dropped != 0 || st.Acknowledged != 0 {
 		t.Errorf("Stats() = %+v, want 50 events discarded, none dropped, and 50 that wait", st)
 	}
 	// The state after a power cut: everything except what is never synced.
 	crashed := dir(t)
-	if err := os.CopyFS(crashed, os.DirFS(path)); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, os.CopyFS(crashed, os.DirFS(path)))
 	for _, name := range []string{"acked", "lock", "owner"} {
 		os.Remove(filepath.Join(crashed, name))
 	}
-	if err := filepath.WalkDir(crashed, func(name string, d os.DirEntry, err error) error {
+	testkit.Must(t, filepath.WalkDir(crashed, func(name string, d os.DirEntry, err error) error {
 		if err == nil && !d.IsDir() {
 			err = os.Chmod(name, 0o600)
 		}
 		return err
-	}); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chmod(crashed, 0o700); err != nil {
-		t.Fatal(err)
-	}
+	}))
+	testkit.Must(t, os.Chmod(crashed, 0o700))
 	mustClose(t, s)
 	if err := s.Discard(odd...); !errors.Is(err, ErrClosed) {
 		t.Errorf("Discard after Close = %v, want ErrClosed", err)
@@ -566,9 +527,7 @@ func TestDiscardLeavesNoSieve(t *testing.T) {
 		entries[i] = Entry{Topic: "t", ID: "x"}
 	}
 	for from := 0; from < len(entries); from += 4096 {
-		if err := s.Append(t.Context(), entries[from:min(from+4096, len(entries))]...); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, s.Append(t.Context(), entries[from:min(from+4096, len(entries))]...))
 	}
 	var even []uint64
 	for _, r := range drain(t, s) {

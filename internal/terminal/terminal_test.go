@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"unicode/utf8"
+
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // hostile maps text that commands a terminal to the text that must be shown instead.
@@ -42,9 +44,7 @@ func TestEscapeJSON(t *testing.T) {
 		enc := json.NewEncoder(&text)
 		enc.SetEscapeHTML(false)
 		enc.SetIndent("", "\t")
-		if err := enc.Encode(map[string]string{in: in}); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, enc.Encode(map[string]string{in: in}))
 		got := EscapeJSON(nil, []byte(text.String()))
 		for _, r := range string(got) {
 			if r != '\n' && r != '\t' && Commands(r) {

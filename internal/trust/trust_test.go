@@ -5,12 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // table is testdata/table.json, which the Python tests use too.
@@ -39,13 +39,8 @@ type table struct {
 
 func readTable(t *testing.T) (all table) {
 	t.Helper()
-	data, err := os.ReadFile("testdata/table.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := json.Unmarshal(data, &all); err != nil {
-		t.Fatal(err)
-	}
+	data := testkit.ReadFile(t, "testdata/table.json")
+	testkit.Must(t, json.Unmarshal(data, &all))
 	delete(all.Scopes, "about")
 	return all
 }

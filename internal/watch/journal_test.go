@@ -7,13 +7,13 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 func (j *journal) addFile(t *testing.T, file string) {
 	t.Helper()
-	if err := j.add([]journalLine{{File: file, mark: mark{1, 2}, Events: 1}}); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, j.add([]journalLine{{File: file, mark: mark{1, 2}, Events: 1}}))
 }
 
 // TestJournal checks that an incomplete line is ignored and does not damage the next one, and that the
@@ -24,9 +24,7 @@ func TestJournal(t *testing.T) {
 	open := func() *journal {
 		t.Helper()
 		j, err := openJournal(journals, dir, "scans")
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		return j
 	}
 	j := open()
@@ -34,15 +32,10 @@ func TestJournal(t *testing.T) {
 	j.addFile(t, "a")
 	j.addFile(t, "b")
 	j.Close()
-	content, err := os.ReadFile(name)
-	if err != nil {
-		t.Fatal(err)
-	}
+	content := testkit.ReadFile(t, name)
 	for cut := bytes.IndexByte(content, '\n') + 1; cut <= len(content); cut++ {
 		known := bytes.Count(content[:min(cut+1, len(content))], []byte("\n")) - 1 // a line counts even if only its line feed is missing
-		if err := os.WriteFile(name, content[:cut], 0o600); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, os.WriteFile(name, content[:cut], 0o600))
 		j = open()
 		if len(j.done) != known || j.id != id {
 			t.Errorf("cut after %d bytes it knows %v, want %d files", cut, j.done, known)
@@ -66,9 +59,7 @@ func TestJournal(t *testing.T) {
 		t.Errorf("it knows %d files, want the one that is there", len(j.done))
 	}
 	// A folder whose disk is not mounted is empty.
-	if err := os.Remove(filepath.Join(dir, "7")); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, os.Remove(filepath.Join(dir, "7")))
 	for i := range 1500 {
 		j.addFile(t, fmt.Sprint(i))
 	}
@@ -85,13 +76,9 @@ func TestJournal(t *testing.T) {
 func TestFolders(t *testing.T) {
 	t.Parallel()
 	journals := filepath.Join(t.TempDir(), "a[1]*")
-	if err := os.Mkdir(journals, 0o700); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, os.Mkdir(journals, 0o700))
 	j, err := openJournal(journals, "/data/scans", "scans")
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	defer j.Close()
 	if dirs := Folders(journals, "scans"); !slices.Equal(dirs, []string{"/data/scans"}) {
 		t.Errorf("the folders are %q", dirs)
@@ -105,13 +92,9 @@ func TestOlderJournal(t *testing.T) {
 	content := `{"watch":"/data/scans","topic":"scans","id":"WTWTZ6FKBEBC5NIRSCRDGJQAIJ"}` + "\n" +
 		`{"file":"a.json","size":3,"mtime":1764390000123456789,"events":1}` + "\n" +
 		`{"file":"b.json","size":2097152,"mtime":1764390000000000000,"events":0,"refused":"it is too large"}` + "\n"
-	if err := os.WriteFile(filepath.Join(journals, "925d0a7bc09fa409.ndjson"), []byte(content), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, os.WriteFile(filepath.Join(journals, "925d0a7bc09fa409.ndjson"), []byte(content), 0o600))
 	j, err := openJournal(journals, "/data/scans", "scans")
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	defer j.Close()
 	if j.id != "WTWTZ6FKBEBC5NIRSCRDGJQAIJ" || len(j.done) != 2 || j.done["a.json"] != (mark{3, 1764390000123456789}) {
 		t.Errorf("it has the id %q and knows %v", j.id, j.done)

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
+
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // readAll returns all lines, with "!" in place of a line that is rejected.
@@ -109,9 +111,7 @@ func FuzzLineReader(f *testing.F) {
 			return
 		}
 		got, err := readAll(NewLineReader(iotest.HalfReader(bytes.NewReader(data)), max))
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		want := strings.Split(string(data), "\n")
 		if want[len(want)-1] == "" {
 			want = want[:len(want)-1]

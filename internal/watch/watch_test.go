@@ -13,13 +13,12 @@ import (
 	"time"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 func put(t *testing.T, dir, name, content string) {
 	t.Helper()
-	if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600))
 }
 
 // fakeLogger keeps all events and, if answers is set, reports err as the outcome of each.
@@ -52,9 +51,7 @@ func open(t *testing.T, dir, journals string) (w *Watcher, notices *[]Notice) {
 		Notify:   func(n Notice) { *notices = append(*notices, n) },
 		Progress: func(_ string, r io.Reader) io.ReadCloser { return io.NopCloser(r) },
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	return w, notices
 }
 
@@ -83,25 +80,16 @@ func TestKilled(t *testing.T) {
 	}
 	kill(logsAgain("without an answer", true, &fakeLogger{answers: true}))
 	w := logsAgain("after the answers, without a record", true, &fakeLogger{answers: true, err: diaspora.ErrClosed})
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, w.Close())
 	w = logsAgain("after an answer that says nothing", true, &fakeLogger{answers: true})
-	before, err := os.ReadFile(w.Journal())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
+	before := testkit.ReadFile(t, w.Journal())
+	testkit.Must(t, w.Close())
 	content, err := os.ReadFile(w.Journal())
 	if err != nil || !bytes.HasPrefix(content, before) || len(content) == len(before) {
 		t.Fatalf("the journal is %q, and then %q, %v", before, content, err)
 	}
 	for cut := len(before); cut <= len(content); cut++ {
-		if err := os.WriteFile(w.Journal(), content[:cut], 0o600); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, os.WriteFile(w.Journal(), content[:cut], 0o600))
 		kill(logsAgain(fmt.Sprintf("after %d of %d bytes of the record", cut-len(before), len(content)-len(before)), cut < len(content)-1, &fakeLogger{}))
 	}
 }
@@ -122,9 +110,7 @@ func TestRefused(t *testing.T) {
 	}
 	w.logger = &fakeLogger{answers: true}
 	w.look(t.Context())
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, w.Close())
 	want := []Notice{{What: Refused, File: "a", Line: 2, Err: bad}, {What: RefusedFile, File: "a", Events: 1, Bytes: 4}}
 	if !slices.Equal(*notices, want) {
 		t.Errorf("the notices are %+v, want %+v", *notices, want)

@@ -13,7 +13,7 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/batch"
 	"github.com/diaspora-streams/diaspora/internal/commitlog"
 	"github.com/diaspora-streams/diaspora/internal/disk"
-	"github.com/diaspora-streams/diaspora/internal/longtest"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // convert creates a new log of a partition in the way that the package comment describes.
@@ -21,20 +21,14 @@ func convert(t *testing.T, p Partition) *commitlog.Log {
 	t.Helper()
 	dir := t.TempDir()
 	for _, s := range p.Segments {
-		if err := s.LinkOrCopy(filepath.Join(dir, fmt.Sprintf("%020d.log", s.Base))); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, s.LinkOrCopy(filepath.Join(dir, fmt.Sprintf("%020d.log", s.Base))))
 	}
 	writeFile(t, filepath.Join(dir, fmt.Sprintf("%020d.log", p.End)), nil)
 	fsys, err := disk.New(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	t.Cleanup(func() { fsys.Close() })
 	l, err := commitlog.Open(commitlog.Options{FS: fsys})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	t.Cleanup(func() { l.Close() })
 	if p.Start > l.Start() {
 		if _, err := l.DeleteRecords(p.Start); err != nil {
@@ -56,9 +50,7 @@ func readLog(t *testing.T, l *commitlog.Log) [][]byte {
 		all = append(all, b...)
 		for len(b) > 0 {
 			h, err := batch.ParseHeader(b)
-			if err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, err)
 			offset, b = h.LastOffset()+1, b[h.Size():]
 		}
 	}
@@ -89,11 +81,11 @@ func TestConvert(t *testing.T) {
 	damaged := filepath.Join(dir, "partitions/events-2/0.dat")
 	writeFile(t, damaged, []byte("all of it"))
 	damaged = filepath.Join(dir, "partitions/events-3/0.dat")
-	content := readFile(t, damaged)
+	content := testkit.ReadFile(t, damaged)
 	content[batch.HeaderBytes] ^= 1
 	writeFile(t, damaged, content)
 
-	before := listing(t, dir)
+	before := testkit.Snapshot(t, dir)
 	data, _ := read(t, dir)
 	for _, topic := range data.Topics {
 		for _, p := range topic.Partitions {
@@ -110,16 +102,14 @@ func TestConvert(t *testing.T) {
 			}
 			b := rawBatch(3, nil)
 			h, err := batch.ParseHeader(b)
-			if err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, err)
 			a, err := l.Append(b, h, p.Epoch+1)
 			if err != nil || a.BaseOffset != p.End {
 				t.Errorf("%s/%d: appended at %d, %v, want %d", topic.Name, p.Number, a.BaseOffset, err, p.End)
 			}
 		}
 	}
-	if after := listing(t, dir); after != before {
+	if after := testkit.Snapshot(t, dir); !slices.Equal(after, before) {
 		t.Error("the old directory has changed")
 	}
 }
@@ -131,7 +121,7 @@ func BenchmarkRead(b *testing.B) {
 	e.createTopic("log", 1, nil)
 	e.close()
 	one := rawBatch(1, func(b *kmsg.RecordBatch) { b.PartitionLeaderEpoch = 0 })
-	total := int64(longtest.Scaled(b, "KFAKEDIR_BENCH_MB", 64)) << 20
+	total := int64(testkit.Scaled(b, "KFAKEDIR_BENCH_MB", 64)) << 20
 	const segment = 64 << 20
 	for offset, size := int64(0), int64(0); size < total; size += segment {
 		base := offset
@@ -150,9 +140,7 @@ func BenchmarkRead(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		data, err := Read(dir)
-		if err != nil {
-			b.Fatal(err)
-		}
+		testkit.Must(b, err)
 		wantNoWarnings(b, data)
 	}
 }

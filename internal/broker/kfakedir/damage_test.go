@@ -17,7 +17,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/diaspora-streams/diaspora/internal/batch"
-	"github.com/diaspora-streams/diaspora/internal/longtest"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // killed returns the directory of an engine that was killed at the end of the story, at its first
@@ -36,20 +36,9 @@ func killed(t testing.TB) string {
 	return copied
 }
 
-func readFile(t testing.TB, path string) []byte {
-	t.Helper()
-	content, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return content
-}
-
 func writeFile(t testing.TB, path string, content []byte) {
 	t.Helper()
-	if err := os.WriteFile(path, content, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, os.WriteFile(path, content, 0o600))
 }
 
 // TestTornTails truncates files that are appended to at every byte, and compares some of the
@@ -57,11 +46,11 @@ func writeFile(t testing.TB, path string, content []byte) {
 func TestTornTails(t *testing.T) {
 	t.Parallel()
 	dir := killed(t)
-	every := longtest.Scaled(t, "KFAKEDIR_CUTS_EVERY", 29) // one in this many truncated directories is opened with the engine too
+	every := testkit.Scaled(t, "KFAKEDIR_CUTS_EVERY", 29) // one in this many truncated directories is opened with the engine too
 	for _, name := range []string{"partitions/events-3/0.dat", "partitions/events-3/0.idx", "groups.log", "pids.log"} {
 		t.Run(filepath.Base(name), func(t *testing.T) {
 			path := filepath.Join(dir, name)
-			whole := readFile(t, path)
+			whole := testkit.ReadFile(t, path)
 			for cut := len(whole); cut >= max(0, len(whole)-300); cut-- {
 				writeFile(t, path, whole[:cut])
 				data, got := read(t, dir)
@@ -90,23 +79,19 @@ func TestTornJSON(t *testing.T) {
 	for _, name := range []string{"meta.json", "topics.json", "acls.json", "broker_configs.json", "seq_windows.json", "quotas.json", "sasl.json", "partitions/events-1/snapshot.json"} {
 		t.Run(filepath.Base(name), func(t *testing.T) {
 			path := filepath.Join(dir, name)
-			whole := readFile(t, path)
+			whole := testkit.ReadFile(t, path)
 			for cut := 0; cut < len(whole); cut += 1 + len(whole)/200 {
 				writeFile(t, path, whole[:cut])
 				_, got := read(t, dir)
 				want.compare(t, slices.DeleteFunc(got, func(line string) bool { return !isData(line) }))
 			}
-			if err := os.Remove(path); err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, os.Remove(path))
 			_, got := read(t, dir)
 			want.compare(t, slices.DeleteFunc(got, func(line string) bool { return !isData(line) }))
 			writeFile(t, path+".tmp", whole)
 			data, _ := read(t, dir)
 			wantNoWarnings(t, data)
-			if err := os.Rename(path+".tmp", path); err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, os.Rename(path+".tmp", path))
 		})
 	}
 }
@@ -132,9 +117,7 @@ func split(t testing.TB, all []byte) [][]byte {
 	var batches [][]byte
 	for len(all) > 0 {
 		h, err := batch.ParseHeader(all)
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		if !empty(h) {
 			batches = append(batches, all[:h.Size()])
 		}
@@ -152,7 +135,7 @@ func TestDamage(t *testing.T) {
 	e.produce("log", 0, 9, kgo.ProducerBatchCompression(kgo.SnappyCompression()))
 	e.close()
 	path := filepath.Join(dir, "partitions/log-0/0.dat")
-	whole := readFile(t, path)
+	whole := testkit.ReadFile(t, path)
 	first := split(t, whole)
 	start := func(n int) int { return len(bytes.Join(first[:n], nil)) } // of the n-th batch
 	data, _ := read(t, dir)
@@ -255,7 +238,7 @@ func TestLastOffset(t *testing.T) {
 	e.produce("log", 0, 3)
 	e.close()
 	path := filepath.Join(dir, "partitions/log-0/0.dat")
-	b := readFile(t, path)
+	b := testkit.ReadFile(t, path)
 	all := split(t, b)
 	damaged := slices.Clone(b)
 	damaged[len(b)-len(all[2])+6] = 1
@@ -339,9 +322,7 @@ func TestSnapshotFits(t *testing.T) {
 		{`{"log_start_offset":1,"high_watermark":5,"max_timestamp":1000000,"segments":[{"base_offset":0}]}`, false},
 	} {
 		snap := new(snapshot)
-		if err := json.Unmarshal([]byte(test.json), snap); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, json.Unmarshal([]byte(test.json), snap))
 		if s, _ := memoryScanner(t, content, snap); s.fits != test.want {
 			t.Errorf("%s fits: %v, want %v", test.json, s.fits, test.want)
 		}
@@ -366,7 +347,7 @@ func TestAnyDamage(t *testing.T) {
 	files := make(map[string][]byte)
 	written := make(map[string]bool)
 	for _, s := range data.partition(t, "log", 0).Segments {
-		files[s.Path] = readFile(t, s.Path)
+		files[s.Path] = testkit.ReadFile(t, s.Path)
 		for _, b := range split(t, files[s.Path]) {
 			written[string(b)] = true
 		}
@@ -466,7 +447,7 @@ func TestAppendTime(t *testing.T) {
 
 			// It is not accepted if it is damaged as well.
 			path := filepath.Join(dir, "partitions/log-0/0.dat")
-			damaged := readFile(t, path)
+			damaged := testkit.ReadFile(t, path)
 			at := bytes.Index(damaged, served[3][attributesAt:])
 			damaged[at+(batch.HeaderBytes-attributesAt)] ^= 0xff // the length of the first record, or a magic number
 			writeFile(t, path, damaged)
@@ -514,7 +495,7 @@ func TestTornEntry(t *testing.T) {
 	dir, e := log1(t)
 	e.commit("g", "log", 0, 1)
 	path := filepath.Join(dir, "groups.log")
-	entry := readFile(t, path)
+	entry := testkit.ReadFile(t, path)
 	for torn := range len(entry) {
 		writeFile(t, path, slices.Concat(entry, entry[:torn]))
 		data, _ := read(t, dir)
@@ -570,14 +551,10 @@ func TestNewerVersion(t *testing.T) {
 		e.close()
 		path := filepath.Join(dir, name)
 		var content map[string]any
-		if err := json.Unmarshal(readFile(t, path), &content); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, json.Unmarshal(testkit.ReadFile(t, path), &content))
 		content["version"] = 2
 		b, err := json.Marshal(content)
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		writeFile(t, path, b)
 		if _, err := Read(dir); err == nil || !strings.Contains(err.Error(), "newer") {
 			t.Errorf("%s: %v, want an error", name, err)

@@ -4,12 +4,9 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
-	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,6 +21,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kversion"
 
 	"github.com/diaspora-streams/diaspora/internal/batch"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // engine is the old engine with a directory.
@@ -39,9 +37,7 @@ type engine struct {
 func openEngine(t testing.TB, dir string) *engine {
 	t.Helper()
 	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.ClusterID("old"), kfake.DataDir(dir))
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	e := &engine{t: t, dir: dir, cluster: cluster}
 	t.Cleanup(e.close)
 	versions := kversion.Stable()
@@ -59,9 +55,7 @@ func (e *engine) newClient(opts ...kgo.Opt) *kgo.Client {
 		kgo.RetryTimeout(10 * time.Second),
 	}, opts...)
 	client, err := kgo.NewClient(opts...)
-	if err != nil {
-		e.t.Fatal(err)
-	}
+	testkit.Must(e.t, err)
 	e.clients = append(e.clients, client)
 	return client
 }
@@ -76,9 +70,7 @@ func (e *engine) close() {
 
 func (e *engine) must(err error) {
 	e.t.Helper()
-	if err != nil {
-		e.t.Fatal(err)
-	}
+	testkit.Must(e.t, err)
 }
 
 func (e *engine) createTopic(topic string, partitions int32, configs map[string]string) {
@@ -148,9 +140,7 @@ func (e *engine) consume(group, topic string) {
 	defer client.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	if err := client.PollFetches(ctx).Err(); err != nil {
-		e.t.Fatal(err)
-	}
+	testkit.Must(e.t, client.PollFetches(ctx).Err())
 	e.must(client.CommitUncommittedOffsets(ctx))
 }
 
@@ -295,9 +285,7 @@ func (e *engine) fetch(topic string, partition int32, start, end int64) []byte {
 func read(t testing.TB, dir string) (*Data, contents) {
 	t.Helper()
 	data, err := Read(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	var c contents
 	c.add("cluster %s", data.ClusterID)
 	for _, topic := range data.Topics {
@@ -364,7 +352,7 @@ func empty(h batch.Header) bool { return h.Count == 0 && h.LastOffsetDelta >= 0 
 // good returns the valid batches of a segment.
 func (s Segment) good(t testing.TB) []byte {
 	t.Helper()
-	file := readFile(t, s.Path)
+	file := testkit.ReadFile(t, s.Path)
 	for _, p := range s.patches {
 		copy(file[p.at:], p.content)
 	}
@@ -375,35 +363,11 @@ func (s Segment) good(t testing.TB) []byte {
 	return good
 }
 
-// listing returns all files of a directory with their contents.
-func listing(t testing.TB, dir string) string {
-	t.Helper()
-	var out strings.Builder
-	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		content, err := os.ReadFile(path)
-		info, statErr := d.Info()
-		if err := errors.Join(err, statErr); err != nil {
-			return err
-		}
-		fmt.Fprintf(&out, "%s %v %x\n", path, info.ModTime(), content)
-		return nil
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return out.String()
-}
-
 // copyDir copies a directory, in the state in which kill -9 would leave it now.
 func copyDir(t testing.TB, from string) string {
 	t.Helper()
 	to := t.TempDir()
-	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, os.CopyFS(to, os.DirFS(from)))
 	return to
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/diaspora-streams/diaspora/internal/batch"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // FuzzFrames reads arbitrary bytes as a log of frames.
@@ -42,9 +43,7 @@ func scanMemory(t testing.TB, content []byte, s *scanner) (*scanner, []byte) {
 	t.Helper()
 	src := newSource(bytes.NewReader(content), int64(len(content)), s.buf)
 	seg := Segment{size: src.size}
-	if err := s.batches(src, &seg, 0); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, s.batches(src, &seg, 0))
 	s.finish()
 	content = slices.Clone(content)
 	for _, p := range seg.patches {
@@ -116,9 +115,7 @@ func FuzzFiles(f *testing.F) {
 		"meta.json", "topics.json", "acls.json", "broker_configs.json", "seq_windows.json", "groups.log", "pids.log",
 		"partitions/t-0/snapshot.json", "partitions/t-0/0.dat", "partitions/t-0/0.idx",
 	}
-	if err := os.MkdirAll(filepath.Join(dir, "partitions/t-0"), 0o700); err != nil {
-		f.Fatal(err)
-	}
+	testkit.Must(f, os.MkdirAll(filepath.Join(dir, "partitions/t-0"), 0o700))
 	for n, content := range []string{
 		`{"version":1,"cluster_id":"c"}`,
 		`{"version":1,"topics":[{"name":"t","id":"AAAAAAAAAAAAAAAAAAAAAA==","partitions":2,"configs":{"cleanup.policy":"compact"}}]}`,
@@ -136,7 +133,7 @@ func FuzzFiles(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, n byte, content []byte) {
 		path := filepath.Join(dir, names[int(n)%len(names)])
-		before := readFile(t, path)
+		before := testkit.ReadFile(t, path)
 		defer func() { writeFile(t, path, before) }()
 		writeFile(t, path, content)
 		data, err := Read(dir)

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 var update = flag.Bool("update", false, "let the library write testdata again")
@@ -37,7 +39,7 @@ func TestGolden(t *testing.T) {
 				t.Errorf("Found = %v, %v", found, err)
 			}
 			data, got := read(t, dir)
-			want := contents(strings.Split(strings.TrimSpace(string(readFile(t, dir+".txt"))), "\n"))
+			want := contents(strings.Split(strings.TrimSpace(string(testkit.ReadFile(t, dir+".txt"))), "\n"))
 			want.compare(t, append(got, data.details()...))
 			if len(data.Warnings) != len(warnings) {
 				t.Errorf("warnings %q", data.Warnings)
@@ -103,12 +105,12 @@ func writeGolden(t *testing.T) {
 	e.produceBy(client, "events", 2, 1)
 	e.must(client.EndTransaction(context.Background(), kgo.TryCommit))
 	groups := filepath.Join(dir, "groups.log")
-	torn := readFile(t, groups)
+	torn := testkit.ReadFile(t, groups)
 	writeFile(t, groups, append(torn, torn[:25]...))
 	e.commit("simple", "events", 1, 3)
 	goldenFrom(t, "killed", dir, func() {
 		path := filepath.Join("testdata/killed/partitions/events-1/0.dat")
-		segment := readFile(t, path)
+		segment := testkit.ReadFile(t, path)
 		writeFile(t, path, append(segment, segment[:70]...))
 	})
 	e.close()
@@ -117,12 +119,8 @@ func writeGolden(t *testing.T) {
 // goldenFrom copies a directory, and what the engine finds in it.
 func goldenFrom(t *testing.T, name, from string, damage func()) {
 	to := filepath.Join("testdata", name)
-	if err := os.RemoveAll(to); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, os.RemoveAll(to))
+	testkit.Must(t, os.CopyFS(to, os.DirFS(from)))
 	data, got := read(t, to)
 	if damage == nil {
 		e := openEngine(t, copyDir(t, from))

@@ -12,6 +12,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/diaspora-streams/diaspora/internal/batch"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // expire lets retention remove all records of a topic.
@@ -153,9 +154,7 @@ func TestDeleted(t *testing.T) {
 	wantPartition(t, dir, 70, 78, 4)
 
 	// Without the snapshot they are there again, with a warning.
-	if err := os.Remove(filepath.Join(killed, "partitions/log-0/snapshot.json")); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, os.Remove(filepath.Join(killed, "partitions/log-0/snapshot.json")))
 	data, _ := read(t, killed)
 	if p := data.partition(t, "log", 0); p.Start > 17 || p.End != 78 {
 		t.Errorf("from %d to %d", p.Start, p.End)
@@ -393,7 +392,7 @@ func TestOrphans(t *testing.T) {
 	t.Parallel()
 	dir, e := log1(t)
 	e.produce("log", 0, 2)
-	without := readFile(t, filepath.Join(dir, "topics.json"))
+	without := testkit.ReadFile(t, filepath.Join(dir, "topics.json"))
 	e.createTopic("new", 3, nil)
 	e.createTopic("new.empty", 3, nil)
 	e.produce("new", 1, 3)
@@ -404,9 +403,7 @@ func TestOrphans(t *testing.T) {
 	killed := copyDir(t, dir)
 	writeFile(t, filepath.Join(killed, "topics.json"), without)
 	for _, name := range []string{"new", "..%2F-0", "x-01", "x--1", "x-", "-1", "x-99999999999"} {
-		if err := os.MkdirAll(filepath.Join(killed, "partitions", name), 0o700); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, os.MkdirAll(filepath.Join(killed, "partitions", name), 0o700))
 		writeFile(t, filepath.Join(killed, "partitions", name, "0.dat"), []byte("never read"))
 	}
 	data, _ := read(t, killed)
@@ -439,9 +436,7 @@ func TestFound(t *testing.T) {
 		if found, err := Found(dir); found || err != nil {
 			t.Errorf("Found(%s) = %v, %v", dir, found, err)
 		}
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, os.MkdirAll(dir, 0o700))
 	}
 	e := openEngine(t, dir)
 	e.close()
@@ -450,9 +445,7 @@ func TestFound(t *testing.T) {
 	}
 	data, _ := read(t, dir)
 	wantNoWarnings(t, data)
-	if err := os.Remove(filepath.Join(dir, "meta.json")); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, os.Remove(filepath.Join(dir, "meta.json")))
 	if found, err := Found(dir); !found || err != nil {
 		t.Errorf("Found(%s) = %v, %v", dir, found, err)
 	}

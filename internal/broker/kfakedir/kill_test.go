@@ -1,12 +1,10 @@
 package kfakedir
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"strconv"
 	"strings"
 	"sync"
@@ -18,7 +16,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/diaspora-streams/diaspora/internal/batch"
-	"github.com/diaspora-streams/diaspora/internal/longtest"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // TestMain runs the tests, or serves as the process that is killed.
@@ -101,7 +99,7 @@ func TestKill(t *testing.T) {
 	dir := t.TempDir()
 	recorded := make(map[position]string)
 	committed := make(map[string]int64)
-	for round := range longtest.Scaled(t, "KFAKEDIR_KILLS", 4) {
+	for round := range testkit.Scaled(t, "KFAKEDIR_KILLS", 4) {
 		for _, line := range killOne(t, dir) {
 			topic, partition, offset, rest := parseLine(t, line)
 			switch kind, _, _ := strings.Cut(line, " "); kind {
@@ -122,9 +120,7 @@ func TestKill(t *testing.T) {
 						present[position{topic.Name, p.Number, h.BaseOffset + int64(r.OffsetDelta)}] = string(r.Value)
 						return true
 					})
-					if err != nil {
-						t.Fatal(err)
-					}
+					testkit.Must(t, err)
 				}
 			}
 		}
@@ -163,23 +159,10 @@ func parseLine(t *testing.T, line string) (topic string, partition int32, offset
 // killOne runs a process for a while, kills it, and returns what it reported.
 func killOne(t *testing.T, dir string) []string {
 	t.Helper()
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(exe)
-	cmd.Env = append(os.Environ(), "KFAKEDIR_TEST_DIR="+dir)
-	cmd.Stderr = os.Stderr
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	cmd, in, _ := testkit.Rerun(t, "KFAKEDIR_TEST_DIR="+dir)
 	var lines []string
 	enough := 100 + rand.IntN(400)
-	for in := bufio.NewScanner(stdout); in.Scan(); {
+	for in.Scan() {
 		lines = append(lines, in.Text())
 		if len(lines) == enough {
 			time.AfterFunc(time.Duration(rand.IntN(1000))*time.Microsecond, func() { cmd.Process.Kill() })

@@ -13,14 +13,8 @@ import (
 
 	"github.com/diaspora-streams/diaspora/internal/disk"
 	"github.com/diaspora-streams/diaspora/internal/disk/disktest"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
-
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
 
 // outcomes returns the results of many power cuts, as text.
 func outcomes(fsys *disktest.Model, look func(*disktest.Model) string) map[string]int {
@@ -51,22 +45,22 @@ func list(fsys *disktest.Model) string { return strings.Join(fsys.Names(), " ") 
 func TestDirectories(t *testing.T) {
 	t.Parallel()
 	fsys := disktest.New()
-	must(t, fsys.Make())
+	testkit.Must(t, fsys.Make())
 	sub := fsys.Sub("sub")
-	must(t, sub.Make())
-	must(t, disk.Replace(sub, "file", []byte("content"), true)) // syncs the file and the directory
+	testkit.Must(t, sub.Make())
+	testkit.Must(t, disk.Replace(sub, "file", []byte("content"), true)) // syncs the file and the directory
 	look := func(left *disktest.Model) string {
 		return list(left) + "/" + list(left.Sub("sub").(*disktest.Model)) + "/" + string(left.Sub("sub").(*disktest.Model).Content("file"))
 	}
 	whole := "sub/file/content"
 	want(t, outcomes(fsys, look), "//", whole)
-	must(t, fsys.SyncParent())
+	testkit.Must(t, fsys.SyncParent())
 	want(t, outcomes(fsys, look), "//", whole)
-	must(t, sub.SyncParent())
+	testkit.Must(t, sub.SyncParent())
 	want(t, outcomes(fsys, look), whole)
-	must(t, disk.RemoveAll(fsys, "sub"))
+	testkit.Must(t, disk.RemoveAll(fsys, "sub"))
 	want(t, outcomes(fsys, look), "//", "sub//", whole)
-	must(t, fsys.Sync())
+	testkit.Must(t, fsys.Sync())
 	want(t, outcomes(fsys, look), "//")
 }
 
@@ -74,7 +68,7 @@ func TestDirectories(t *testing.T) {
 func TestNestedMake(t *testing.T) {
 	t.Parallel()
 	fsys := disktest.New()
-	must(t, fsys.Sub("a").Sub("b").Make())
+	testkit.Must(t, fsys.Sub("a").Sub("b").Make())
 	want(t, outcomes(fsys, func(left *disktest.Model) string {
 		return list(left) + "/" + list(left.Sub("a").(*disktest.Model))
 	}), "a/", "a/b")
@@ -84,24 +78,24 @@ func TestNestedMake(t *testing.T) {
 func TestFiles(t *testing.T) {
 	t.Parallel()
 	fsys := disktest.New()
-	must(t, fsys.Make())
-	must(t, fsys.SyncParent())
-	must(t, disk.Replace(fsys, "other", []byte("zzzzzzzzz"), true))
+	testkit.Must(t, fsys.Make())
+	testkit.Must(t, fsys.SyncParent())
+	testkit.Must(t, disk.Replace(fsys, "other", []byte("zzzzzzzzz"), true))
 	f, err := fsys.Create("file")
-	must(t, err)
-	must(t, fsys.Sync())
+	testkit.Must(t, err)
+	testkit.Must(t, fsys.Sync())
 	content := func(left *disktest.Model) string { return string(left.Content("file")) }
 	_, err = f.WriteAt([]byte("old"), 0)
-	must(t, err)
-	must(t, f.Sync())
+	testkit.Must(t, err)
+	testkit.Must(t, f.Sync())
 	want(t, outcomes(fsys, content), "old")
 	_, err = f.WriteAt([]byte("new"), 0)
-	must(t, err)
+	testkit.Must(t, err)
 	want(t, outcomes(fsys, content), "old", "new")
-	must(t, f.Truncate(1))
+	testkit.Must(t, f.Truncate(1))
 	got := outcomes(fsys, content)
 	want(t, got, "old", "new", "o", "n")
-	must(t, f.Sync())
+	testkit.Must(t, f.Sync())
 	want(t, outcomes(fsys, content), "n")
 	if killed := fsys.Kill(); string(killed.Content("file")) != "n" || list(killed) != "file other" {
 		t.Errorf("after a kill: %q in %s", killed.Content("file"), list(killed))
@@ -109,7 +103,7 @@ func TestFiles(t *testing.T) {
 	// Either of the two sectors may be there. If the first one is not, its place holds what was on
 	// the disk before.
 	_, err = f.WriteAt(bytes.Repeat([]byte("s"), 1024), 0)
-	must(t, err)
+	testkit.Must(t, err)
 	kinds := map[string]bool{}
 	for text := range outcomes(fsys, content) {
 		kinds[fmt.Sprint(len(text) > 512, strings.HasPrefix(text, "s"), strings.HasSuffix(text, "s"), strings.Contains(text, "zz"))] = true
@@ -123,9 +117,9 @@ func TestFiles(t *testing.T) {
 func TestSeedsRepeat(t *testing.T) {
 	t.Parallel()
 	fsys := disktest.New()
-	must(t, fsys.Make())
+	testkit.Must(t, fsys.Make())
 	for n := range 20 {
-		must(t, disk.Replace(fsys, fmt.Sprint(n), bytes.Repeat([]byte{byte(n)}, 700), n%3 == 0))
+		testkit.Must(t, disk.Replace(fsys, fmt.Sprint(n), bytes.Repeat([]byte{byte(n)}, 700), n%3 == 0))
 	}
 	look := func(seed uint64) string {
 		left := fsys.Cut(rand.New(rand.NewPCG(seed, 0)))
@@ -146,11 +140,11 @@ func TestSeedsRepeat(t *testing.T) {
 func TestFaults(t *testing.T) {
 	t.Parallel()
 	fsys := disktest.New()
-	must(t, fsys.Make())
-	must(t, fsys.SyncParent())
+	testkit.Must(t, fsys.Make())
+	testkit.Must(t, fsys.SyncParent())
 	f, err := fsys.Create("file")
-	must(t, err)
-	must(t, fsys.Sync())
+	testkit.Must(t, err)
+	testkit.Must(t, fsys.Sync())
 	fail := func(on string, err error) {
 		fsys.Fault(func(call, _ string) error {
 			if call == on {
@@ -168,7 +162,7 @@ func TestFaults(t *testing.T) {
 		t.Errorf("Sync: %v, want EIO", err)
 	}
 	fsys.Fault(nil)
-	must(t, f.Sync()) // too late
+	testkit.Must(t, f.Sync()) // too late
 	content := func(left *disktest.Model) string { return string(left.Content("file")) }
 	if got := outcomes(fsys, content); got[""] == 0 || got["ab"] > 0 && len(got) == 1 {
 		t.Errorf("%v, want the bytes to be lost although the second sync succeeded", got)
@@ -177,7 +171,7 @@ func TestFaults(t *testing.T) {
 	if n, err := f.WriteAt(make([]byte, 20), 0); n != 10 || !disk.Full(err) {
 		t.Errorf("WriteAt: %d, %v, want the 10 bytes for which there is room", n, err)
 	}
-	must(t, f.Close())
+	testkit.Must(t, f.Close())
 	if _, err := f.Size(); err == nil {
 		t.Error("a closed file was used")
 	}
@@ -193,9 +187,9 @@ func TestSkipSyncs(t *testing.T) {
 			sites = append(sites, site)
 			return skip != "" && strings.HasPrefix(site, skip)
 		})
-		must(t, fsys.Make())
-		must(t, fsys.SyncParent())
-		must(t, disk.Replace(fsys, "file", []byte("content"), true))
+		testkit.Must(t, fsys.Make())
+		testkit.Must(t, fsys.SyncParent())
+		testkit.Must(t, disk.Replace(fsys, "file", []byte("content"), true))
 		return fsys, sites
 	}
 	fsys, sites := run("")
@@ -220,10 +214,10 @@ func TestObserve(t *testing.T) {
 			calls = append(calls, call+" "+name+": "+list(now.Kill()))
 		}
 	})
-	must(t, fsys.Make())
-	must(t, fsys.Sub("sub").Make())
-	must(t, disk.Replace(fsys.Sub("sub"), "file", []byte("x"), true))
-	must(t, fsys.Sub("sub").Rename("file", "other"))
+	testkit.Must(t, fsys.Make())
+	testkit.Must(t, fsys.Sub("sub").Make())
+	testkit.Must(t, disk.Replace(fsys.Sub("sub"), "file", []byte("x"), true))
+	testkit.Must(t, fsys.Sub("sub").Rename("file", "other"))
 	got := []string{
 		"make .: ", "make sub: ", "remove sub/file.tmp: sub", "create sub/file.tmp: sub", "write sub/file.tmp: sub",
 		"sync sub/file.tmp: sub", "rename sub/file: sub", "syncdir sub: sub", "rename sub/other: sub",
@@ -232,7 +226,7 @@ func TestObserve(t *testing.T) {
 		t.Errorf("calls %q, want %q", calls, got)
 	}
 	lock, err := fsys.Lock("lock")
-	must(t, err)
+	testkit.Must(t, err)
 	if _, err := fsys.Lock("lock"); !errors.Is(err, disk.ErrInUse) {
 		t.Errorf("Lock again: %v", err)
 	}
@@ -240,7 +234,7 @@ func TestObserve(t *testing.T) {
 	if _, err := fsys.Lock("lock"); err != nil {
 		t.Errorf("Lock after BreakLocks: %v", err)
 	}
-	must(t, lock.Close()) // not the new one
+	testkit.Must(t, lock.Close()) // not the new one
 	if _, err := fsys.Lock("lock"); !errors.Is(err, disk.ErrInUse) {
 		t.Errorf("Lock after Close of a broken lock: %v", err)
 	}

@@ -11,29 +11,24 @@ import (
 	"time"
 
 	"github.com/diaspora-streams/diaspora/internal/spool"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // openSpool opens a spool of a pool, and appends some events.
 func openSpool(t *testing.T, p Pool, n, events int) *spool.Spool {
 	t.Helper()
 	s, err := spool.Open(t.Context(), spool.Options{Dir: p.spool(n), Subject: "ada"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	t.Cleanup(func() { s.Close() })
 	for i := range events {
-		if err := s.Append(t.Context(), spool.Entry{Topic: "weather", ID: fmt.Sprint(i), Time: time.Now()}); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, s.Append(t.Context(), spool.Entry{Topic: "weather", ID: fmt.Sprint(i), Time: time.Now()}))
 	}
 	return s
 }
 
 func closeSpool(t *testing.T, s *spool.Spool) {
 	t.Helper()
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, s.Close())
 }
 
 func numbers(dirs []string) (names []string) {
@@ -143,13 +138,9 @@ func TestList(t *testing.T) {
 	profile := take(New(state, "home", ""))
 	unnamed, unknown, lying := New(state, "", "https://b.example.org"), New(state, "", "https://c.example.org"), New(state, "", "https://d.example.org")
 	for _, p := range []Pool{unnamed, unknown, lying} {
-		if err := os.Mkdir(p.Dir, 0o700); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, os.Mkdir(p.Dir, 0o700))
 	}
-	if err := os.WriteFile(filepath.Join(lying.Dir, "url"), []byte("https://e.example.org\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, os.WriteFile(filepath.Join(lying.Dir, "url"), []byte("https://e.example.org\n"), 0o600))
 	unknown.URL, lying.URL = "", ""
 	got, err := List(state, []string{"https://b.example.org/"})
 	unnamed.URL += "/"

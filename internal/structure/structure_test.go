@@ -1,22 +1,42 @@
-package diaspora
+// Package structure has tests of the module as a whole: which package may import which, how many
+// modules of others are linked, and which names the public packages export.
+package structure
 
 import (
 	"go/importer"
 	"go/token"
 	"go/types"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
-// goList returns the lines that `go list` prints.
+// readModule reads every folder of the module. The go command repeats an earlier result of a test until a
+// file changes that the test has read, and it does not notice what `go list` reads.
+var readModule = sync.OnceValue(func() error {
+	return filepath.WalkDir("../..", func(path string, entry fs.DirEntry, err error) error {
+		if err == nil && entry.IsDir() && strings.HasPrefix(entry.Name(), ".") && entry.Name() != ".." {
+			return filepath.SkipDir
+		}
+		return err
+	})
+})
+
+// goList returns the lines that `go list` prints in the module's top folder.
 func goList(t *testing.T, args ...string) []string {
 	t.Helper()
-	out, err := exec.Command("go", append([]string{"list"}, args...)...).Output()
+	testkit.Must(t, readModule())
+	cmd := exec.Command("go", append([]string{"list"}, args...)...)
+	cmd.Dir = "../.."
+	out, err := cmd.Output()
 	if err != nil {
 		t.Fatalf("go list %v: %v", args, err)
 	}
@@ -52,8 +72,12 @@ func TestServiceIsAssembledOnce(t *testing.T) {
 	}
 	for imported, want := range map[string][]string{
 		"internal/assemble": {"fabric", "internal/front", "internal/inside"},
-		"internal/inside":   {"bench", "cmd/diaspora", "fabric"},
+		"internal/inside":   {"bench", "cmd/diaspora", "fabric", "internal/testkit/fabrictest"},
 		"internal/keys":     {"internal/assemble"},
+
+		// These are for tests.
+		"internal/testkit":            {"internal/testkit/fabrictest"},
+		"internal/testkit/fabrictest": nil,
 	} {
 		if got := importers[own+imported]; !slices.Equal(got, want) {
 			t.Errorf("%s is imported by %v, want %v", imported, got, want)
@@ -114,17 +138,10 @@ func TestExportedAPI(t *testing.T) {
 		got := strings.Join(exported(pkg), "\n") + "\n"
 		file := filepath.Join("testdata", "api", pkg.Name()+".txt")
 		if os.Getenv("DIASPORA_UPDATE_API") != "" {
-			if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
-				t.Fatal(err)
-			}
+			testkit.Must(t, os.MkdirAll(filepath.Dir(file), 0o755))
+			testkit.Must(t, os.WriteFile(file, []byte(got), 0o644))
 		}
-		data, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
+		data := testkit.ReadFile(t, file)
 		want := strings.Split(string(data), "\n")
 		for line := range strings.SplitSeq(got, "\n") {
 			if !slices.Contains(want, line) {
@@ -138,7 +155,7 @@ func TestExportedAPI(t *testing.T) {
 		}
 	}
 	if t.Failed() {
-		t.Log("if that is meant: DIASPORA_UPDATE_API=1 go test -run TestExportedAPI .")
+		t.Log("if that is meant: DIASPORA_UPDATE_API=1 go test -run TestExportedAPI ./internal/structure")
 	}
 }
 
@@ -179,9 +196,7 @@ func publicPackages(t *testing.T) (packages []*types.Package) {
 	from := importer.ForCompiler(token.NewFileSet(), "gc", func(path string) (io.ReadCloser, error) { return os.Open(files[path]) })
 	for _, path := range goList(t, paths...) {
 		pkg, err := from.Import(path)
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		packages = append(packages, pkg)
 	}
 	return packages

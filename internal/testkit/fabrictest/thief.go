@@ -1,20 +1,11 @@
-// Package trusttest has what an attacker would run, for tests: an ACL endpoint whose
-// discovery document says whatever a test wants, a Globus Auth and a gateway. They take
-// every secret that they are shown, and keep it.
-package trusttest
+package fabrictest
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/binary"
 	"encoding/json"
-	"encoding/pem"
 	"io"
-	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -22,12 +13,12 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"testing"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
 // Thief is somebody who wants tokens. It listens on 127.0.0.1, and has a certificate for
@@ -48,25 +39,13 @@ type Thief struct {
 	asked    []string // paths that were requested
 }
 
-// TB is what a Thief needs of a test. A testscript has no testing.TB.
-type TB interface {
-	Helper()
-	Fatal(args ...any)
-	Cleanup(func())
-	TempDir() string
-}
-
-var _ TB = testing.TB(nil)
-
 // NewThief starts one. Its certificate is for these names and 127.0.0.1.
-func NewThief(t TB, names ...string) *Thief {
+func NewThief(t testkit.TB, names ...string) *Thief {
 	t.Helper()
 	th := &Thief{}
-	certificate, pemBytes := th.certificate(t, names)
+	certificate, pemBytes := testkit.Certificate(t, time.Now().Add(time.Hour), append(names, "127.0.0.1")...)
 	th.CA, th.CAFile = string(pemBytes), filepath.Join(t.TempDir(), "thief.pem")
-	if err := os.WriteFile(th.CAFile, pemBytes, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, os.WriteFile(th.CAFile, pemBytes, 0o600))
 	th.secure = &tls.Config{Certificates: []tls.Certificate{certificate}}
 	th.https = httptest.NewUnstartedServer(http.HandlerFunc(th.serveHTTP))
 	th.https.TLS = th.secure.Clone()
@@ -80,32 +59,10 @@ func NewThief(t TB, names ...string) *Thief {
 	return th
 }
 
-func (th *Thief) certificate(t TB, names []string) (tls.Certificate, []byte) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
-		DNSNames: names, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-}
-
 // accept serves connections until the test ends.
-func (th *Thief) accept(t TB, serve func(net.Conn)) net.Listener {
+func (th *Thief) accept(t testkit.TB, serve func(net.Conn)) net.Listener {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { ln.Close() })
+	ln := testkit.Listen(t)
 	go func() {
 		for {
 			conn, err := ln.Accept()

@@ -1,6 +1,4 @@
-// Package longtest scales the amount of work of tests: less under the race detector, and as much as
-// the environment requests in long runs (make test-long). Start reading at [Scaled].
-package longtest
+package testkit
 
 import (
 	"os"

@@ -1,6 +1,6 @@
 //go:build !race
 
-package longtest
+package testkit
 
 // Race reports whether the race detector is enabled. It slows everything down by a factor of about
 // ten.

@@ -1,4 +1,4 @@
-package diaspora_test
+package fabric_test
 
 import (
 	"context"
@@ -15,56 +15,18 @@ import (
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/globusdev"
 	"github.com/diaspora-streams/diaspora/internal/inside"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
+	"github.com/diaspora-streams/diaspora/internal/testkit/fabrictest"
 )
 
-// These tests need a whole fabric: gateway, claims and Globus Auth.
-
-const (
-	ada   = "ada@example.edu"
-	grace = "grace@example.org"
-)
-
-func startFabric(t *testing.T, cfg fabric.Config) *fabric.Fabric {
-	t.Helper()
-	f, err := fabric.Start(t.Context(), cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { f.Close() })
-	return f
-}
-
-func as(t *testing.T, f *fabric.Fabric, username string) diaspora.Config {
-	t.Helper()
-	cfg, err := f.As(t.Context(), username)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return cfg
-}
-
-func newClient(t *testing.T, cfg diaspora.Config) *diaspora.Client {
-	t.Helper()
-	c, err := diaspora.NewClient(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c
-}
-
-func within(t *testing.T) context.Context {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	t.Cleanup(cancel)
-	return ctx
-}
+// These are tests of the library that need a whole fabric: gateway, claims and Globus Auth.
 
 // TestClient calls every method on a real ACL endpoint, as the owner and as another identity.
 func TestClient(t *testing.T) {
 	t.Parallel()
-	f := startFabric(t, fabric.Config{})
-	hers, others := newClient(t, as(t, f, ada)), newClient(t, as(t, f, grace))
-	ctx := within(t)
+	f := fabrictest.Start(t, fabric.Config{})
+	hers, others := fabrictest.Client(t, fabrictest.As(t, f, ada)), fabrictest.Client(t, fabrictest.As(t, f, grace))
+	ctx := testkit.Within(t)
 	d, err := hers.Discover(ctx)
 	if err != nil || d.Security != "plaintext" || d.Globus.Issuer != f.GlobusURL() {
 		t.Errorf("Discover = %+v, %v", d, err)
@@ -107,51 +69,40 @@ func TestClient(t *testing.T) {
 // TestRevoked revokes a token that running Loggers and Consumers use, and opens new ones with it.
 func TestRevoked(t *testing.T) {
 	t.Parallel()
-	f := startFabric(t, fabric.Config{RevocationInterval: 200 * time.Millisecond})
-	login, err := f.Login(t.Context(), ada)
-	if err != nil {
-		t.Fatal(err)
-	}
+	f := fabrictest.Start(t, fabric.Config{RevocationInterval: 200 * time.Millisecond})
+	login := fabrictest.Login(t, f, ada)
 	token, ok := login.Token(f.Discovery().Globus.ResourceServer)
 	if !ok {
 		t.Fatal("there is no token")
 	}
 	cfg := diaspora.Config{URL: f.URL(), Identity: login.Identity, TokenSource: globus.StaticToken(token)}
-	client := newClient(t, cfg)
-	if _, err := client.Claim(within(t), diaspora.ClaimRequest{Name: "weather"}); err != nil {
-		t.Fatal(err)
-	}
-	logger, err := diaspora.OpenLogger(within(t), cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	client := fabrictest.Client(t, cfg)
+	fabrictest.Claim(t, cfg, "weather")
+	logger, err := diaspora.OpenLogger(testkit.Within(t), cfg)
+	testkit.Must(t, err)
 	defer func() { // the events of the rejected Log are never accepted
 		ended, cancel := context.WithCancel(context.Background())
 		cancel()
 		logger.Close(ended)
 	}()
-	consumer, err := diaspora.OpenConsumer(within(t), cfg, diaspora.ConsumerOptions{Topics: []string{"weather"}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	consumer, err := diaspora.OpenConsumer(testkit.Within(t), cfg, diaspora.ConsumerOptions{Topics: []string{"weather"}})
+	testkit.Must(t, err)
 	defer consumer.Close(context.Background())
-	if err := inside.Of(f).Globus.Revoke(token.AccessToken); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, inside.Of(f).Globus.Revoke(token.AccessToken))
 
 	errs := map[string]error{}
-	for ctx := within(t); errs["Log"] == nil; {
+	for ctx := testkit.Within(t); errs["Log"] == nil; {
 		errs["Log"] = logger.Log(ctx, diaspora.Event{Topic: "weather", Value: []byte("x")})
 	}
-	for _, err := range consumer.Records(within(t)) {
+	for _, err := range consumer.Records(testkit.Within(t)) {
 		if err != nil {
 			errs["Records"] = err
 			break
 		}
 	}
-	_, errs["OpenLogger"] = diaspora.OpenLogger(within(t), cfg)
-	_, errs["Dial"] = diaspora.Dial(within(t), cfg)
-	_, errs["Topics"] = client.Topics(within(t))
+	_, errs["OpenLogger"] = diaspora.OpenLogger(testkit.Within(t), cfg)
+	_, errs["Dial"] = diaspora.Dial(testkit.Within(t), cfg)
+	_, errs["Topics"] = client.Topics(testkit.Within(t))
 	for what, err := range errs {
 		if !errors.Is(err, diaspora.ErrUnauthenticated) || diaspora.Hint(err) != `run "diaspora login"` {
 			t.Errorf("%s with a token that was revoked = %v, want ErrUnauthenticated and what to do", what, err)
@@ -166,30 +117,17 @@ func TestRevoked(t *testing.T) {
 // and claimed again.
 func TestReleasedAndClaimedAgain(t *testing.T) {
 	t.Parallel()
-	f := startFabric(t, fabric.Config{})
-	cfg := as(t, f, ada)
-	client := newClient(t, cfg)
-	claim := func() {
-		t.Helper()
-		if _, err := client.Claim(within(t), diaspora.ClaimRequest{Name: "weather"}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	claim()
-	logger, err := diaspora.OpenLogger(within(t), cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	f := fabrictest.Start(t, fabric.Config{})
+	cfg := fabrictest.As(t, f, ada)
+	fabrictest.Claim(t, cfg, "weather")
+	logger, err := diaspora.OpenLogger(testkit.Within(t), cfg)
+	testkit.Must(t, err)
 	defer logger.Close(context.Background())
 	event := diaspora.Event{Topic: "weather", Value: []byte("x")}
-	if err := logger.Log(within(t), event); err != nil {
-		t.Fatal(err)
-	}
-	if err := client.Release(within(t), "weather"); err != nil {
-		t.Fatal(err)
-	}
-	claim()
-	for ctx := within(t); ; {
+	testkit.Must(t, logger.Log(testkit.Within(t), event))
+	testkit.Must(t, fabrictest.Client(t, cfg).Release(testkit.Within(t), "weather"))
+	fabrictest.Claim(t, cfg, "weather")
+	for ctx := testkit.Within(t); ; {
 		err := logger.Log(ctx, event)
 		if err == nil {
 			break
@@ -204,52 +142,48 @@ func TestReleasedAndClaimedAgain(t *testing.T) {
 // a new consent, or if the clock here is wrong. With a refresh token, the program must not notice.
 func TestRefusedTokenIsRenewed(t *testing.T) {
 	t.Parallel()
-	f := startFabric(t, fabric.Config{})
+	f := fabrictest.Start(t, fabric.Config{})
 	expire := func(t *testing.T) {
 		t.Helper()
-		if err := f.ExpireTokens(ada); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, f.ExpireTokens(ada))
 	}
-	if _, err := newClient(t, as(t, f, ada)).Claim(within(t), diaspora.ClaimRequest{Name: "weather"}); err != nil {
-		t.Fatal(err)
-	}
+	fabrictest.Claim(t, fabrictest.As(t, f, ada), "weather")
 	event := diaspora.Event{Topic: "weather", Value: []byte("x")}
 	for name, use := range map[string]func(*testing.T, diaspora.Config) error{
 		"client": func(t *testing.T, cfg diaspora.Config) error {
-			_, err := newClient(t, cfg).Claim(within(t), diaspora.ClaimRequest{Name: "weather"})
+			_, err := fabrictest.Client(t, cfg).Claim(testkit.Within(t), diaspora.ClaimRequest{Name: "weather"})
 			return err
 		},
 		"logger": func(t *testing.T, cfg diaspora.Config) error {
-			l, err := diaspora.OpenLogger(within(t), cfg)
+			l, err := diaspora.OpenLogger(testkit.Within(t), cfg)
 			if err != nil {
 				return err
 			}
-			return errors.Join(l.Log(within(t), event), l.Close(within(t)))
+			return errors.Join(l.Log(testkit.Within(t), event), l.Close(testkit.Within(t)))
 		},
 		"spool": func(t *testing.T, cfg diaspora.Config) error {
 			cfg.SpoolDir = t.TempDir() + "/spool"
-			l, err := diaspora.OpenLogger(within(t), cfg)
+			l, err := diaspora.OpenLogger(testkit.Within(t), cfg)
 			if err != nil {
 				return err
 			}
-			err = errors.Join(l.Log(within(t), event), l.Close(within(t)))
+			err = errors.Join(l.Log(testkit.Within(t), event), l.Close(testkit.Within(t)))
 			if s := l.Stats(); s.Spool.Events != 0 {
 				err = errors.Join(err, s.Spool.Why)
 			}
 			return err
 		},
 		"consumer": func(t *testing.T, cfg diaspora.Config) error {
-			c, err := diaspora.OpenConsumer(within(t), cfg, diaspora.ConsumerOptions{Topics: []string{"weather"}, Group: "g"})
+			c, err := diaspora.OpenConsumer(testkit.Within(t), cfg, diaspora.ConsumerOptions{Topics: []string{"weather"}, Group: "g"})
 			if err != nil {
 				return err
 			}
-			return c.Close(within(t))
+			return c.Close(testkit.Within(t))
 		},
 	} {
 		t.Run("opening/"+name, func(t *testing.T) {
-			cfg := as(t, f, ada)
-			if _, err := cfg.TokenSource.Token(within(t)); err != nil {
+			cfg := fabrictest.As(t, f, ada)
+			if _, err := cfg.TokenSource.Token(testkit.Within(t)); err != nil {
 				t.Fatal(err)
 			}
 			expire(t)
@@ -259,37 +193,31 @@ func TestRefusedTokenIsRenewed(t *testing.T) {
 		})
 	}
 	t.Run("running", func(t *testing.T) {
-		cfg := as(t, f, ada)
-		old, err := cfg.TokenSource.Token(within(t))
-		if err != nil {
-			t.Fatal(err)
-		}
-		l, err := diaspora.OpenLogger(within(t), cfg)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close(within(t))
-		if err := l.Log(within(t), event); err != nil {
-			t.Fatal(err)
-		}
+		cfg := fabrictest.As(t, f, ada)
+		old, err := cfg.TokenSource.Token(testkit.Within(t))
+		testkit.Must(t, err)
+		l, err := diaspora.OpenLogger(testkit.Within(t), cfg)
+		testkit.Must(t, err)
+		defer l.Close(testkit.Within(t))
+		testkit.Must(t, l.Log(testkit.Within(t), event))
 		expire(t)
 		for now := old; now.AccessToken == old.AccessToken; { // until the gateway has rejected the old token
-			if err := l.Log(within(t), event); err != nil {
+			if err := l.Log(testkit.Within(t), event); err != nil {
 				t.Fatalf("Log = %v, although the refresh token is good", err)
 			}
-			if now, err = cfg.TokenSource.Token(within(t)); err != nil {
+			if now, err = cfg.TokenSource.Token(testkit.Within(t)); err != nil {
 				t.Fatal(err)
 			}
 		}
 	})
 	t.Run("for ever", func(t *testing.T) { // if every token is rejected, that is an error, soon
-		cfg := as(t, f, ada)
+		cfg := fabrictest.As(t, f, ada)
 		source := &refusedSource{}
 		cfg.TokenSource = source
-		if _, err := diaspora.OpenLogger(within(t), cfg); !errors.Is(err, diaspora.ErrUnauthenticated) {
+		if _, err := diaspora.OpenLogger(testkit.Within(t), cfg); !errors.Is(err, diaspora.ErrUnauthenticated) {
 			t.Errorf("OpenLogger = %v, want ErrUnauthenticated", err)
 		}
-		if _, err := newClient(t, cfg).Topics(within(t)); !errors.Is(err, diaspora.ErrUnauthenticated) {
+		if _, err := fabrictest.Client(t, cfg).Topics(testkit.Within(t)); !errors.Is(err, diaspora.ErrUnauthenticated) {
 			t.Errorf("Topics = %v, want ErrUnauthenticated", err)
 		}
 		if n := source.replaced.Load(); n > 2 {
@@ -313,42 +241,32 @@ func TestCloseWaitsForARenewal(t *testing.T) {
 	type closer func(context.Context) error
 	for name, open := range map[string]func(*testing.T, diaspora.Config) closer{
 		"Logger": func(t *testing.T, cfg diaspora.Config) closer {
-			l, err := diaspora.OpenLogger(within(t), cfg)
-			if err != nil {
-				t.Fatal(err)
-			}
+			l, err := diaspora.OpenLogger(testkit.Within(t), cfg)
+			testkit.Must(t, err)
 			return l.Close
 		},
 		"Logger with a spool": func(t *testing.T, cfg diaspora.Config) closer {
 			cfg.SpoolDir = filepath.Join(t.TempDir(), "spool")
-			l, err := diaspora.OpenLogger(within(t), cfg)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := l.Log(within(t), diaspora.Event{Topic: "weather", Value: []byte("x")}); err != nil {
-				t.Fatal(err)
-			}
+			l, err := diaspora.OpenLogger(testkit.Within(t), cfg)
+			testkit.Must(t, err)
+			testkit.Must(t, l.Log(testkit.Within(t), diaspora.Event{Topic: "weather", Value: []byte("x")}))
 			return l.Close
 		},
 		"Consumer": func(t *testing.T, cfg diaspora.Config) closer {
-			c, err := diaspora.OpenConsumer(within(t), cfg, diaspora.ConsumerOptions{Topics: []string{"weather"}})
-			if err != nil {
-				t.Fatal(err)
-			}
+			c, err := diaspora.OpenConsumer(testkit.Within(t), cfg, diaspora.ConsumerOptions{Topics: []string{"weather"}})
+			testkit.Must(t, err)
 			return c.Close
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			f := startFabric(t, fabric.Config{})
-			if _, err := newClient(t, as(t, f, ada)).Claim(within(t), diaspora.ClaimRequest{Name: "weather"}); err != nil {
-				t.Fatal(err)
-			}
+			f := fabrictest.Start(t, fabric.Config{})
+			fabrictest.Claim(t, fabrictest.As(t, f, ada), "weather")
 			store, cfg := storedLogin(t, f)
 			before := refreshToken(t, f, store)
 			end := open(t, cfg)
 			renewSlowly(t, f, cfg, 5*time.Second)
-			if err := end(within(t)); err != nil {
+			if err := end(testkit.Within(t)); err != nil {
 				t.Errorf("Close: %v", err)
 			}
 			if refreshToken(t, f, store) == before {
@@ -361,12 +279,10 @@ func TestCloseWaitsForARenewal(t *testing.T) {
 // TestCloseWaitsNoLongerThanItsContext has a renewal that gets no response.
 func TestCloseWaitsNoLongerThanItsContext(t *testing.T) {
 	t.Parallel()
-	f := startFabric(t, fabric.Config{})
+	f := fabrictest.Start(t, fabric.Config{})
 	_, cfg := storedLogin(t, f)
-	l, err := diaspora.OpenLogger(within(t), cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	l, err := diaspora.OpenLogger(testkit.Within(t), cfg)
+	testkit.Must(t, err)
 	renewSlowly(t, f, cfg, 30*time.Second)
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
@@ -382,13 +298,9 @@ func renewSlowly(t *testing.T, f *fabric.Fabric, cfg diaspora.Config, delay time
 	t.Helper()
 	// Several requests, because the gateway's introspection requests have a path with the same
 	// prefix.
-	if err := inside.Of(f).Globus.FailNext(10, globusdev.Failure{Path: "/v2/oauth2/token", Delay: delay}); err != nil {
-		t.Fatal(err)
-	}
-	token, err := cfg.TokenSource.Token(within(t))
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, inside.Of(f).Globus.FailNext(10, globusdev.Failure{Path: "/v2/oauth2/token", Delay: delay}))
+	token, err := cfg.TokenSource.Token(testkit.Within(t))
+	testkit.Must(t, err)
 	cfg.TokenSource.(interface{ Refused(globus.Secret) }).Refused(token.AccessToken)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
@@ -401,40 +313,18 @@ func renewSlowly(t *testing.T, f *fabric.Fabric, cfg diaspora.Config, delay time
 // configuration of the stored profile.
 func storedLogin(t *testing.T, f *fabric.Fabric) (*globus.Store, diaspora.Config) {
 	t.Helper()
-	if err := inside.Of(f).Globus.SetRefreshMode(globusdev.RefreshRotate); err != nil {
-		t.Fatal(err)
-	}
-	login, err := f.Login(within(t), ada)
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := t.TempDir()
-	profiles := diaspora.OpenProfiles(dir)
-	if err := profiles.Save(diaspora.Profile{Name: "test", URL: f.URL(), Discovery: f.Discovery()}); err != nil {
-		t.Fatal(err)
-	}
-	store, err := profiles.Store("test")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := store.Save(within(t), login); err != nil {
-		t.Fatal(err)
-	}
+	store, dir := fabrictest.StoredLogin(t, f)
 	cfg, err := diaspora.ConfigFromEnv(func(name string) string {
 		return map[string]string{"DIASPORA_PROFILE": "test", "DIASPORA_CONFIG_DIR": dir}[name]
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	return store, cfg
 }
 
 func refreshToken(t *testing.T, f *fabric.Fabric, store *globus.Store) globus.Secret {
 	t.Helper()
 	login, err := store.Load()
-	if err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, err)
 	token, _ := login.Token(f.Discovery().Globus.ResourceServer)
 	return token.RefreshToken
 }
