@@ -181,8 +181,8 @@ func TestTLS(t *testing.T) {
 		"CAFile":       {cert: good, cfg: Config{CAFile: file}},
 		"fabric's CA":  {cert: good, cfg: Config{Discovery: &Discovery{Security: "tls", CA: string(goodPEM)}}},
 		"all of them":  {cert: good, cfg: Config{CA: otherPEM, CAFile: file, Discovery: &Discovery{Security: "tls", CA: string(elsewherePEM)}}},
-		"wrong CA":     {good, Config{CA: otherPEM}, "signed by an authority without a name, which this machine does not trust", "name the CA's file in DIASPORA_CA_FILE"},
-		"system's CAs": {good, Config{Discovery: &Discovery{Security: "tls"}}, "signed by an authority without a name, which this machine does not trust", "name the CA's file in DIASPORA_CA_FILE"},
+		"wrong CA":     {good, Config{CA: otherPEM}, "signed by 127.0.0.1, which this machine does not trust", "name the CA's file in DIASPORA_CA_FILE"},
+		"system's CAs": {good, Config{Discovery: &Discovery{Security: "tls"}}, "signed by 127.0.0.1, which this machine does not trust", "name the CA's file in DIASPORA_CA_FILE"},
 		"wrong host":   {elsewhere, Config{CA: elsewherePEM}, "for broker.example.org, not for 127.0.0.1", "use the name that the certificate has"},
 		"expired":      {old, Config{CA: oldPEM}, "valid only from", "compare this machine's clock"},
 	} {
