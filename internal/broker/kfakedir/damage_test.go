@@ -429,6 +429,7 @@ func TestAppendTime(t *testing.T) {
 			compressed := slices.Clone(split(t, e.fetch("log", 0, 0, 6))[2])
 			clear(compressed[:8])
 			compressed[attributesAt+1] |= 8
+			compressed[attributesAt+10] ^= 1 // changes the base timestamp by hours, since it could be the current one
 			e.produceRaw("log", 0, seal(compressed))
 			e.produce("log", 0, 3)
 			served := split(t, e.fetch("log", 0, 0, 15))
