@@ -10,6 +10,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -75,8 +77,8 @@ func (e *endurance) receipts(a *actor) func(line []byte) {
 		if err := json.Unmarshal(line, &receipt); err != nil {
 			return // an incomplete line of a process that was killed
 		}
-		event := history.Event{Key: a.name, ID: receipt.ID}
-		if _, err := fmt.Sscanf(strings.TrimPrefix(receipt.ID, a.name), "-%d", &event.N); err != nil {
+		event, err := eventOf(receipt.ID)
+		if err != nil {
 			e.Errorf("%s: receipt %s: %v", a.name, line, err)
 			return
 		}
@@ -84,11 +86,24 @@ func (e *endurance) receipts(a *actor) func(line []byte) {
 	}
 }
 
-// produce logs one event after another with the command, and kills the command now and then.
+// eventOf returns the event with an ID, which is its key and its number.
+func eventOf(id string) (history.Event, error) {
+	dash := max(0, strings.LastIndexByte(id, '-'))
+	n, err := strconv.Atoi(strings.TrimPrefix(id[dash:], "-"))
+	return history.Event{Key: id[:dash], N: n, ID: id}, err
+}
+
+// produce logs one event after another with the command, and kills the command now and then. Without a
+// spool, a request of a process that was killed may still be on its way when the next process begins. So
+// each process then has a key of its own, because only the events of one process are in order.
 func (e *endurance) produce(a *actor, at home, flags ...string) {
 	args := append([]string{"produce", "weather", "--input", "ndjson", "-o", "json"}, flags...)
 	n := 0
-	for e.writing.Err() == nil {
+	for run := 0; e.writing.Err() == nil; run++ {
+		key := a.name
+		if slices.Contains(flags, "--no-spool") {
+			key = fmt.Sprintf("%s.%d", a.name, run)
+		}
 		s, err := e.shell(a, at, e.receipts(a), args...)
 		if err != nil {
 			e.Error(err)
@@ -98,7 +113,7 @@ func (e *endurance) produce(a *actor, at home, flags ...string) {
 			if e.writing.Err() != nil {
 				break
 			}
-			if _, err := s.in.Write(ndjson(history.Event{Key: a.name, N: n, ID: fmt.Sprintf("%s-%d", a.name, n)})); err != nil {
+			if _, err := s.in.Write(ndjson(history.Event{Key: key, N: n, ID: fmt.Sprintf("%s-%d", key, n)})); err != nil {
 				a.says(err.Error())
 				break
 			}
