@@ -120,6 +120,11 @@ func (l *Log) saveSoon() {
 func (l *Log) saveFirst() error {
 	l.maintaining.Lock()
 	defer l.maintaining.Unlock()
+	return l.ensureStored()
+}
+
+// ensureStored is saveFirst for callers that hold maintaining.
+func (l *Log) ensureStored() error {
 	l.mu.Lock()
 	stored, found, first := l.stored, l.found, l.segments[0].base
 	l.mu.Unlock()
@@ -130,13 +135,13 @@ func (l *Log) saveFirst() error {
 		c := &checkpoint{start: first, segments: []*segment{{base: first, end: first, maxTime: -1}}}
 		return l.store(c.encode(), nil)
 	}
-	if err := l.syncNames(); err != nil { // the checkpoint may have been written just before a kill, and not be durable
+	// The process that wrote the checkpoint may have been killed before it synced the directory, or that
+	// sync may have failed, and another sync would not write the name. So write the file again.
+	content, err := disk.ReadFile(l.fs, checkpointName, maxCheckpointBytes)
+	if err != nil {
 		return err
 	}
-	l.mu.Lock()
-	l.stored = true
-	l.mu.Unlock()
-	return nil
+	return l.store(content, nil)
 }
 
 // saveFrom is like save, for a log that starts at another offset. It returns the number of segments

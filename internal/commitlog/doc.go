@@ -71,7 +71,10 @@
 // After a failed sync it is unknown what is on disk: the operating system may treat data as written
 // that is not. So the log accepts no more writes until it is opened again. The affected bytes are
 // written once more. Otherwise the next process could take them for durable because its own sync
-// succeeds.
+// succeeds. That may fail too, and a name cannot be written again. So the next process does not
+// trust what it finds: with Sync, Open writes the batches after the recovery point once more. A
+// segment without batches is replaced before the first append. And the checkpoint is replaced by a
+// copy before files are removed that an older one needs.
 //
 // # Recovery
 //

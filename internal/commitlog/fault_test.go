@@ -175,3 +175,69 @@ func (f *faulty) run(sync bool) error {
 	l.Close()
 	return check()
 }
+
+// TestFailedSyncThenRestart makes a sync fail, together with the calls that clean up after it, at each of the
+// first positions. As on Linux, what was not synced then looks as if it were: no later sync writes it, and another
+// process on the same machine can read it. The log is opened again and takes another batch. After a power cut
+// nothing that was acknowledged may be missing, or without Sync, the log must at least open.
+func TestFailedSyncThenRestart(t *testing.T) {
+	t.Parallel()
+	for _, call := range []string{"sync", "syncdir"} {
+		for at := range 30 {
+			for variant := range 8 {
+				also, synced := variant/2, variant%2 == 0
+				fsys := disktest.New()
+				if err := errors.Join(fsys.Make(), fsys.SyncParent()); err != nil {
+					t.Fatal(err)
+				}
+				fsys.Fault(disktest.FailTogether(call, at, also))
+				h := &history{sync: synced, clock: newClock()}
+				var acknowledged []Appended
+				var start, wanted int64
+				for restart, batches := range []int{16, 1} {
+					l, err := Open(h.options(fsys))
+					for n := 0; err == nil && n < batches; n++ {
+						b := plain(len(acknowledged), 400)
+						if a, err := l.Append(b, header(t, b), int32(restart+1)); err == nil {
+							acknowledged = append(acknowledged, a)
+						}
+						l.tasks.Wait()
+						if n%5 == 3 || batches == 1 {
+							wanted = min(max(wanted, int64(n)), l.End())
+							if _, err := l.DeleteRecords(wanted); err == nil {
+								start = max(start, wanted)
+							}
+							l.Maintain()
+						}
+					}
+					if err == nil && restart == 0 {
+						l.Close()
+					}
+					fsys = fsys.Kill()
+				}
+				rng := rand.New(rand.NewPCG(uint64(at), uint64(variant)))
+				for range 20 {
+					l, err := Open(h.options(fsys.Cut(rng)))
+					if err == nil && synced {
+						if l.Start() < start {
+							err = fmt.Errorf("the log starts at %d, want %d", l.Start(), start)
+						}
+						for _, a := range acknowledged {
+							if _, readErr := l.Read(nil, a.BaseOffset, 1, true); a.BaseOffset >= l.Start() && readErr != nil {
+								err = errors.Join(err, readErr)
+							}
+						}
+						if n := len(acknowledged); n > 0 && acknowledged[n-1].BaseOffset >= l.End() {
+							err = errors.Join(err, fmt.Errorf("the log ends at %d, want %d", l.End(), acknowledged[n-1].BaseOffset+1))
+						}
+					}
+					if err != nil {
+						t.Errorf("%s %d fails with %d calls after it (sync %v): after a power cut: %v", call, at, also, synced, err)
+						break
+					}
+					l.Discard()
+				}
+			}
+		}
+	}
+}

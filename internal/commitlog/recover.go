@@ -29,9 +29,17 @@ func (l *Log) recover() error {
 	if err != nil {
 		return err
 	}
+	if g := l.active(); g.size == 0 {
+		// If the sync of the directory has failed when the file was created, its name may only exist in
+		// memory, and another sync would not write it. The next append replaces the file.
+		g.made = false
+	}
 	if loose := l.loose(); l.opts.Sync && len(loose) > 0 {
 		// Readers will see these batches, so a power cut must not lose them any more. The name of
 		// the file must be durable as well, because the next batches may be appended to it.
+		if err := l.rewriteActive(); err != nil {
+			return err
+		}
 		if err := l.makeDurable(loose); err != nil {
 			return err
 		}

@@ -70,6 +70,9 @@ func (l *Log) DeleteRecords(before int64) (start int64, err error) {
 	}
 	l.appending.Unlock()
 	if err == nil {
+		err = l.saveFirst() // with the start that the log has already
+	}
+	if err == nil {
 		err = l.advance(before)
 	}
 	if err != nil {
@@ -184,7 +187,7 @@ func (l *Log) sweepNow() error {
 		// After a kill, the checkpoint that no longer needs these files may not be durable yet, so
 		// it is made durable first. The removal itself need not be durable: if a file comes back,
 		// its leader epoch is too old.
-		if err = l.syncNames(); err == nil {
+		if err = l.ensureStored(); err == nil {
 			err = l.removeAll(strays)
 		}
 	}

@@ -201,23 +201,22 @@ func (l *Log) create(g *segment) error {
 		return err
 	}
 	name := logName(g.base)
-	f, err := l.fs.Create(name)
-	if errors.Is(err, fs.ErrExist) { // it is not part of the log, because Open has found all files that are
-		l.diag.Warn("a file that does not belong to the log is replaced", "file", name)
-		if err = l.fs.Remove(name); err == nil {
-			f, err = l.fs.Create(name)
-		}
+	temp := name + ".tmp"
+	if err := l.fs.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
+	f, err := l.fs.Create(temp)
 	if err != nil {
 		return err
 	}
-	if l.opts.Sync {
-		if err := l.syncNames(); err != nil {
-			// The name may never become durable, so nothing may be acknowledged in this file.
-			f.Close()
-			l.fs.Remove(name)
-			return err
-		}
+	// There may be an empty file with this name, which holds the end of the log. Any other is not part of
+	// the log, because Open has found all files that are.
+	if err = l.fs.Rename(temp, name); err == nil && l.opts.Sync {
+		err = l.syncNames() // if it fails, an empty file is left, which the next process replaces
+	}
+	if err != nil {
+		f.Close()
+		return err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -96,7 +96,9 @@ func (l *Log) syncContent(g *segment) error {
 	}
 	if err := o.file.Sync(); err != nil {
 		err = l.failedSync(logName(g.base), err)
-		l.writeAgain(g, o.file)
+		if again := l.writeAgain(g, o.file); again != nil {
+			l.diag.Error("batches that could not be synced cannot be written again", "file", logName(g.base), "err", again)
+		}
 		return err
 	}
 	l.mu.Lock()
@@ -111,9 +113,9 @@ func (l *Log) syncContent(g *segment) error {
 // writeAgain writes the bytes that a failed sync did not make durable once more. The operating
 // system treats them as written. So without this, a sync by the next process would succeed without
 // writing them.
-func (l *Log) writeAgain(g *segment, f disk.File) {
+func (l *Log) writeAgain(g *segment, f disk.File) error {
 	l.mu.Lock()
-	at, size := g.synced, g.size // it does not grow any more, because the log has failed
+	at, size := g.synced, g.size // it does not grow, because the log has failed or is being opened
 	l.mu.Unlock()
 	buf := scanBuffers.Get().(*[scanBytes]byte)
 	defer scanBuffers.Put(buf)
@@ -124,9 +126,25 @@ func (l *Log) writeAgain(g *segment, f disk.File) {
 			_, err = f.WriteAt(b, at)
 		}
 		if err != nil {
-			l.diag.Error("batches that could not be synced cannot be written again", "file", logName(g.base), "err", err)
-			return
+			return err
 		}
 		at += int64(len(b))
 	}
+	return nil
+}
+
+// rewriteActive writes the batches after the recovery point once more. They may be left from a
+// failed sync, of a process that could not write them again. All earlier segments are durable, see
+// roll.
+func (l *Log) rewriteActive() error {
+	g := l.active()
+	if g.durable() {
+		return nil
+	}
+	o, err := l.use(g)
+	if err != nil {
+		return err
+	}
+	defer l.done(g)
+	return l.writeAgain(g, o.file)
 }

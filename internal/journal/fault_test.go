@@ -128,26 +128,7 @@ func TestFailedSyncThenRestart(t *testing.T) {
 				also, synced := variant/2, variant%2 == 0
 				fsys := disktest.New()
 				o := Options{FS: fsys, Sync: synced, CompactBytes: 200}
-				seen, left := 0, 0
-				var mu sync.Mutex // guards seen and left
-				fsys.Fault(func(c, name string) error {
-					mu.Lock()
-					defer mu.Unlock()
-					switch {
-					case c == call && seen == at:
-						left = also
-						fallthrough
-					case left > 0 && disktest.Changes(c):
-						left--
-						if c == call {
-							seen++
-						}
-						return syscall.EIO
-					case c == call:
-						seen++
-					}
-					return nil
-				})
+				fsys.Fault(disktest.FailTogether(call, at, also))
 				acknowledged := map[string]bool{}
 				put := func(j *Journal, key string) {
 					if j.Append(set(key, "v")) == nil {

@@ -9,8 +9,32 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 )
+
+// FailTogether returns a function for [Model.Fault]. It makes one call of the given kind fail, after
+// as many others as at says, together with the first calls after it that change anything, such as
+// those that clean up.
+func FailTogether(call string, at, also int) func(call, name string) error {
+	var mu sync.Mutex // guards the variables
+	left := -1        // -1 until the first failure
+	return func(c, name string) error {
+		mu.Lock()
+		defer mu.Unlock()
+		switch {
+		case left < 0 && c == call && at > 0:
+			at--
+		case left < 0 && c == call:
+			left = also
+			return syscall.EIO
+		case left > 0 && Changes(c):
+			left--
+			return syscall.EIO
+		}
+		return nil
+	}
+}
 
 // Crash calls program with the seeds 1, 2, 3 and so on, concurrently on all processors. It stops
 // when the programs have counted that many crash states, or when one returns an error, which means
