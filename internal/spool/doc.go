@@ -46,6 +46,10 @@
 // when it was written. With that flag the spool distinguishes torn frames, which were never reported
 // as durable, from damaged ones, which were.
 //
+// After a failed sync, the bytes and the name of a segment may exist only in memory. The next process
+// sees them there, but no later sync writes them. So a process appends to a segment of an earlier one
+// only if the flags or the cursor prove that all of it is on the disk.
+//
 // The file format is described in docs/spool-format.md. Start reading at spool.go (Open), append.go
 // (the write path), read.go (the read path) and cursor.go (acknowledgements).
 //

@@ -286,15 +286,10 @@ func open(ctx context.Context, opts Options) (_ *Spool, err error) {
 	return s, nil
 }
 
-// load syncs the directory and reads the state of the spool from its files.
+// load reads the state of the spool from its files.
 func (s *Spool) load() (im image, err error) {
-	// An earlier process may have created files and died before it synced the directory. From here
-	// on this process relies on them, so sync the directory first.
 	if err := s.fs.SyncParent(); err != nil {
 		return im, fmt.Errorf("sync the directory's parent: %w", err)
-	}
-	if err := s.fs.Sync(); err != nil {
-		return im, fmt.Errorf("sync the directory: %w", err)
 	}
 	infos, err := s.fs.List()
 	if err != nil {
@@ -333,7 +328,8 @@ func (s *Spool) look(infos []fs.FileInfo) (im image, err error) {
 	}
 	if len(s.segments) > 0 {
 		first := s.segments[0]
-		s.countDamage(s.done.add(0, first.base), first.name)
+		s.countDamage(s.done.add(0, min(first.settled, first.base)), first.name)
+		s.done.add(0, first.base) // what was never synced is not lost
 	}
 	s.done.add(0, 1)
 	s.next = max(s.next, s.done.top())
@@ -361,7 +357,9 @@ func (s *Spool) recover(end uint64) error {
 	s.next = max(s.next, tail.next)
 	s.settled = max(s.settled, tail.settled)
 	s.torn = tail.torn
-	if s.report != nil || s.owner.wrung || tail.torn > 0 || last.damaged || s.next != tail.next || last.subject != s.opts.Subject ||
+	// See the package comment. If everything is done, the segment that proved it may have been removed.
+	durable := s.settled == s.next && s.settled > last.base && s.done.low < s.next
+	if s.report != nil || s.owner.wrung || !durable || tail.torn > 0 || last.damaged || s.next != tail.next || last.subject != s.opts.Subject ||
 		last.spool != s.id || last.size >= s.opts.SegmentBytes {
 		return nil
 	}
