@@ -228,6 +228,9 @@ func (ts *topics) finishDeletion(record topicRecord) error {
 func (ts *topics) removeFiles(record topicRecord) error {
 	var errs []error
 	for n := range record.Partitions {
+		// An earlier removal may exist in memory only, if the sync after it has failed, and another sync
+		// would not write it. So remove a directory in any case.
+		ts.directory(record.ID, n).Make() // may fail on a full disk, which must not prevent a removal
 		errs = append(errs, disk.RemoveAll(ts.files, directoryName(record.ID, n)))
 	}
 	return errors.Join(errs...)
