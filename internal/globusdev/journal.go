@@ -34,6 +34,8 @@ type journal struct {
 	file journalFile
 	size int64 // length of the valid part of the file
 	err  error // set when the content of the file is unknown
+
+	replace func(path string, content []byte) error // disk.ReplaceFile, except in tests
 }
 
 // journalFile is the part of [os.File] that a journal uses.
@@ -50,7 +52,7 @@ func openJournal(dir string, load func(line []byte) error) (_ *journal, err erro
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	j := &journal{path: filepath.Join(dir, journalName), lock: flock.New(filepath.Join(dir, "globusdev.lock"))}
+	j := &journal{path: filepath.Join(dir, journalName), lock: flock.New(filepath.Join(dir, "globusdev.lock")), replace: disk.ReplaceFile}
 	locked, err := j.lock.TryLock()
 	if err != nil {
 		return nil, fmt.Errorf("lock %s: %w", dir, err)
@@ -117,19 +119,27 @@ func (j *journal) append(lines []byte) error {
 	return nil
 }
 
-// rewrite replaces the content of the file durably. If it fails, the old content remains in use.
+// rewrite replaces the content of the file durably. If it fails, the old content remains in use, or
+// append fails until another rewrite has succeeded.
 func (j *journal) rewrite(lines []byte) error {
 	var err error
 	if j.file != nil { // some systems cannot replace an open file
 		err = j.file.Close()
 	}
 	if err == nil {
-		err = disk.ReplaceFile(j.path, lines)
+		err = j.replace(j.path, lines)
 	}
 	file, reopen := os.OpenFile(j.path, os.O_WRONLY, 0)
 	j.file, j.err = file, reopen
-	if err == nil {
+	switch {
+	case err == nil:
 		j.size = int64(len(lines))
+	case reopen == nil:
+		// The content may be new although the sync of the directory has failed, or the old content may
+		// still have an incomplete end. Then the next change must not be appended to it.
+		if info, stat := file.Stat(); stat != nil || info.Size() != j.size {
+			j.err = errors.Join(err, stat)
+		}
 	}
 	return errors.Join(err, reopen)
 }

@@ -374,6 +374,49 @@ func TestWriteFails(t *testing.T) {
 	}
 }
 
+// TestReplaceFails makes the sync of the directory fail after the file was replaced by a shorter one. What is added
+// later must be readable, and must not depend on the name that was not synced.
+func TestReplaceFails(t *testing.T) {
+	dir := t.TempDir()
+	s := reopen(t, dir, nil)
+	issue := func() *Grant {
+		grant, err := s.IssueTokens("ada@example.edu", NativeClientID, []string{Scope}, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return grant
+	}
+	for range 10 {
+		if err := s.Revoke(issue().Tokens[0].AccessToken); err != nil {
+			t.Fatal(err)
+		}
+	}
+	replaced := 0
+	replace := s.journal.replace
+	s.journal.replace = func(path string, content []byte) error {
+		replaced++
+		if err := replace(path, content); err != nil || replaced > 1 {
+			return err
+		}
+		return errors.New("input/output error")
+	}
+	if err := s.compact(); err == nil {
+		t.Error("compact does not report the failed sync")
+	}
+	grant := issue()
+	if replaced != 2 {
+		t.Errorf("the file was replaced %d times, want a second time before the next change", replaced)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = reopen(t, dir, nil)
+	defer s.Close()
+	if s.state.tokens[digestOf(grant.Tokens[0].AccessToken.Reveal())] == nil {
+		t.Error("the last token is lost")
+	}
+}
+
 func TestConfigErrors(t *testing.T) {
 	for name, cfg := range map[string]Config{
 		"no issuer":            {},
