@@ -2,6 +2,7 @@ package watch
 
 import (
 	"bufio"
+	"bytes"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
@@ -91,38 +92,41 @@ func (j *journal) open(dir, topic string) (err error) {
 	if j.file, err = os.OpenFile(j.name, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600); err != nil {
 		return err
 	}
-	head, lines, torn, err := readJournal(j.file)
+	content, err := io.ReadAll(j.file)
+	if err != nil {
+		return err
+	}
+	head, lines, torn, err := readJournal(bytes.NewReader(content))
 	if err != nil {
 		return err
 	}
 	if head.ID == "" {
 		head = journalHead{Watch: dir, Topic: topic, ID: rand.Text()}
 		j.id = head.ID
-		return j.rewrite(head, nil)
+		return j.replace(encodeJournal(head, nil))
 	}
 	j.id = head.ID
 	for _, line := range lines {
 		j.done[line.File] = line.mark
 	}
 	if torn {
-		if _, err := j.file.Write([]byte("\n")); err != nil { // ends the incomplete line, so that the next one is not appended to it
-			return err
+		content = append(content, '\n') // ends the incomplete line, so that the next one is not appended to it
+	}
+	if len(lines) > compactLines {
+		var kept []journalLine
+		for _, line := range lines {
+			_, err := os.Lstat(filepath.Join(dir, line.File))
+			if !errors.Is(err, fs.ErrNotExist) && j.done[line.File] == line.mark {
+				kept = append(kept, line)
+			}
+		}
+		if len(kept) < len(lines)/2 && (len(kept) > 0 || len(lines) > maxAbsent) {
+			content = encodeJournal(journalHead{Watch: dir, Topic: topic, ID: j.id}, kept)
 		}
 	}
-	if len(lines) <= compactLines {
-		return nil
-	}
-	var kept []journalLine
-	for _, line := range lines {
-		_, err := os.Lstat(filepath.Join(dir, line.File))
-		if !errors.Is(err, fs.ErrNotExist) && j.done[line.File] == line.mark {
-			kept = append(kept, line)
-		}
-	}
-	if len(kept) >= len(lines)/2 || len(kept) == 0 && len(lines) <= maxAbsent {
-		return nil
-	}
-	return j.rewrite(journalHead{Watch: dir, Topic: topic, ID: j.id}, kept)
+	// Replace the file even if it has not changed. If a sync of the last process has failed, the file or
+	// its end may only exist in memory, and no later sync would write that.
+	return j.replace(content)
 }
 
 // readJournal returns the head and the lines of a journal, and whether its last line has no line feed. If
@@ -207,16 +211,20 @@ func (j *journal) add(lines []journalLine) error {
 	return nil
 }
 
-// rewrite replaces the journal atomically.
-func (j *journal) rewrite(head journalHead, lines []journalLine) error {
+// replace replaces the content of the journal atomically and durably.
+func (j *journal) replace(content []byte) error {
 	err := j.file.Close()
 	if err == nil {
-		err = disk.ReplaceFile(j.name, append(encodeLines([]journalHead{head}), encodeLines(lines)...))
+		err = disk.ReplaceFile(j.name, content)
 	}
 	if err == nil {
 		j.file, err = os.OpenFile(j.name, os.O_RDWR|os.O_APPEND, 0)
 	}
 	return err
+}
+
+func encodeJournal(head journalHead, lines []journalLine) []byte {
+	return append(encodeLines([]journalHead{head}), encodeLines(lines)...)
 }
 
 func encodeLines[T journalHead | journalLine](lines []T) (text []byte) {

@@ -72,6 +72,33 @@ func TestJournal(t *testing.T) {
 	}
 }
 
+// TestJournalIsRenewed checks that each start replaces the file with a copy, because the file of the last process may
+// not be on the disk if a sync has failed.
+func TestJournalIsRenewed(t *testing.T) {
+	t.Parallel()
+	journals, dir := t.TempDir(), t.TempDir()
+	var files []os.FileInfo
+	for n := range 2 {
+		j, err := openJournal(journals, dir, "scans")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(j.done) != n {
+			t.Errorf("start %d: the journal knows %v", n, j.done)
+		}
+		j.addFile(t, fmt.Sprint(n))
+		info, err := os.Stat(j.name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, info)
+		j.Close()
+	}
+	if os.SameFile(files[0], files[1]) {
+		t.Error("the second start uses the file of the first")
+	}
+}
+
 // TestFolders checks that the journals are found in a folder whose name has a meaning in patterns.
 func TestFolders(t *testing.T) {
 	t.Parallel()
