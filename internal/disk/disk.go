@@ -13,7 +13,9 @@
 //   - Changes since the last sync may survive in any part and in any order. A file may have its new
 //     size and old bytes, or the bytes of a deleted file.
 //   - After a failed sync the kernel may regard the data as written although it is not. A second
-//     sync of the same file proves nothing, so the file must not be relied on any more.
+//     sync of the same file proves nothing, so the file must not be relied on any more. This also
+//     holds for the names in a directory, and for later processes on the same machine: what they
+//     find may exist in memory only. To make it durable they have to write it again.
 //
 // The package also has functions for single files at a path ([WriteFile], [ReplaceFile]).
 package disk
