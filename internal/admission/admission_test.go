@@ -42,7 +42,7 @@ func TestGuardSharesAttempts(t *testing.T) {
 		first(Good)
 		second(Good)
 		if end, _, ok := g.Begin(t.Context(), "a", hashOf("y")); !ok {
-			t.Error("what was good is not paid back")
+			t.Error("what was good is not refunded")
 		} else {
 			end(Unknown)
 		}
@@ -97,7 +97,7 @@ func TestGuardWaits(t *testing.T) {
 			}
 		}
 		synctest.Wait()
-		time.Sleep(patience / 2)
+		time.Sleep(maxWait / 2)
 		cancel()
 		admitted := 0
 		for range maxWaiting {
@@ -105,8 +105,8 @@ func TestGuardWaits(t *testing.T) {
 				admitted++
 			}
 		}
-		if want := int(patience / 2 / Interval); admitted != want {
-			t.Errorf("%d attempts are admitted in %v, want %d", admitted, patience/2, want)
+		if want := int(maxWait / 2 / Interval); admitted != want {
+			t.Errorf("%d attempts are admitted in %v, want %d", admitted, maxWait/2, want)
 		}
 	})
 }
@@ -123,24 +123,24 @@ func TestGuardIsBounded(t *testing.T) {
 	}
 }
 
-func TestStrangers(t *testing.T) {
-	var s Strangers
+func TestAnonymousConns(t *testing.T) {
+	var s AnonymousConns
 	var closed []string
-	add := func(name, address string) *Stranger {
+	add := func(name, address string) *AnonymousConn {
 		return s.Add(netip.MustParseAddr(address), func() { closed = append(closed, name) })
 	}
 	a1, a2, a3 := add("a1", "192.0.2.1"), add("a2", "192.0.2.1"), add("a3", "192.0.2.1")
 	b1 := add("b1", "192.0.2.2")
-	a1.Heard(true)
+	a1.SetChecking(true)
 	s.Evict() // evicts a2, because the credentials of a1 are being checked
-	a1.Heard(false)
+	a1.SetChecking(false)
 	s.EvictFrom(netip.MustParseAddr("192.0.2.2"))
 	s.Evict() // evicts a1
 	if got := fmt.Sprint(closed); got != "[a2 b1 a1]" {
 		t.Errorf("closed %s, want [a2 b1 a1]", got)
 	}
-	if a2.Leave() || b1.Leave() || !a3.Leave() || a3.Leave() {
-		t.Error("Leave does not tell whether it was on the list")
+	if a2.Remove() || b1.Remove() || !a3.Remove() || a3.Remove() {
+		t.Error("Remove does not tell whether it was on the list")
 	}
 	if s.Len() != 0 || s.Evict() || s.EvictFrom(netip.MustParseAddr("192.0.2.1")) {
 		t.Errorf("there are %d, want none", s.Len())

@@ -1,6 +1,6 @@
 // Package admission decides which unauthenticated clients are served when there are too many of
-// them. [Guard] decides whose credentials are checked, and [Strangers] which connections stay open.
-// The gateway and the ACL endpoint both use it.
+// them. [Guard] decides whose credentials are checked, and [AnonymousConns] which connections stay
+// open. The gateway and the ACL endpoint both use it.
 //
 // Many people may share an address, for example behind NAT, on a login node or on a campus network.
 // So the Guard always lets credentials be checked that were valid recently. And it counts
@@ -70,7 +70,7 @@ const (
 
 	// If a client has no attempts left, an attempt with new credentials waits this long for one,
 	// unless maxWaiting others of that client are waiting already.
-	patience   = 2 * time.Second
+	maxWait    = 2 * time.Second
 	maxWaiting = 32
 )
 
@@ -80,9 +80,9 @@ const (
 type Guard struct {
 	burst float64
 
-	mu      sync.Mutex // guards the fields below, and all attempts and allowances
-	unknown *lru.Cache[string, *allowance]
-	refused *lru.Cache[string, *allowance]
+	mu      sync.Mutex // guards the fields below, and all attempts and buckets
+	unknown *lru.Cache[string, *bucket]
+	refused *lru.Cache[string, *bucket]
 	good    *lru.Cache[Hash, struct{}] // credentials that were last valid
 	bad     *lru.Cache[Hash, struct{}] // credentials that were last refused
 	pending map[Hash]*attempt
@@ -92,8 +92,8 @@ type Guard struct {
 func NewGuard(burst int) *Guard {
 	return &Guard{
 		burst:   float64(burst),
-		unknown: newCache[string, *allowance](rememberedClients),
-		refused: newCache[string, *allowance](rememberedClients),
+		unknown: newCache[string, *bucket](rememberedClients),
+		refused: newCache[string, *bucket](rememberedClients),
 		good:    newCache[Hash, struct{}](rememberedCredentials),
 		bad:     newCache[Hash, struct{}](rememberedCredentials),
 		pending: make(map[Hash]*attempt),
@@ -115,8 +115,8 @@ type attempt struct {
 	admitted chan struct{} // closed when it is decided whether the attempt may proceed
 	ok       bool          // whether it may
 	wait     time.Duration // if not: how long until it may
-	sharers  int
-	paid     *allowance // what to refund if the credentials are valid; nil if there is nothing to refund
+	clients  int
+	charged  *bucket // what to refund if the credentials are valid; nil if there is nothing to refund
 }
 
 // Begin asks whether the credentials of a client may be checked. If ok is false, they must not be,
@@ -130,9 +130,9 @@ func (g *Guard) Begin(ctx context.Context, client string, credentials Hash) (end
 	}
 	a, shared := g.pending[credentials]
 	if shared {
-		a.sharers++
+		a.clients++
 	} else {
-		a = &attempt{admitted: make(chan struct{}), sharers: 1}
+		a = &attempt{admitted: make(chan struct{}), clients: 1}
 		g.pending[credentials] = a
 	}
 	g.mu.Unlock()
@@ -147,7 +147,7 @@ func (g *Guard) Begin(ctx context.Context, client string, credentials Hash) (end
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if !a.ok {
-		g.leave(credentials, a)
+		g.release(credentials, a)
 		return nil, max(a.wait, time.Millisecond), false
 	}
 	return func(o Outcome) { g.end(credentials, a, o) }, 0, true
@@ -159,12 +159,12 @@ func (g *Guard) admit(ctx context.Context, a *attempt, client string, credential
 	defer g.mu.Unlock()
 	defer close(a.admitted)
 	if g.bad.Contains(credentials) {
-		a.wait, a.ok = g.take(g.allowance(g.refused, client))
+		a.wait, a.ok = g.take(g.bucketOf(g.refused, client))
 		return
 	}
-	b := g.allowance(g.unknown, client)
-	if a.wait, a.ok = g.await(ctx, b); a.ok {
-		a.paid = b
+	b := g.bucketOf(g.unknown, client)
+	if a.wait, a.ok = g.takeOrWait(ctx, b); a.ok {
+		a.charged = b
 	}
 }
 
@@ -173,7 +173,7 @@ func (g *Guard) admit(ctx context.Context, a *attempt, client string, credential
 func (g *Guard) Malformed(client string) (wait time.Duration, ok bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.take(g.allowance(g.refused, client))
+	return g.take(g.bucketOf(g.refused, client))
 }
 
 func (g *Guard) end(credentials Hash, a *attempt, o Outcome) {
@@ -183,44 +183,45 @@ func (g *Guard) end(credentials Hash, a *attempt, o Outcome) {
 	case Good:
 		g.good.Add(credentials, struct{}{})
 		g.bad.Remove(credentials)
-		if a != nil && a.paid != nil {
-			a.paid.refund(g.burst)
-			a.paid = nil
+		if a != nil && a.charged != nil {
+			a.charged.refund(g.burst)
+			a.charged = nil
 		}
 	case Refused:
 		g.good.Remove(credentials)
 		g.bad.Add(credentials, struct{}{})
 	}
 	if a != nil {
-		g.leave(credentials, a)
+		g.release(credentials, a)
 	}
 }
 
-func (g *Guard) leave(credentials Hash, a *attempt) {
-	if a.sharers--; a.sharers == 0 {
+func (g *Guard) release(credentials Hash, a *attempt) {
+	if a.clients--; a.clients == 0 {
 		delete(g.pending, credentials)
 	}
 }
 
-// allowance is how many attempts a client has left. The caller of its methods holds [Guard.mu].
-type allowance struct {
+// bucket is a token bucket: how many attempts a client has left. The caller of its methods holds
+// [Guard.mu].
+type bucket struct {
 	left    float64
 	at      time.Time     // when left was computed
 	waiting int           // attempts that wait
 	freed   chan struct{} // closed when an attempt is refunded
 }
 
-func (g *Guard) allowance(of *lru.Cache[string, *allowance], client string) *allowance {
-	b, ok := of.Get(client)
+func (g *Guard) bucketOf(buckets *lru.Cache[string, *bucket], client string) *bucket {
+	b, ok := buckets.Get(client)
 	if !ok {
-		b = &allowance{left: g.burst, at: time.Now(), freed: make(chan struct{})}
-		of.Add(client, b)
+		b = &bucket{left: g.burst, at: time.Now(), freed: make(chan struct{})}
+		buckets.Add(client, b)
 	}
 	return b
 }
 
 // take counts one attempt. If the client has none left, it returns how long until it has one.
-func (g *Guard) take(b *allowance) (wait time.Duration, ok bool) {
+func (g *Guard) take(b *bucket) (wait time.Duration, ok bool) {
 	now := time.Now()
 	b.left = min(g.burst, b.left+float64(now.Sub(b.at))/float64(Interval))
 	b.at = now
@@ -232,10 +233,10 @@ func (g *Guard) take(b *allowance) (wait time.Duration, ok bool) {
 	return 0, true
 }
 
-// await counts one attempt. If the client has none left, it waits for one. The caller holds g.mu,
-// which await releases while it waits.
-func (g *Guard) await(ctx context.Context, b *allowance) (wait time.Duration, ok bool) {
-	limit := time.Now().Add(patience)
+// takeOrWait counts one attempt. If the client has none left, it waits for one. The caller holds
+// g.mu, which takeOrWait releases while it waits.
+func (g *Guard) takeOrWait(ctx context.Context, b *bucket) (wait time.Duration, ok bool) {
+	limit := time.Now().Add(maxWait)
 	for {
 		wait, ok = g.take(b)
 		if ok || b.waiting >= maxWaiting || time.Now().Add(wait).After(limit) || ctx.Err() != nil {
@@ -256,7 +257,7 @@ func (g *Guard) await(ctx context.Context, b *allowance) (wait time.Duration, ok
 	}
 }
 
-func (b *allowance) refund(burst float64) {
+func (b *bucket) refund(burst float64) {
 	b.left = min(burst, b.left+1)
 	close(b.freed)
 	b.freed = make(chan struct{})

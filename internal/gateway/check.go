@@ -15,8 +15,8 @@ const (
 	// few as two bytes in the request, but a hundred or more in the broker's memory.
 	maxElements = 100_000
 
-	// maxTrailingBytes is how many bytes may follow the last field of a request. librdkafka sends three,
-	// and brokers ignore them.
+	// maxTrailingBytes is how many bytes may follow the last field of a request. librdkafka sends
+	// three, and brokers ignore them.
 	maxTrailingBytes = 64
 )
 
@@ -62,8 +62,9 @@ type checker struct {
 	unanswered bool // the client wants no answer (acks=0)
 }
 
-// checkRequest returns an error if request is malformed. request does not include its length prefix. It lowers what a Fetch
-// asks for to limit, in place. It reports whether the broker will not answer the request.
+// checkRequest returns an error if request is malformed. request does not include its length
+// prefix. It lowers what a Fetch asks for to limit, in place. It reports whether the broker will
+// not answer the request.
 func checkRequest(request []byte, h header, limit fetchLimit) (unanswered bool, err error) {
 	s := shapes()[h.key]
 	r := checker{left: request, version: h.version, limit: limit}
@@ -139,7 +140,8 @@ func (r *checker) request(key int16, fields []field) {
 	r.fields(fields)
 	if r.flexible {
 		r.tags(func(tag int) {
-			// This is ReplicaState, which only brokers send. The checker does not know its structure.
+			// This is ReplicaState, which only brokers send. The checker does not know its
+			// structure.
 			if key == keyFetch && tag == 1 {
 				r.fail(frameError("a fetch that only brokers make"))
 			}

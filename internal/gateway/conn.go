@@ -58,7 +58,7 @@ type conn struct {
 	cancel  context.CancelFunc // ends the context of serve
 	in      frameReader        // reads from the client; see Read
 
-	stranger *admission.Stranger // counts the connection until it is signed in
+	anonymous *admission.AnonymousConn // counts the connection until it is signed in
 
 	// Set by the first login, and not changed later.
 	subject   string

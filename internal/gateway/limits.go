@@ -38,7 +38,7 @@ const (
 type limits struct {
 	cfg       *Config
 	guard     *admission.Guard
-	strangers admission.Strangers // the connections that are not signed in
+	anonymous admission.AnonymousConns // the connections that are not signed in
 
 	mu        sync.Mutex // guards the fields below
 	signedIn  int        // connections
@@ -73,22 +73,22 @@ func addressOf(a net.Addr) netip.Addr {
 
 // open counts a connection that is not signed in yet. If there are too many connections, open
 // evicts another one that is not signed in. It fails if there is none to evict.
-func (l *limits) open(address netip.Addr, close func()) (*admission.Stranger, error) {
-	for l.strangers.LenOf(address) >= l.cfg.MaxHalfOpenPerAddress && l.strangers.EvictFrom(address) {
+func (l *limits) open(address netip.Addr, close func()) (*admission.AnonymousConn, error) {
+	for l.anonymous.LenOf(address) >= l.cfg.MaxHalfOpenPerAddress && l.anonymous.EvictFrom(address) {
 	}
 	for {
 		total, halfOpen := l.counts()
 		if total < l.cfg.MaxConnections && halfOpen < l.cfg.MaxHalfOpen {
-			return l.strangers.Add(address, close), nil
+			return l.anonymous.Add(address, close), nil
 		}
-		if !l.strangers.Evict() {
+		if !l.anonymous.Evict() {
 			return nil, errConnections
 		}
 	}
 }
 
 // signIn counts an open connection as one of the subject's, or fails if there are too many.
-func (l *limits) signIn(x *admission.Stranger, subject string) (*account, error) {
+func (l *limits) signIn(x *admission.AnonymousConn, subject string) (*account, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	a := l.bySubject[subject]
@@ -98,7 +98,7 @@ func (l *limits) signIn(x *admission.Stranger, subject string) (*account, error)
 	if free := l.cfg.MaxConnections - l.signedIn; a.connections >= max(subjectConnections, free/3) {
 		return nil, errSubject
 	}
-	if !x.Leave() {
+	if !x.Remove() {
 		return nil, errHalfOpen // it was evicted a moment ago to make room
 	}
 	l.bySubject[subject] = a
@@ -108,8 +108,8 @@ func (l *limits) signIn(x *admission.Stranger, subject string) (*account, error)
 }
 
 // closed stops counting a connection. subject is empty if the connection was never signed in.
-func (l *limits) closed(x *admission.Stranger, subject string) {
-	x.Leave()
+func (l *limits) closed(x *admission.AnonymousConn, subject string) {
+	x.Remove()
 	if subject == "" {
 		return
 	}
@@ -125,7 +125,7 @@ func (l *limits) closed(x *admission.Stranger, subject string) {
 func (l *limits) counts() (total, halfOpen int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	halfOpen = l.strangers.Len()
+	halfOpen = l.anonymous.Len()
 	return l.signedIn + halfOpen, halfOpen
 }
 

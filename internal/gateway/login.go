@@ -208,8 +208,8 @@ func parseSaslAuthenticate(frame []byte) ([]byte, error) {
 // returns the time at which the login expires. A *refusal is final; authenticate has already waited
 // for FailureDelay then. After any other error the client may retry.
 func (c *conn) authenticate(ctx context.Context, m *mechanism, message []byte) (time.Time, error) {
-	c.stranger.Heard(true)
-	defer c.stranger.Heard(false)
+	c.anonymous.SetChecking(true)
+	defer c.anonymous.SetChecking(false)
 	shown, id, err := c.identify(ctx, m, message)
 	if err == nil && c.subject == "" {
 		err = c.signIn(ctx, id)
@@ -282,7 +282,7 @@ func (c *conn) caller() string {
 
 // signIn signs the connection to the broker in as the identity's principal.
 func (c *conn) signIn(ctx context.Context, id Identity) error {
-	account, err := c.g.limits.signIn(c.stranger, id.Subject)
+	account, err := c.g.limits.signIn(c.anonymous, id.Subject)
 	if err != nil {
 		return err
 	}

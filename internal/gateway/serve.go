@@ -82,7 +82,7 @@ func (s *server) admit(run context.Context, nc net.Conn) {
 		go c.close() // closing a TLS connection sends an alert, which may block
 	}
 	var err error
-	if c.stranger, err = s.limits.open(address, evict); err != nil {
+	if c.anonymous, err = s.limits.open(address, evict); err != nil {
 		cancel()
 		nc.Close()
 		s.rejected(nc.RemoteAddr(), err)
@@ -94,7 +94,7 @@ func (s *server) admit(run context.Context, nc net.Conn) {
 	s.conns.Go(func() {
 		s.report(c, c.serve(ctx))
 		c.close()
-		s.limits.closed(c.stranger, c.subject)
+		s.limits.closed(c.anonymous, c.subject)
 		s.mu.Lock()
 		delete(s.open, c)
 		s.mu.Unlock()

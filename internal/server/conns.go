@@ -21,7 +21,7 @@ const addressShare = 4
 type conns struct {
 	max, perAddress int
 	exempt          func(netip.Addr) bool
-	strangers       admission.Strangers
+	anonymous       admission.AnonymousConns
 	more            chan struct{} // receives a value when there may be room
 
 	mu        sync.Mutex // guards the fields below
@@ -87,9 +87,9 @@ type limitedConn struct {
 	closeOnce sync.Once
 
 	// Guarded by conns.mu.
-	stranger *admission.Stranger // nil while the connection is idle or its request is authenticated, and for proxies
-	idle     time.Time           // since when it is idle; zero if it is not
-	silent   bool                // no byte has arrived yet
+	anonymous *admission.AnonymousConn // nil while the connection is idle or its request is authenticated, and for proxies
+	idle      time.Time                // since when it is idle; zero if it is not
+	silent    bool                     // no byte has arrived yet
 }
 
 func (c *limitedConn) Close() error {
@@ -115,7 +115,7 @@ func (cs *conns) admitFrom(c *limitedConn) bool {
 		if n < cs.perAddress {
 			return true
 		}
-		if !cs.closeIdle(&address) && !cs.strangers.EvictFrom(address) {
+		if !cs.closeIdle(&address) && !cs.anonymous.EvictFrom(address) {
 			return false
 		}
 	}
@@ -127,7 +127,7 @@ func (cs *conns) admit(c *limitedConn, closed <-chan struct{}) bool {
 		if cs.add(c) {
 			return true
 		}
-		if cs.closeIdle(nil) || cs.strangers.Evict() {
+		if cs.closeIdle(nil) || cs.anonymous.Evict() {
 			continue
 		}
 		select {
@@ -182,17 +182,17 @@ func (cs *conns) tell() {
 // begin marks the connection as having a request that is not authenticated. The caller holds mu.
 func (cs *conns) begin(c *limitedConn) {
 	c.idle, c.silent = time.Time{}, false
-	if c.stranger == nil && cs.open[c] && !c.proxied() {
-		c.stranger = cs.strangers.Add(admission.AddressOf(c.address), func() { _ = c.Close() })
+	if c.anonymous == nil && cs.open[c] && !c.proxied() {
+		c.anonymous = cs.anonymous.Add(admission.AddressOf(c.address), func() { _ = c.Close() })
 	}
 }
 
-// known takes a connection off the list of strangers, because its request is authenticated, or
+// known takes a connection off the list of anonymous connections, because its request is authenticated, or
 // because it is idle or closed. The caller holds mu.
 func (cs *conns) known(c *limitedConn) {
-	if c.stranger != nil {
-		c.stranger.Leave()
-		c.stranger = nil
+	if c.anonymous != nil {
+		c.anonymous.Remove()
+		c.anonymous = nil
 	}
 }
 

@@ -139,7 +139,8 @@ func queryRefusal(rt route, query string) error {
 }
 
 // mayHaveToken reports whether a query may hold a token: because a field is named like a secret,
-// because a field's name is as long as a token, or because the value of a field other than topic is.
+// because a field's name is as long as a token, or because the value of a field other than topic
+// is.
 func mayHaveToken(query string) bool {
 	values, err := url.ParseQuery(query)
 	if err != nil {

@@ -843,7 +843,7 @@ func TestEveryRouteAsks(t *testing.T) {
 			contentType = typeForm
 		}
 		if a := e.do(method, target, weather, "Content-Type", contentType); a.status != 401 && a.status != 400 {
-			t.Errorf("%s: %d for a stranger", rt.pattern, a.status)
+			t.Errorf("%s: %d for an anonymous client", rt.pattern, a.status)
 		}
 	}
 	if want := 5; open != want {
