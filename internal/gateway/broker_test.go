@@ -27,7 +27,7 @@ func (s *shortSessions) SignIn(ctx context.Context, nc net.Conn, conn kmsg.Reque
 	if err := s.err.Load(); err != nil {
 		return time.Time{}, *err
 	}
-	if _, amid := conn.(brokerAmid); !amid {
+	if _, amid := conn.(relayRequestor); !amid {
 		_, err := s.Upstream.SignIn(ctx, nc, conn, subject)
 		return time.Now().Add(s.session), err
 	}
@@ -139,7 +139,7 @@ func (newerBroker) Dial(context.Context) (net.Conn, error) {
 				return
 			}
 			from.discard(4)
-			request, err := from.take(size)
+			request, err := from.readN(size)
 			if err != nil {
 				return
 			}

@@ -49,9 +49,10 @@ func relay(to io.Writer, from *frameReader, n int) error {
 	return nil
 }
 
-// checker checks that a request matches its shape. After the first error it does nothing more; err
-// holds that error.
-type checker struct {
+// requestReader reads Kafka's types from an untrusted request. After the first error, which err
+// holds, all further values are zero. The reader of kmsg is not safe for untrusted input: a count
+// of four billion tags keeps it busy for minutes.
+type requestReader struct {
 	left     []byte // the rest of the request
 	version  int16
 	flexible bool
@@ -67,24 +68,36 @@ type checker struct {
 // not answer the request.
 func checkRequest(request []byte, h header, limit fetchLimit) (unanswered bool, err error) {
 	s := shapes()[h.key]
-	r := checker{left: request, version: h.version, limit: limit}
-	r.flexible = s.flexible >= 0 && h.version >= s.flexible
+	r := requestReader{left: request, version: h.version, limit: limit}
+	r.flexible = s.isFlexible(h.version)
 	r.skip(headerBytes)
 	r.request(h.key, s.fields)
 	if r.err == nil && len(r.left) > maxTrailingBytes {
-		r.fail(frameError("%d bytes too many", len(r.left)))
+		r.fail(frameError("%d bytes after the last field", len(r.left)))
 	}
 	return r.unanswered, r.err
 }
 
-func (r *checker) fail(err error) {
+// parseHead reads the header of a whole request and returns a reader of its body.
+func parseHead(request []byte) (header, *requestReader) {
+	h := parseHeader(request)
+	r := &requestReader{left: request[headerBytes:], version: h.version, flexible: shapes()[h.key].isFlexible(h.version)}
+	r.nullable(r.int16()) // the client ID
+	r.skipTags()
+	return h, r
+}
+
+// done reports whether there was no error and no bytes are left.
+func (r *requestReader) done() bool { return r.err == nil && len(r.left) == 0 }
+
+func (r *requestReader) fail(err error) {
 	if r.err == nil {
 		r.err = err
 	}
 }
 
 // take returns the next n bytes, at most 16. The caller may change them in place.
-func (r *checker) take(n int) []byte {
+func (r *requestReader) take(n int) []byte {
 	b := r.left
 	if r.skip(n); r.err != nil {
 		return make([]byte, n)
@@ -93,18 +106,36 @@ func (r *checker) take(n int) []byte {
 }
 
 // skip skips n bytes.
-func (r *checker) skip(n int) {
+func (r *requestReader) skip(n int) {
 	if n < 0 || n > len(r.left) {
-		r.fail(frameError("a length of %d with %d bytes left", n, len(r.left)))
+		r.fail(frameError("a field of %d bytes, but %d are left", n, len(r.left)))
 		return
 	}
 	r.left = r.left[n:]
 }
 
-func (r *checker) int16() int { return int(int16(binary.BigEndian.Uint16(r.take(2)))) }
-func (r *checker) int32() int { return int(int32(binary.BigEndian.Uint32(r.take(4)))) }
+// bytes returns the next n bytes, or nil after an error.
+func (r *requestReader) bytes(n int) []byte {
+	b := r.left
+	if r.skip(n); r.err != nil {
+		return nil
+	}
+	return b[:n:n]
+}
 
-func (r *checker) uvarint() int {
+// compactBytes reads a compact string or compact bytes; ok is false for null.
+func (r *requestReader) compactBytes() (b []byte, ok bool) {
+	n := r.uvarint()
+	if n == 0 {
+		return nil, false
+	}
+	return r.bytes(n - 1), true
+}
+
+func (r *requestReader) int16() int { return int(int16(binary.BigEndian.Uint16(r.take(2)))) }
+func (r *requestReader) int32() int { return int(int32(binary.BigEndian.Uint32(r.take(4)))) }
+
+func (r *requestReader) uvarint() int {
 	v := 0
 	for shift := 0; shift < 35; shift += 7 {
 		b := r.take(1)[0]
@@ -113,43 +144,47 @@ func (r *checker) uvarint() int {
 			break
 		}
 		if shift == 28 {
-			r.fail(frameError("a number that does not end"))
+			r.fail(frameError("a variable-length integer of more than 5 bytes"))
 		}
 	}
 	if v > math.MaxInt32 {
-		r.fail(frameError("a number too large"))
+		r.fail(frameError("a variable-length integer over 2³¹-1"))
 		return 0
 	}
 	return v
 }
 
 // tags skips tagged fields and calls see with the key of each.
-func (r *checker) tags(see func(key int)) {
+func (r *requestReader) tags(see func(key int)) {
 	for count := r.uvarint(); count > 0 && r.err == nil; count-- {
 		see(r.uvarint())
 		r.skip(r.uvarint())
 	}
 }
 
-// request checks a request from the client ID on.
-func (r *checker) request(key int16, fields []field) {
-	r.nullable(r.int16()) // the client ID
+// skipTags skips tagged fields, which only flexible versions have.
+func (r *requestReader) skipTags() {
 	if r.flexible {
 		r.tags(func(int) {})
 	}
+}
+
+// request checks a request from the client ID on.
+func (r *requestReader) request(key int16, fields []field) {
+	r.nullable(r.int16()) // the client ID
+	r.skipTags()
 	r.fields(fields)
 	if r.flexible {
 		r.tags(func(tag int) {
-			// This is ReplicaState, which only brokers send. The checker does not know its
-			// structure.
+			// This is ReplicaState, which only brokers send. Its structure is not in the table.
 			if key == keyFetch && tag == 1 {
-				r.fail(frameError("a fetch that only brokers make"))
+				r.fail(frameError("a fetch of a replica"))
 			}
 		})
 	}
 }
 
-func (r *checker) fields(fields []field) {
+func (r *requestReader) fields(fields []field) {
 	for i := range fields {
 		if f := &fields[i]; r.err == nil && f.min <= r.version && r.version <= f.max {
 			r.field(f)
@@ -157,7 +192,7 @@ func (r *checker) fields(fields []field) {
 	}
 }
 
-func (r *checker) field(f *field) {
+func (r *requestReader) field(f *field) {
 	switch f.kind {
 	case 'b':
 		r.skip(1)
@@ -202,22 +237,20 @@ func (r *checker) field(f *field) {
 	}
 }
 
-func (r *checker) structure(fields []field) {
+func (r *requestReader) structure(fields []field) {
 	r.fields(fields)
-	if r.flexible {
-		r.tags(func(int) {})
-	}
+	r.skipTags()
 }
 
 // nullable skips n bytes. A length of -1 means null and has no bytes.
-func (r *checker) nullable(n int) {
+func (r *requestReader) nullable(n int) {
 	if n != -1 {
 		r.skip(n)
 	}
 }
 
 // length reads the length of a byte string or an array. -1 means null.
-func (r *checker) length() int {
+func (r *requestReader) length() int {
 	if r.flexible {
 		return r.uvarint() - 1
 	}
@@ -225,7 +258,7 @@ func (r *checker) length() int {
 }
 
 // count reads the length of an array and checks it against the limits.
-func (r *checker) count() int {
+func (r *requestReader) count() int {
 	n := r.length()
 	r.elements += max(n, 0)
 	if n < -1 || n > len(r.left) || r.elements > maxElements {

@@ -44,7 +44,7 @@ const (
 
 var (
 	errExpired  = errors.New("session expired")
-	errStopping = errors.New("the gateway stops")
+	errStopping = errors.New("the gateway is stopping")
 
 	errBrokerGone = fmt.Errorf("%w: it closed the connection", errBroker)
 )
@@ -52,43 +52,43 @@ var (
 // conn is the connection of one client. One goroutine serves it and reads from the client. After
 // the login a second goroutine reads from the broker.
 type conn struct {
-	g       *Gateway
-	client  net.Conn
-	address netip.Addr
-	cancel  context.CancelFunc // ends the context of serve
-	in      frameReader        // reads from the client; see Read
+	g          *Gateway
+	client     net.Conn
+	address    netip.Addr
+	cancel     context.CancelFunc // ends the context of serve
+	fromClient frameReader        // reads with Read
 
 	anonymous *admission.AnonymousConn // counts the connection until it is signed in
 
 	// Set by the first login, and not changed later.
-	subject   string
-	principal string // as the broker sees it
-	reads     bool   // may read topics and use groups
-	groups    ownGroups
-	account   *account
-	versions  versions
-	upstream  net.Conn
-	out       *frameReader  // reads from upstream
-	ended     chan struct{} // closed when relayResponses has returned
+	subject    string
+	principal  string      // as the broker sees it
+	canRead    bool        // may read topics and use groups
+	groups     groupPrefix // of the subject's groups at the broker
+	usage      *subjectUsage
+	versions   versions
+	upstream   net.Conn
+	fromBroker *frameReader  // reads from upstream
+	relayDone  chan struct{} // closed when relayResponses has returned
 
-	flight  inFlight
-	again   time.Time // when to sign in to the broker again; zero means never
-	lastKey int16     // of the last request relayed
+	flight   inFlight
+	signInAt time.Time // when to sign in to the broker again; zero means never
+	lastKey  int16     // of the last request relayed
 
 	// allowance is how much longer the gateway waits for the rest of a request that the client has
 	// begun. It is 0 if the client has begun none. Only the goroutine that reads from the client
 	// uses it.
 	allowance time.Duration
 
-	mu      sync.Mutex  // guards the fields below
-	shown   Credentials // at the last login; zero before the first
-	expiry  time.Time   // of these credentials
-	checkAt time.Time   // when to check next whether they are still valid
-	inCheck bool        // a check is running
-	closed  bool
-	idle    bool // the connection waits for a request
+	mu          sync.Mutex  // guards the fields below
+	credentials Credentials // at the last login; zero before the first
+	expiry      time.Time   // of these credentials
+	nextCheck   time.Time   // when to check next whether they are still valid
+	checking    bool        // a check is running
+	closed      bool
+	idle        bool // the connection waits for a request
 	// If not zero, the gateway is stopping: no more requests, and this is the time limit.
-	drainBy time.Time
+	drainDeadline time.Time
 }
 
 func newConn(g *Gateway, client net.Conn, address netip.Addr, cancel context.CancelFunc) *conn {
@@ -96,7 +96,7 @@ func newConn(g *Gateway, client net.Conn, address netip.Addr, cancel context.Can
 	if g.cfg.TLS != nil {
 		c.client = tls.Server(client, g.cfg.TLS)
 	}
-	c.in.r = c
+	c.fromClient.r = c
 	c.flight.init()
 	return c
 }
@@ -141,7 +141,7 @@ func (c *conn) dial(ctx context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.upstream = upstream
-	c.out = &frameReader{r: upstream}
+	c.fromBroker = &frameReader{r: upstream}
 	if c.closed {
 		upstream.Close()
 	}
@@ -150,48 +150,49 @@ func (c *conn) dial(ctx context.Context) error {
 
 // signedIn records the credentials of a login and when they expire. It reports false if the gateway
 // is stopping.
-func (c *conn) signedIn(shown Credentials, id Identity) bool {
+func (c *conn) signedIn(credentials Credentials, id Identity) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.shown, c.expiry = shown, id.Expiry
+	c.credentials, c.expiry = credentials, id.Expiry
 	// Random, to spread the checks of connections that log in together.
-	c.checkAt = time.Now().Add(rand.N(c.g.cfg.RevocationInterval))
-	return c.drainBy.IsZero()
+	c.nextCheck = time.Now().Add(rand.N(c.g.cfg.RevocationInterval))
+	return c.drainDeadline.IsZero()
 }
 
 // recheckDue returns the client's credentials if it is time to check whether they are still valid.
 // The caller must then call recheck.
-func (c *conn) recheckDue() (shown Credentials, due bool) {
+func (c *conn) recheckDue() (credentials Credentials, due bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.shown == (Credentials{}) || c.inCheck || time.Now().Before(c.checkAt) {
+	if c.credentials == (Credentials{}) || c.checking || time.Now().Before(c.nextCheck) {
 		return Credentials{}, false
 	}
-	c.inCheck = true
-	return c.shown, true
+	c.checking = true
+	return c.credentials, true
 }
 
-// shownBy returns the client's credentials if it is signed in as the principal, else zero ones.
-func (c *conn) shownBy(principal string) Credentials {
+// credentialsOf returns the client's credentials if it is signed in as the principal, else zero
+// ones.
+func (c *conn) credentialsOf(principal string) Credentials {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.shown == (Credentials{}) || c.principal != principal {
+	if c.credentials == (Credentials{}) || c.principal != principal {
 		return Credentials{}
 	}
-	return c.shown
+	return c.credentials
 }
 
 // recheck closes the connection if the client's token or key is no longer valid. An error means
 // that this could not be checked.
-func (c *conn) recheck(ctx context.Context, shown Credentials) error {
+func (c *conn) recheck(ctx context.Context, credentials Credentials) error {
 	ctx, cancel := context.WithTimeout(globus.WithCaller(ctx, c.subject), recheckTimeout)
 	defer cancel()
-	err := c.g.cfg.Authenticator.Recheck(ctx, shown)
+	err := c.g.cfg.Authenticator.Recheck(ctx, credentials)
 	c.mu.Lock()
-	c.inCheck = false
-	replaced, expired := c.shown != shown, !c.expiry.After(time.Now())
+	c.checking = false
+	replaced, expired := c.credentials != credentials, !c.expiry.After(time.Now())
 	if err == nil && !replaced {
-		c.checkAt = time.Now().Add(c.g.cfg.RevocationInterval)
+		c.nextCheck = time.Now().Add(c.g.cfg.RevocationInterval)
 	}
 	c.mu.Unlock()
 	if !errors.Is(err, globus.ErrRefused) {
@@ -204,7 +205,7 @@ func (c *conn) recheck(ctx context.Context, shown Credentials) error {
 		c.g.counters.expired.Add(1)
 	default:
 		c.g.counters.revoked.Add(1)
-		c.g.cfg.Diagnostics.Info("connection closed, its credentials are no longer good",
+		c.g.cfg.Diagnostics.Info("connection closed: its credentials are no longer valid",
 			"client", c.client.RemoteAddr().String(), "principal", "User:"+c.principal, "err", err)
 	}
 	c.close()
@@ -216,14 +217,14 @@ func (c *conn) recheck(ctx context.Context, shown Credentials) error {
 func (c *conn) awaitRequest() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.idle = c.drainBy.IsZero()
+	c.idle = c.drainDeadline.IsZero()
 	return c.idle
 }
 
 func (c *conn) draining() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return !c.drainBy.IsZero()
+	return !c.drainDeadline.IsZero()
 }
 
 // beginRequest marks the beginning of a request. If the request has not arrived completely, its
@@ -232,8 +233,8 @@ func (c *conn) beginRequest(whole bool) (end func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.idle = false
-	if !c.drainBy.IsZero() {
-		c.client.SetReadDeadline(c.drainBy)
+	if !c.drainDeadline.IsZero() {
+		c.client.SetReadDeadline(c.drainDeadline)
 		return func() {}
 	}
 	if whole {
@@ -247,7 +248,7 @@ func (c *conn) endRequest() {
 	c.allowance = 0
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.drainBy.IsZero() {
+	if c.drainDeadline.IsZero() {
 		c.client.SetReadDeadline(time.Time{})
 	}
 }
@@ -257,9 +258,9 @@ func (c *conn) endRequest() {
 func (c *conn) drain(limit time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.drainBy = limit
+	c.drainDeadline = limit
 	switch {
-	case c.shown == Credentials{}: // not signed in, so no request is in flight
+	case c.credentials == Credentials{}: // not signed in, so no request is in flight
 		c.cancel()
 		c.client.SetDeadline(time.Unix(1, 0))
 	case c.idle:
@@ -300,7 +301,7 @@ func (c *conn) Read(p []byte) (int, error) {
 func (c *conn) allow(deadline time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.drainBy.IsZero() {
+	if c.drainDeadline.IsZero() {
 		c.client.SetReadDeadline(deadline)
 	}
 }

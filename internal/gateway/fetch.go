@@ -10,12 +10,12 @@ import (
 // refuseFetch answers a Fetch from a key that may not read. The gateway does this itself, because
 // the broker would let the key read topics that an operator has opened to all users.
 func (c *conn) refuseFetch(ctx context.Context, h header, frame []byte) error {
-	request, _, err := readRequest(h, frame)
+	request, _, err := decodeRequest(h, frame)
 	if err != nil {
 		return err
 	}
 	// The answers to earlier requests must come first, so wait until the broker has sent them.
-	if _, err := (brokerAmid{c}).Request(ctx, kmsg.NewPtrApiVersionsRequest()); err != nil {
+	if _, err := (relayRequestor{c}).Request(ctx, kmsg.NewPtrApiVersionsRequest()); err != nil {
 		return err
 	}
 	fetch := request.(*kmsg.FetchRequest)

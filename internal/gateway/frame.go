@@ -76,9 +76,9 @@ func (f *frameReader) size() (int, error) {
 	return int(int32(binary.BigEndian.Uint32(b))), nil
 }
 
-// take returns the next n bytes in a new slice. The slice grows as the bytes arrive, because n
-// comes from the client and may be false.
-func (f *frameReader) take(n int) ([]byte, error) {
+// readN returns the next n bytes in a new slice. The slice grows as the bytes arrive, because n
+// comes from the client and may be wrong.
+func (f *frameReader) readN(n int) ([]byte, error) {
 	b := make([]byte, 0, min(n, readerBytes))
 	for len(b) < n {
 		if len(b) == cap(b) {
@@ -140,20 +140,20 @@ func appendRequest(request kmsg.Request, correlation int32) []byte {
 	return kmsg.NewRequestFormatter().AppendRequest(nil, request, correlation)
 }
 
-// maxAnswerBytes limits an answer to a request of the gateway's own.
-const maxAnswerBytes = 1 << 20
+// maxOwnResponseBytes limits an answer to a request of the gateway's own.
+const maxOwnResponseBytes = 1 << 20
 
-// takeAnswer reads an answer and returns it without size and correlation ID.
-func takeAnswer(from *frameReader) ([]byte, error) {
+// readResponse reads an answer and returns it without size and correlation ID.
+func readResponse(from *frameReader) ([]byte, error) {
 	size, err := from.size()
 	if err != nil {
 		return nil, err
 	}
-	if size < 4 || size > maxAnswerBytes {
-		return nil, fmt.Errorf("answer of %d bytes", size)
+	if size < 4 || size > maxOwnResponseBytes {
+		return nil, fmt.Errorf("response of %d bytes", size)
 	}
 	from.discard(4)
-	frame, err := from.take(size)
+	frame, err := from.readN(size)
 	if err != nil {
 		return nil, err
 	}

@@ -155,10 +155,10 @@ const (
 
 	// Memory budgets. All requests and answers that are held in memory at the same time share them,
 	// so that many of them together cannot exhaust memory.
-	loginBudgetBytes   = 64 << 20
-	subjectBudgetBytes = 64 << 20
-	requestBudgetBytes = 512 << 20
-	answerBudgetBytes  = 256 << 20
+	loginBudgetBytes    = 64 << 20
+	subjectBudgetBytes  = 64 << 20
+	requestBudgetBytes  = 512 << 20
+	responseBudgetBytes = 256 << 20
 )
 
 // setDefaults fills in the default values, and fails if a value is not allowed.
@@ -166,41 +166,19 @@ func (cfg *Config) setDefaults() error {
 	if cfg.Upstream == nil || cfg.Authenticator == nil {
 		return errors.New("gateway: Upstream and Authenticator are required")
 	}
-	for _, d := range []struct {
-		name  string
-		field *time.Duration
-		value time.Duration
-	}{
-		{"RevocationInterval", &cfg.RevocationInterval, 30 * time.Second},
-		{"LoginTimeout", &cfg.LoginTimeout, 15 * time.Second},
-		{"FailureDelay", &cfg.FailureDelay, 100 * time.Millisecond},
-		{"DrainTimeout", &cfg.DrainTimeout, 5 * time.Second},
-	} {
-		if *d.field == 0 {
-			*d.field = d.value
-		}
-		if *d.field < 0 {
-			return fmt.Errorf("gateway: %s is negative", d.name)
-		}
-	}
-	for _, d := range []struct {
-		name  string
-		field *int
-		value int
-	}{
-		{"FailuresPerAddress", &cfg.FailuresPerAddress, admission.DefaultBurst},
-		{"MaxConnections", &cfg.MaxConnections, 10_000},
-		{"MaxHalfOpen", &cfg.MaxHalfOpen, 2_000},
-		{"MaxHalfOpenPerAddress", &cfg.MaxHalfOpenPerAddress, 500},
-		{"MaxRequestBytes", &cfg.MaxRequestBytes, kafka.MaxRequestBytes},
-		{"MaxFetchBytes", &cfg.MaxFetchBytes, 16 << 20},
-	} {
-		if *d.field == 0 {
-			*d.field = d.value
-		}
-		if *d.field < 0 {
-			return fmt.Errorf("gateway: %s is negative", d.name)
-		}
+	if err := errors.Join(
+		setDefault("RevocationInterval", &cfg.RevocationInterval, 30*time.Second),
+		setDefault("LoginTimeout", &cfg.LoginTimeout, 15*time.Second),
+		setDefault("FailureDelay", &cfg.FailureDelay, 100*time.Millisecond),
+		setDefault("DrainTimeout", &cfg.DrainTimeout, 5*time.Second),
+		setDefault("FailuresPerAddress", &cfg.FailuresPerAddress, admission.DefaultBurst),
+		setDefault("MaxConnections", &cfg.MaxConnections, 10_000),
+		setDefault("MaxHalfOpen", &cfg.MaxHalfOpen, 2_000),
+		setDefault("MaxHalfOpenPerAddress", &cfg.MaxHalfOpenPerAddress, 500),
+		setDefault("MaxRequestBytes", &cfg.MaxRequestBytes, kafka.MaxRequestBytes),
+		setDefault("MaxFetchBytes", &cfg.MaxFetchBytes, 16<<20),
+	); err != nil {
+		return err
 	}
 	if cfg.MaxRequestBytes > subjectBudgetBytes-4 {
 		return fmt.Errorf("gateway: MaxRequestBytes is more than %d", subjectBudgetBytes-4)
@@ -211,22 +189,33 @@ func (cfg *Config) setDefaults() error {
 	return nil
 }
 
+// setDefault sets a field that is zero to value, and fails if the field is negative.
+func setDefault[T int | time.Duration](name string, field *T, value T) error {
+	if *field == 0 {
+		*field = value
+	}
+	if *field < 0 {
+		return fmt.Errorf("gateway: %s is negative", name)
+	}
+	return nil
+}
+
 // Gateway authenticates clients and relays their requests to one broker.
 type Gateway struct {
 	cfg      Config
 	limits   *limits
 	counters counters
 
-	loginBudget   *semaphore.Weighted
-	requestBudget *semaphore.Weighted
-	answerBudget  *semaphore.Weighted
-	uploads       uploads
+	loginBudget    *semaphore.Weighted
+	requestBudget  *semaphore.Weighted
+	responseBudget *semaphore.Weighted
+	uploads        uploads
 
 	mu      sync.Mutex // guards the field below
 	serving map[*server]struct{}
 
 	// Limit how often events are logged that may happen a thousand times a second.
-	rejectedOften, unavailableOften, misconfiguredOften, brokerOften rate.Sometimes
+	logRejected, logUnavailable, logMisconfigured, logBroker rate.Sometimes
 }
 
 // New returns a gateway. It does nothing until [Gateway.Serve] is called.
@@ -236,16 +225,16 @@ func New(cfg Config) (*Gateway, error) {
 	}
 	const often = 10 * time.Second
 	return &Gateway{
-		cfg:                cfg,
-		serving:            map[*server]struct{}{},
-		limits:             newLimits(&cfg),
-		loginBudget:        semaphore.NewWeighted(loginBudgetBytes),
-		requestBudget:      semaphore.NewWeighted(requestBudgetBytes),
-		answerBudget:       semaphore.NewWeighted(answerBudgetBytes),
-		rejectedOften:      rate.Sometimes{Interval: often},
-		unavailableOften:   rate.Sometimes{Interval: often},
-		misconfiguredOften: rate.Sometimes{Interval: time.Minute},
-		brokerOften:        rate.Sometimes{Interval: often},
+		cfg:              cfg,
+		serving:          map[*server]struct{}{},
+		limits:           newLimits(&cfg),
+		loginBudget:      semaphore.NewWeighted(loginBudgetBytes),
+		requestBudget:    semaphore.NewWeighted(requestBudgetBytes),
+		responseBudget:   semaphore.NewWeighted(responseBudgetBytes),
+		logRejected:      rate.Sometimes{Interval: often},
+		logUnavailable:   rate.Sometimes{Interval: often},
+		logMisconfigured: rate.Sometimes{Interval: time.Minute},
+		logBroker:        rate.Sometimes{Interval: often},
 	}, nil
 }
 

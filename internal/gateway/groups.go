@@ -26,49 +26,52 @@ const (
 	// becomes the empty one, which brokers refuse.
 	maxGroupBytes = 8 << 10
 
-	// smallAnswerBytes is the largest answer about groups that is not counted in a memory budget.
-	smallAnswerBytes = 64 << 10
+	// smallResponseBytes is the largest answer about groups that is not counted in a memory budget.
+	smallResponseBytes = 64 << 10
 
-	maxGroupAnswerBytes = 32 << 20
+	maxGroupResponseBytes = 32 << 20
 )
 
-// ownGroups is the prefix that the client's group IDs have at the broker.
-type ownGroups string
+// groupPrefix is the prefix that the IDs of the client's groups have at the broker.
+type groupPrefix string
 
-func groupsOf(id Identity) ownGroups {
+func groupPrefixOf(id Identity) groupPrefix {
 	if !id.Read {
-		return ownGroups(kafka.DeniedGroups + id.Subject + ".")
+		return groupPrefix(kafka.DeniedGroups + id.Subject + ".")
 	}
-	return ownGroups(kafka.UserGroups + id.Subject + ".")
+	return groupPrefix(kafka.UserGroups + id.Subject + ".")
 }
 
-// add turns a client's group ID into the broker's.
-func (own ownGroups) add(group *string) {
+// add turns a client's group ID, if there is one, into the broker's.
+func (p groupPrefix) add(group *string) {
 	switch {
+	case group == nil || *group == "":
 	case len(*group) > maxGroupBytes:
 		*group = ""
-	case *group != "":
-		*group = string(own) + *group
+	default:
+		*group = string(p) + *group
 	}
 }
 
-func (own ownGroups) addAll(groups []string) {
+func (p groupPrefix) addAll(groups []string) {
 	for i := range groups {
-		own.add(&groups[i])
+		p.add(&groups[i])
 	}
 }
 
 // strip turns a broker's group ID into the client's.
-func (own ownGroups) strip(group *string) { *group = strings.TrimPrefix(*group, string(own)) }
+func (p groupPrefix) strip(group *string) { *group = strings.TrimPrefix(*group, string(p)) }
 
-// has reports whether a broker's group ID is one of the client's groups.
-func (own ownGroups) has(group string) bool { return strings.HasPrefix(group, string(own)) }
-
-// message removes the prefix from the group IDs in an error message.
-func (own ownGroups) message(text **string) {
-	if *text != nil {
-		*text = kmsg.StringPtr(strings.ReplaceAll(**text, string(own), ""))
+// stripMessage removes the prefix from the group IDs in an error message.
+func (p groupPrefix) stripMessage(message **string) {
+	if *message != nil {
+		*message = kmsg.StringPtr(strings.ReplaceAll(**message, string(p), ""))
 	}
+}
+
+func (p groupPrefix) stripBoth(group *string, message **string) {
+	p.strip(group)
+	p.stripMessage(message)
 }
 
 // The coordinator types whose keys are group IDs. The third type is for transactional IDs.
@@ -80,227 +83,213 @@ const (
 // groupConfig is the type of config resource that stands for a group (KIP-848).
 const groupConfig kmsg.ConfigResourceType = 32
 
-// request adds the prefix to all group IDs of a request. It reports whether a request of this type
-// can name groups.
-func (own ownGroups) request(request kmsg.Request) bool {
+// addToRequest adds the prefix to all group IDs of a request. It reports whether a request of this
+// type can name groups.
+func (p groupPrefix) addToRequest(request kmsg.Request) bool {
 	switch q := request.(type) {
 	case *kmsg.OffsetCommitRequest:
-		own.add(&q.Group)
+		p.add(&q.Group)
 	case *kmsg.OffsetFetchRequest:
-		own.add(&q.Group)
+		p.add(&q.Group)
 		for i := range q.Groups {
-			own.add(&q.Groups[i].Group)
+			p.add(&q.Groups[i].Group)
 		}
 	case *kmsg.FindCoordinatorRequest:
 		if q.CoordinatorType == groupCoordinator || q.CoordinatorType == shareCoordinator {
-			own.add(&q.CoordinatorKey)
-			own.addAll(q.CoordinatorKeys)
+			p.add(&q.CoordinatorKey)
+			p.addAll(q.CoordinatorKeys)
 		}
 	case *kmsg.JoinGroupRequest:
-		own.add(&q.Group)
+		p.add(&q.Group)
 	case *kmsg.HeartbeatRequest:
-		own.add(&q.Group)
+		p.add(&q.Group)
 	case *kmsg.LeaveGroupRequest:
-		own.add(&q.Group)
+		p.add(&q.Group)
 	case *kmsg.SyncGroupRequest:
-		own.add(&q.Group)
+		p.add(&q.Group)
 	case *kmsg.DescribeGroupsRequest:
-		own.addAll(q.Groups)
+		p.addAll(q.Groups)
 	case *kmsg.ListGroupsRequest:
 	case *kmsg.DescribeConfigsRequest:
 		for i := range q.Resources {
-			own.addConfig(q.Resources[i].ResourceType, &q.Resources[i].ResourceName)
+			p.addConfig(q.Resources[i].ResourceType, &q.Resources[i].ResourceName)
 		}
 	case *kmsg.AlterConfigsRequest:
 		for i := range q.Resources {
-			own.addConfig(q.Resources[i].ResourceType, &q.Resources[i].ResourceName)
+			p.addConfig(q.Resources[i].ResourceType, &q.Resources[i].ResourceName)
 		}
 	case *kmsg.IncrementalAlterConfigsRequest:
 		for i := range q.Resources {
-			own.addConfig(q.Resources[i].ResourceType, &q.Resources[i].ResourceName)
+			p.addConfig(q.Resources[i].ResourceType, &q.Resources[i].ResourceName)
 		}
 	case *kmsg.DeleteGroupsRequest:
-		own.addAll(q.Groups)
+		p.addAll(q.Groups)
 	case *kmsg.OffsetDeleteRequest:
-		own.add(&q.Group)
+		p.add(&q.Group)
 	case *kmsg.ConsumerGroupHeartbeatRequest:
-		own.add(&q.Group)
+		p.add(&q.Group)
 	case *kmsg.ConsumerGroupDescribeRequest:
-		own.addAll(q.Groups)
+		p.addAll(q.Groups)
 	case *kmsg.ShareGroupHeartbeatRequest:
-		own.add(&q.GroupID)
+		p.add(&q.GroupID)
 	case *kmsg.ShareGroupDescribeRequest:
-		own.addAll(q.GroupIDs)
+		p.addAll(q.GroupIDs)
 	case *kmsg.ShareFetchRequest:
-		own.addNullable(q.GroupID)
+		p.add(q.GroupID)
 	case *kmsg.ShareAcknowledgeRequest:
-		own.addNullable(q.GroupID)
+		p.add(q.GroupID)
 	case *kmsg.DescribeShareGroupOffsetsRequest:
 		for i := range q.Groups {
-			own.add(&q.Groups[i].GroupID)
+			p.add(&q.Groups[i].GroupID)
 		}
 	case *kmsg.AlterShareGroupOffsetsRequest:
-		own.add(&q.GroupID)
+		p.add(&q.GroupID)
 	case *kmsg.DeleteShareGroupOffsetsRequest:
-		own.add(&q.GroupID)
+		p.add(&q.GroupID)
 	default:
 		return false
 	}
 	return true
 }
 
-func (own ownGroups) addNullable(group *string) {
-	if group != nil {
-		own.add(group)
+func (p groupPrefix) addConfig(resource kmsg.ConfigResourceType, name *string) {
+	if resource == groupConfig {
+		p.add(name)
 	}
 }
 
-func (own ownGroups) addConfig(of kmsg.ConfigResourceType, name *string) {
-	if of == groupConfig {
-		own.add(name)
+func (p groupPrefix) stripConfig(resource kmsg.ConfigResourceType, name *string, message **string) {
+	if resource == groupConfig {
+		p.strip(name)
 	}
+	p.stripMessage(message)
 }
 
-func (own ownGroups) stripConfig(of kmsg.ConfigResourceType, name *string) {
-	if of == groupConfig {
-		own.strip(name)
-	}
-}
-
-// answer removes the prefix from all group IDs of an answer, and removes the groups of other
-// subjects. It reports whether an answer of this type can name groups.
-func (own ownGroups) answer(answer kmsg.Response) bool {
-	switch a := answer.(type) {
+// stripFromResponse removes the prefix from all group IDs of a response, and removes the groups of
+// other subjects. It reports whether a response of this type can name groups.
+func (p groupPrefix) stripFromResponse(response kmsg.Response) bool {
+	switch a := response.(type) {
 	case *kmsg.OffsetFetchResponse:
 		for i := range a.Groups {
-			own.strip(&a.Groups[i].Group)
+			p.strip(&a.Groups[i].Group)
 		}
 	case *kmsg.FindCoordinatorResponse:
-		own.message(&a.ErrorMessage)
+		p.stripMessage(&a.ErrorMessage)
 		for i := range a.Coordinators {
-			own.strip(&a.Coordinators[i].Key)
-			own.message(&a.Coordinators[i].ErrorMessage)
+			p.stripBoth(&a.Coordinators[i].Key, &a.Coordinators[i].ErrorMessage)
 		}
 	case *kmsg.DescribeGroupsResponse:
 		for i := range a.Groups {
-			own.strip(&a.Groups[i].Group)
-			own.message(&a.Groups[i].ErrorMessage)
+			p.stripBoth(&a.Groups[i].Group, &a.Groups[i].ErrorMessage)
 		}
 	case *kmsg.ListGroupsResponse:
-		a.Groups = slices.DeleteFunc(a.Groups, func(g kmsg.ListGroupsResponseGroup) bool { return !own.has(g.Group) })
+		a.Groups = slices.DeleteFunc(a.Groups, func(g kmsg.ListGroupsResponseGroup) bool { return !strings.HasPrefix(g.Group, string(p)) })
 		for i := range a.Groups {
-			own.strip(&a.Groups[i].Group)
+			p.strip(&a.Groups[i].Group)
 		}
 	case *kmsg.DescribeConfigsResponse:
 		for i := range a.Resources {
-			own.stripConfig(a.Resources[i].ResourceType, &a.Resources[i].ResourceName)
-			own.message(&a.Resources[i].ErrorMessage)
+			p.stripConfig(a.Resources[i].ResourceType, &a.Resources[i].ResourceName, &a.Resources[i].ErrorMessage)
 		}
 	case *kmsg.AlterConfigsResponse:
 		for i := range a.Resources {
-			own.stripConfig(a.Resources[i].ResourceType, &a.Resources[i].ResourceName)
-			own.message(&a.Resources[i].ErrorMessage)
+			p.stripConfig(a.Resources[i].ResourceType, &a.Resources[i].ResourceName, &a.Resources[i].ErrorMessage)
 		}
 	case *kmsg.IncrementalAlterConfigsResponse:
 		for i := range a.Resources {
-			own.stripConfig(a.Resources[i].ResourceType, &a.Resources[i].ResourceName)
-			own.message(&a.Resources[i].ErrorMessage)
+			p.stripConfig(a.Resources[i].ResourceType, &a.Resources[i].ResourceName, &a.Resources[i].ErrorMessage)
 		}
 	case *kmsg.DeleteGroupsResponse:
 		for i := range a.Groups {
-			own.strip(&a.Groups[i].Group)
-			own.message(&a.Groups[i].ErrorMessage)
+			p.stripBoth(&a.Groups[i].Group, &a.Groups[i].ErrorMessage)
 		}
 	case *kmsg.ConsumerGroupHeartbeatResponse:
-		own.message(&a.ErrorMessage)
+		p.stripMessage(&a.ErrorMessage)
 	case *kmsg.ConsumerGroupDescribeResponse:
 		for i := range a.Groups {
-			own.strip(&a.Groups[i].Group)
-			own.message(&a.Groups[i].ErrorMessage)
+			p.stripBoth(&a.Groups[i].Group, &a.Groups[i].ErrorMessage)
 		}
 	case *kmsg.ShareGroupHeartbeatResponse:
-		own.message(&a.ErrorMessage)
+		p.stripMessage(&a.ErrorMessage)
 	case *kmsg.ShareGroupDescribeResponse:
 		for i := range a.Groups {
-			own.strip(&a.Groups[i].GroupID)
-			own.message(&a.Groups[i].ErrorMessage)
+			p.stripBoth(&a.Groups[i].GroupID, &a.Groups[i].ErrorMessage)
 		}
 	case *kmsg.ShareFetchResponse:
-		own.message(&a.ErrorMessage)
+		p.stripMessage(&a.ErrorMessage)
 	case *kmsg.ShareAcknowledgeResponse:
-		own.message(&a.ErrorMessage)
+		p.stripMessage(&a.ErrorMessage)
 	case *kmsg.DescribeShareGroupOffsetsResponse:
 		for i := range a.Groups {
-			own.strip(&a.Groups[i].GroupID)
-			own.message(&a.Groups[i].ErrorMessage)
+			p.stripBoth(&a.Groups[i].GroupID, &a.Groups[i].ErrorMessage)
 		}
 	case *kmsg.AlterShareGroupOffsetsResponse:
-		own.message(&a.ErrorMessage)
+		p.stripMessage(&a.ErrorMessage)
 	case *kmsg.DeleteShareGroupOffsetsResponse:
-		own.message(&a.ErrorMessage)
+		p.stripMessage(&a.ErrorMessage)
 	default:
 		return false
 	}
 	return true
 }
 
-// aboutGroups says which requests and answers can name groups, by API key.
-var aboutGroups = sync.OnceValue(func() (about struct{ requests, answers map[int16]bool }) {
+// namesGroups says which requests and answers can name groups, by API key.
+var namesGroups = sync.OnceValue(func() (about struct{ requests, answers map[int16]bool }) {
 	about.requests, about.answers = make(map[int16]bool), make(map[int16]bool)
 	for _, r := range requests {
-		about.requests[r.key] = ownGroups("").request(kmsg.RequestForKey(r.key))
-		about.answers[r.key] = ownGroups("").answer(kmsg.ResponseForKey(r.key))
+		about.requests[r.key] = groupPrefix("").addToRequest(kmsg.RequestForKey(r.key))
+		about.answers[r.key] = groupPrefix("").stripFromResponse(kmsg.ResponseForKey(r.key))
 	}
 	return about
 })
 
-// renameGroups returns the frame of a request with the group IDs that the broker knows.
-func (c *conn) renameGroups(h header, frame []byte) ([]byte, error) {
-	request, head, err := readRequest(h, frame)
+// prefixGroups returns the frame of a request with the group IDs that the broker knows.
+func (c *conn) prefixGroups(h header, frame []byte) ([]byte, error) {
+	request, head, err := decodeRequest(h, frame)
 	if err != nil {
 		return nil, err
 	}
-	c.groups.request(request)
+	c.groups.addToRequest(request)
 	frame = request.AppendTo(slices.Clip(head))
 	binary.BigEndian.PutUint32(frame, uint32(len(frame)-4))
 	return frame, nil
 }
 
-// readRequest decodes a request that checkRequest has accepted. head is what precedes the body:
+// decodeRequest decodes a request that checkRequest has accepted. head is what precedes the body:
 // size, header and client ID.
-func readRequest(h header, frame []byte) (request kmsg.Request, head []byte, err error) {
-	_, w := parseRequest(frame[4:])
+func decodeRequest(h header, frame []byte) (request kmsg.Request, head []byte, err error) {
+	_, r := parseHead(frame[4:])
 	request = kmsg.RequestForKey(h.key)
 	request.SetVersion(h.version)
-	if err := request.ReadFrom(w.b); err != nil {
+	if err := request.ReadFrom(r.left); err != nil {
 		return nil, nil, frameError("%v: %v", h, err)
 	}
-	return request, frame[:len(frame)-len(w.b)], nil
+	return request, frame[:len(frame)-len(r.left)], nil
 }
 
-// relayGroupAnswer relays an answer that can name groups. size is the size of its frame.
-func (c *conn) relayGroupAnswer(ctx context.Context, size int, p pending) error {
-	if size < 4 || size > maxGroupAnswerBytes {
-		return fmt.Errorf("the answer to %v has %d bytes", p.header, size)
+// relayGroupResponse relays an answer that can name groups. size is the size of its frame.
+func (c *conn) relayGroupResponse(ctx context.Context, size int, p pending) error {
+	if size < 4 || size > maxGroupResponseBytes {
+		return fmt.Errorf("response to %v of %d bytes", p.header, size)
 	}
-	if size > smallAnswerBytes {
-		repay, err := pay(ctx, size, c.account.answers, c.g.answerBudget)
+	if size > smallResponseBytes {
+		release, err := acquire(ctx, size, c.usage.answers, c.g.responseBudget)
 		if err != nil {
 			return err
 		}
-		defer repay()
+		defer release()
 	}
-	c.out.discard(4)
-	frame, err := c.out.take(size)
+	c.fromBroker.discard(4)
+	frame, err := c.fromBroker.readN(size)
 	if err != nil {
 		return err
 	}
 	request := kmsg.RequestForKey(p.key)
 	request.SetVersion(p.version)
-	answer, err := parseAnswer(request, frame[4:])
+	answer, err := parseResponse(request, frame[4:])
 	if err != nil {
-		return fmt.Errorf("the answer to %v: %w", p.header, err)
+		return fmt.Errorf("response to %v: %w", p.header, err)
 	}
-	c.groups.answer(answer)
+	c.groups.stripFromResponse(answer)
 	return c.respond(p.correlation, answer)
 }

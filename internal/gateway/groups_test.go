@@ -60,14 +60,14 @@ func groupFields(v reflect.Value, see func(reflect.Value)) {
 // TestEveryGroupIsRenamed fails if a request that the gateway offers, or its answer, has a group ID
 // that is not renamed.
 func TestEveryGroupIsRenamed(t *testing.T) {
-	own := ownGroups("user.ada.")
+	prefix := groupPrefix("user.ada.")
 	for _, r := range requests {
 		b := bodies{rand: rand.New(rand.NewPCG(uint64(r.key), 1))}
 		seen := 0
 		for range 200 {
 			request := b.request(r.key, kmsg.RequestForKey(r.key).MaxVersion())
 			groupFields(reflect.ValueOf(request), func(f reflect.Value) { f.SetString("analysis") })
-			own.request(request)
+			prefix.addToRequest(request)
 			groupFields(reflect.ValueOf(request), func(f reflect.Value) {
 				if seen++; f.String() != "user.ada.analysis" {
 					t.Errorf("%T has the group %q on its way to the broker", request, f.String())
@@ -77,14 +77,14 @@ func TestEveryGroupIsRenamed(t *testing.T) {
 			answer := request.ResponseKind()
 			b.fill(reflect.ValueOf(answer).Elem(), true)
 			groupFields(reflect.ValueOf(answer), func(f reflect.Value) { f.SetString("user.ada.analysis") })
-			own.answer(answer)
+			prefix.stripFromResponse(answer)
 			groupFields(reflect.ValueOf(answer), func(f reflect.Value) {
 				if f.String() != "analysis" {
 					t.Errorf("%T has the group %q on its way to the client", answer, f.String())
 				}
 			})
 		}
-		if about := aboutGroups(); seen > 0 && !about.requests[r.key] {
+		if about := namesGroups(); seen > 0 && !about.requests[r.key] {
 			t.Errorf("%s names groups and passes as it is", kmsg.NameForKey(r.key))
 		}
 	}
@@ -93,7 +93,7 @@ func TestEveryGroupIsRenamed(t *testing.T) {
 // TestRenamedRequestsAreTheSame: a request about groups reaches the broker unchanged except for the
 // group IDs, in every version.
 func TestRenamedRequestsAreTheSame(t *testing.T) {
-	for key, about := range aboutGroups().requests {
+	for key, about := range namesGroups().requests {
 		if !about {
 			continue
 		}
@@ -102,7 +102,7 @@ func TestRenamedRequestsAreTheSame(t *testing.T) {
 			for range 20 {
 				original := b.request(key, version)
 				frame := appendRequest(original, 7)
-				request, head, err := readRequest(parseHeader(frame[4:]), bytes.Clone(frame))
+				request, head, err := decodeRequest(parseHeader(frame[4:]), bytes.Clone(frame))
 				if err != nil {
 					t.Fatalf("%s version %d: %v", kmsg.NameForKey(key), version, err)
 				}
@@ -187,7 +187,7 @@ func TestGroupsArePrivate(t *testing.T) {
 		t.Errorf("the broker has the groups %q, want %q", all, want)
 	}
 	if deleted := must(hisAdmin.DeleteGroups(t.Context(), "analysis"))["analysis"]; deleted.Err != nil {
-		t.Errorf("delete one's own group: %v", deleted.Err)
+		t.Errorf("delete one's prefix group: %v", deleted.Err)
 	}
 }
 

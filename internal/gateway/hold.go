@@ -37,7 +37,7 @@ func init() {
 }
 
 // buffer returns a slice of n bytes, and a function that makes it available for reuse.
-func buffer(n int) (b []byte, free func()) {
+func buffer(n int) (b []byte, reuse func()) {
 	if n > maxPooledBytes {
 		return make([]byte, n), func() {}
 	}
@@ -51,29 +51,29 @@ func buffer(n int) (b []byte, free func()) {
 func (c *conn) holdRequest(ctx context.Context, size int) (frame []byte, free func(), err error) {
 	n := 4 + size
 	if n <= readerBytes { // it fits into the connection's own buffer
-		frame, err := c.in.peek(n)
+		frame, err := c.fromClient.peek(n)
 		if err != nil {
 			return nil, nil, unexpected(err)
 		}
-		return frame, func() { c.in.discard(n) }, nil
+		return frame, func() { c.fromClient.discard(n) }, nil
 	}
-	repay, err := pay(ctx, n, c.account.requests)
+	release, err := acquire(ctx, n, c.usage.requests)
 	if err != nil {
 		return nil, nil, err
 	}
-	repayAll, err := c.g.payForAll(ctx, n)
+	releaseForAll, err := c.g.acquireForAll(ctx, n)
 	if err != nil {
-		repay()
-		return nil, nil, err
-	}
-	frame, release := buffer(n)
-	free = func() {
 		release()
-		repay()
-		repayAll()
+		return nil, nil, err
+	}
+	frame, reuse := buffer(n)
+	free = func() {
+		reuse()
+		release()
+		releaseForAll()
 	}
 	c.g.uploads.begin(c)
-	_, err = io.ReadFull(&c.in, frame)
+	_, err = io.ReadFull(&c.fromClient, frame)
 	c.g.uploads.end(c)
 	if err != nil {
 		free()
@@ -82,34 +82,34 @@ func (c *conn) holdRequest(ctx context.Context, size int) (frame []byte, free fu
 	return frame, free, nil
 }
 
-// payForAll takes n bytes from the memory budget of all subjects. While it waits for them, it
+// acquireForAll takes n bytes from the memory budget of all subjects. While it waits for them, it
 // closes the connections whose requests take too long to arrive. They may be hostile, and would
 // make every other client wait.
-func (g *Gateway) payForAll(ctx context.Context, n int) (repay func(), err error) {
-	repay = func() { g.requestBudget.Release(int64(n)) }
+func (g *Gateway) acquireForAll(ctx context.Context, n int) (release func(), err error) {
+	release = func() { g.requestBudget.Release(int64(n)) }
 	if g.requestBudget.TryAcquire(int64(n)) {
-		return repay, nil
+		return release, nil
 	}
 	waiting, stop := context.WithCancel(ctx)
 	defer stop()
 	go func() {
 		for waiting.Err() == nil {
-			if c := g.uploads.evict(patience); c != nil {
+			if c := g.uploads.evict(maxUploadTime); c != nil {
 				g.rejected(c.client.RemoteAddr(), errSlowUpload)
 				c.close()
 			}
-			backoff.Sleep(waiting, evictEvery)
+			backoff.Sleep(waiting, evictInterval)
 		}
 	}()
-	return repay, g.requestBudget.Acquire(ctx, int64(n))
+	return release, g.requestBudget.Acquire(ctx, int64(n))
 }
 
 const (
-	// patience is how long a request may take to arrive while other requests wait for memory.
-	patience = 10 * time.Second
-	// evictEvery is the minimum time between two evictions. The memory of one may be enough, so
+	// maxUploadTime is how long a request may take to arrive while other requests wait for memory.
+	maxUploadTime = 10 * time.Second
+	// evictInterval is the minimum time between two evictions. The memory of one may be enough, so
 	// this avoids closing more connections than necessary.
-	evictEvery = 100 * time.Millisecond
+	evictInterval = 100 * time.Millisecond
 )
 
 // uploads holds the connections whose request has not arrived completely, and since when.
@@ -135,16 +135,16 @@ func (u *uploads) end(c *conn) {
 }
 
 // evict removes and returns the connection whose request has been arriving for the longest time. It
-// returns nil if no request takes longer than least, or if a connection was evicted a moment ago.
-func (u *uploads) evict(least time.Duration) *conn {
+// returns nil if no request takes longer than minTime, or if a connection was evicted a moment ago.
+func (u *uploads) evict(minTime time.Duration) *conn {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if time.Since(u.evicted) < evictEvery {
+	if time.Since(u.evicted) < evictInterval {
 		return nil
 	}
 	var slowest *conn
 	for c, since := range u.since {
-		if time.Since(since) > least && (slowest == nil || since.Before(u.since[slowest])) {
+		if time.Since(since) > minTime && (slowest == nil || since.Before(u.since[slowest])) {
 			slowest = c
 		}
 	}
@@ -155,19 +155,19 @@ func (u *uploads) evict(least time.Duration) *conn {
 	return slowest
 }
 
-// pay takes n bytes from each budget, waiting until they are available. repay returns them.
-func pay(ctx context.Context, n int, budgets ...*semaphore.Weighted) (repay func(), err error) {
-	for i, budget := range budgets {
-		if err := budget.Acquire(ctx, int64(n)); err != nil {
-			for _, paid := range budgets[:i] {
-				paid.Release(int64(n))
+// acquire takes n bytes from each budget, waiting until they are available. release returns them.
+func acquire(ctx context.Context, n int, budgets ...*semaphore.Weighted) (release func(), err error) {
+	for i, b := range budgets {
+		if err := b.Acquire(ctx, int64(n)); err != nil {
+			for _, b := range budgets[:i] {
+				b.Release(int64(n))
 			}
 			return nil, err
 		}
 	}
 	return func() {
-		for _, paid := range budgets {
-			paid.Release(int64(n))
+		for _, b := range budgets {
+			b.Release(int64(n))
 		}
 	}, nil
 }

@@ -19,13 +19,13 @@ type pending struct {
 // A broker answers requests in order, so the gateway knows which request an answer belongs to. It
 // need not trust correlation IDs, which the client chooses.
 type inFlight struct {
-	mu     sync.Mutex // guards the fields below
-	queue  []pending
-	room   sync.Cond // signaled when the broker has answered a request
-	closed bool      // no more answers will arrive
+	mu      sync.Mutex // guards the fields below
+	queue   []pending
+	changed sync.Cond // signaled when the broker has answered a request
+	closed  bool      // no more answers will arrive
 }
 
-func (f *inFlight) init() { f.room.L = &f.mu }
+func (f *inFlight) init() { f.changed.L = &f.mu }
 
 // add adds a request that is about to be sent. It waits while maxInFlight requests are in flight.
 // It reports false if no more answers will arrive.
@@ -33,7 +33,7 @@ func (f *inFlight) add(p pending) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for len(f.queue) >= maxInFlight && !f.closed {
-		f.room.Wait()
+		f.changed.Wait()
 	}
 	if f.closed {
 		return false
@@ -52,7 +52,7 @@ func (f *inFlight) next(correlation int32) (pending, bool) {
 	}
 	p := f.queue[0]
 	f.queue = slices.Delete(f.queue, 0, 1)
-	f.room.Signal()
+	f.changed.Signal()
 	return p, true
 }
 
@@ -63,7 +63,7 @@ func (f *inFlight) awaitGroup() {
 	defer f.mu.Unlock()
 	waits := func(p pending) bool { return p.key == keyJoinGroup || p.key == keySyncGroup }
 	for !f.closed && slices.ContainsFunc(f.queue, waits) {
-		f.room.Wait()
+		f.changed.Wait()
 	}
 }
 
@@ -72,5 +72,5 @@ func (f *inFlight) close() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.closed = true
-	f.room.Broadcast()
+	f.changed.Broadcast()
 }

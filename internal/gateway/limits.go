@@ -20,7 +20,7 @@ var (
 	errSubject     = errors.New("too many connections of one subject")
 	errFailures    = errors.New("too many refused logins from this address")
 	errBudget      = errors.New("too many large requests at once")
-	errSlowUpload  = errors.New("a request takes too long while others wait for its memory")
+	errSlowUpload  = errors.New("a request took too long to arrive while others waited for memory")
 )
 
 // subjectConnections is how many connections a subject may always have, within MaxConnections.
@@ -40,9 +40,9 @@ type limits struct {
 	guard     *admission.Guard
 	anonymous admission.AnonymousConns // the connections that are not signed in
 
-	mu        sync.Mutex // guards the fields below
-	signedIn  int        // connections
-	bySubject map[string]*account
+	mu       sync.Mutex               // guards the fields below
+	signedIn int                      // connections
+	usage    map[string]*subjectUsage // by subject
 
 	refusals *lru.Cache[admission.Hash, pastRefusal]
 }
@@ -50,15 +50,15 @@ type limits struct {
 func newLimits(cfg *Config) *limits {
 	refusals, _ := lru.New[admission.Hash, pastRefusal](refusedSize) // fails for a size of 0 only
 	return &limits{
-		cfg:       cfg,
-		guard:     admission.NewGuard(cfg.FailuresPerAddress),
-		bySubject: make(map[string]*account),
-		refusals:  refusals,
+		cfg:      cfg,
+		guard:    admission.NewGuard(cfg.FailuresPerAddress),
+		usage:    make(map[string]*subjectUsage),
+		refusals: refusals,
 	}
 }
 
-// account is shared by all connections of a subject.
-type account struct {
+// subjectUsage is shared by all connections of a subject.
+type subjectUsage struct {
 	connections int // guarded by limits.mu
 	// Budgets for what is held in memory for the subject. They keep one subject from using up the
 	// budgets of all.
@@ -88,12 +88,12 @@ func (l *limits) open(address netip.Addr, close func()) (*admission.AnonymousCon
 }
 
 // signIn counts an open connection as one of the subject's, or fails if there are too many.
-func (l *limits) signIn(x *admission.AnonymousConn, subject string) (*account, error) {
+func (l *limits) signIn(x *admission.AnonymousConn, subject string) (*subjectUsage, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	a := l.bySubject[subject]
+	a := l.usage[subject]
 	if a == nil {
-		a = &account{requests: semaphore.NewWeighted(subjectBudgetBytes), answers: semaphore.NewWeighted(subjectBudgetBytes)}
+		a = &subjectUsage{requests: semaphore.NewWeighted(subjectBudgetBytes), answers: semaphore.NewWeighted(subjectBudgetBytes)}
 	}
 	if free := l.cfg.MaxConnections - l.signedIn; a.connections >= max(subjectConnections, free/3) {
 		return nil, errSubject
@@ -101,7 +101,7 @@ func (l *limits) signIn(x *admission.AnonymousConn, subject string) (*account, e
 	if !x.Remove() {
 		return nil, errHalfOpen // it was evicted a moment ago to make room
 	}
-	l.bySubject[subject] = a
+	l.usage[subject] = a
 	a.connections++
 	l.signedIn++
 	return a, nil
@@ -116,9 +116,9 @@ func (l *limits) closed(x *admission.AnonymousConn, subject string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.signedIn--
-	a := l.bySubject[subject]
+	a := l.usage[subject]
 	if a.connections--; a.connections == 0 {
-		delete(l.bySubject, subject)
+		delete(l.usage, subject)
 	}
 }
 

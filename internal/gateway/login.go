@@ -24,8 +24,8 @@ const (
 )
 
 var (
-	errBroker    = errors.New("broker")
-	errUndecided = errors.New("nobody can tell who it is")
+	errBroker     = errors.New("broker")
+	errCannotTell = errors.New("the identity cannot be verified now")
 )
 
 func brokerError(op string, err error) error {
@@ -35,7 +35,7 @@ func brokerError(op string, err error) error {
 // login handles a client's requests until it is signed in.
 func (c *conn) login(ctx context.Context) error {
 	for range maxLoginRequests {
-		h, frame, free, err := c.takeRequest(maxLoginBytes)
+		h, frame, free, err := c.readOwnRequest(maxLoginBytes)
 		if err != nil {
 			return err
 		}
@@ -43,7 +43,7 @@ func (c *conn) login(ctx context.Context) error {
 		switch h.key {
 		case keyApiVersions:
 			if err = c.dial(ctx); err == nil {
-				err = c.answerApiVersions(ctx, brokerBefore{c}, frame)
+				err = c.answerApiVersions(ctx, loginRequestor{c}, frame)
 			}
 		case keySaslHandshake:
 			done, err = c.loginAfterHandshake(ctx, frame)
@@ -55,26 +55,26 @@ func (c *conn) login(ctx context.Context) error {
 			return err
 		}
 	}
-	return frameError("no login in %d requests", maxLoginRequests)
+	return frameError("no login within %d requests", maxLoginRequests)
 }
 
-// takeRequest reads a whole request that the gateway answers itself. The caller calls free when the
-// request has been handled.
-func (c *conn) takeRequest(limit int) (h header, frame []byte, free func(), err error) {
-	frame, free, err = c.takeFrame(headerBytes, limit)
+// readOwnRequest reads a whole request that the gateway answers itself. The caller calls free when
+// the request has been handled.
+func (c *conn) readOwnRequest(maxBytes int) (h header, frame []byte, free func(), err error) {
+	frame, free, err = c.readFrame(headerBytes, maxBytes)
 	if err != nil {
 		return header{}, nil, nil, err
 	}
 	return parseHeader(frame), frame, free, nil
 }
 
-// takeFrame reads a frame of at least "least" and at most "limit" bytes.
-func (c *conn) takeFrame(least, limit int) (frame []byte, free func(), err error) {
-	size, err := c.in.size()
+// readFrame reads a frame of minBytes to maxBytes bytes.
+func (c *conn) readFrame(minBytes, maxBytes int) (frame []byte, free func(), err error) {
+	size, err := c.fromClient.size()
 	if err != nil {
 		return nil, nil, err
 	}
-	if size < least || size > limit {
+	if size < minBytes || size > maxBytes {
 		return nil, nil, frameError("size %d", size)
 	}
 	free = func() {}
@@ -84,8 +84,8 @@ func (c *conn) takeFrame(least, limit int) (frame []byte, free func(), err error
 		}
 		free = func() { c.g.loginBudget.Release(int64(size)) }
 	}
-	c.in.discard(4)
-	frame, err = c.in.take(size)
+	c.fromClient.discard(4)
+	frame, err = c.fromClient.readN(size)
 	if err != nil {
 		free()
 		return nil, nil, err
@@ -110,9 +110,9 @@ func (c *conn) loginAfterHandshake(ctx context.Context, frame []byte) (done bool
 // the client may then try another one. raw means that the following SASL messages have no Kafka
 // header, as version 0 of the handshake requires.
 func (c *conn) answerHandshake(frame []byte) (m *mechanism, raw bool, err error) {
-	h, w := parseRequest(frame)
-	name := w.bytes(w.int16())
-	if !w.done() || h.version < 0 || h.version > maxSaslHandshake {
+	h, r := parseHead(frame)
+	name := r.bytes(r.int16())
+	if !r.done() || h.version < 0 || h.version > maxSaslHandshake {
 		return nil, false, frameError("malformed %v", h)
 	}
 	response := kmsg.NewPtrSASLHandshakeResponse()
@@ -126,7 +126,7 @@ func (c *conn) answerHandshake(frame []byte) (m *mechanism, raw bool, err error)
 
 // loginFramed handles a login in a SaslAuthenticate request.
 func (c *conn) loginFramed(ctx context.Context, m *mechanism) error {
-	h, frame, free, err := c.takeRequest(maxLoginBytes)
+	h, frame, free, err := c.readOwnRequest(maxLoginBytes)
 	if err != nil {
 		return err
 	}
@@ -155,7 +155,7 @@ func (c *conn) loginFramed(ctx context.Context, m *mechanism) error {
 // or with the mechanism's own message for a refusal. Without that message, the client would take
 // the closed connection for a network failure and retry forever.
 func (c *conn) loginRaw(ctx context.Context, m *mechanism) error {
-	message, free, err := c.takeFrame(0, maxLoginBytes)
+	message, free, err := c.readFrame(0, maxLoginBytes)
 	if err != nil {
 		return err
 	}
@@ -187,18 +187,18 @@ func (c *conn) writeFrame(message []byte) error {
 }
 
 func parseSaslAuthenticate(frame []byte) ([]byte, error) {
-	h, w := parseRequest(frame)
+	h, r := parseHead(frame)
 	if h.key != keySaslAuthenticate || h.version < 0 || h.version > maxSaslAuthenticate {
 		return nil, frameError("%v during login", h)
 	}
 	var message []byte
-	if flexible(h) {
-		message, _ = w.compactBytes()
-		w.tags()
+	if r.flexible {
+		message, _ = r.compactBytes()
+		r.skipTags()
 	} else {
-		message = w.bytes(w.int32())
+		message = r.bytes(r.int32())
 	}
-	if !w.done() {
+	if !r.done() {
 		return nil, frameError("malformed %v", h)
 	}
 	return message, nil
@@ -210,11 +210,11 @@ func parseSaslAuthenticate(frame []byte) ([]byte, error) {
 func (c *conn) authenticate(ctx context.Context, m *mechanism, message []byte) (time.Time, error) {
 	c.anonymous.SetChecking(true)
 	defer c.anonymous.SetChecking(false)
-	shown, id, err := c.identify(ctx, m, message)
+	credentials, id, err := c.identify(ctx, m, message)
 	if err == nil && c.subject == "" {
 		err = c.signIn(ctx, id)
 	} else if err == nil && c.principal != id.Principal {
-		err = &refusal{reason: "this connection belongs to another identity than the " + shown.kind() + "; open another connection to change identities"}
+		err = &refusal{reason: "the " + credentials.kind() + " belongs to another identity than this connection; open a new connection to change identities"}
 	}
 	if errors.As(err, new(*refusal)) {
 		backoff.Sleep(ctx, c.g.cfg.FailureDelay)
@@ -223,7 +223,7 @@ func (c *conn) authenticate(ctx context.Context, m *mechanism, message []byte) (
 		return time.Time{}, err
 	}
 	c.g.counters.logins.Add(1)
-	if !c.signedIn(shown, id) {
+	if !c.signedIn(credentials, id) {
 		return time.Time{}, errStopping
 	}
 	return id.Expiry, nil
@@ -234,40 +234,40 @@ func (c *conn) authenticate(ctx context.Context, m *mechanism, message []byte) (
 // keeps using a revoked token always learns why, and does not use up the failures that its address
 // may make.
 func (c *conn) identify(ctx context.Context, m *mechanism, message []byte) (Credentials, Identity, error) {
-	credentials, err := m.parse(message)
-	shown := credentials.Credentials
+	parsed, err := m.parse(message)
+	credentials := parsed.Credentials
 	if err != nil {
 		if _, ok := c.g.limits.guard.Malformed(c.caller()); !ok {
 			err = errFailures
 		}
-		return shown, Identity{}, err
+		return credentials, Identity{}, err
 	}
-	if past := c.g.limits.refusedBefore(shown); past != nil {
-		return shown, Identity{}, past
+	if past := c.g.limits.refusedBefore(credentials); past != nil {
+		return credentials, Identity{}, past
 	}
-	end, _, ok := c.g.limits.guard.Begin(ctx, c.caller(), hashOf(shown))
+	end, _, ok := c.g.limits.guard.Begin(ctx, c.caller(), hashOf(credentials))
 	if !ok {
-		return shown, Identity{}, errFailures
+		return credentials, Identity{}, errFailures
 	}
-	id, err := c.g.cfg.Authenticator.Authenticate(globus.WithCaller(ctx, c.caller()), shown)
+	id, err := c.g.cfg.Authenticator.Authenticate(globus.WithCaller(ctx, c.caller()), credentials)
 	end(admission.OutcomeOf(err))
 	switch {
 	case errors.Is(err, globus.ErrRefused):
-		refused := refusal{reason: shown.refusedReason(err), err: err}
-		c.g.limits.remember(shown, refused)
-		return shown, id, &refused
+		refused := refusal{reason: credentials.refusedReason(err), err: err}
+		c.g.limits.remember(credentials, refused)
+		return credentials, id, &refused
 	case errors.Is(err, globus.ErrMisconfigured):
-		refused := refusal{reason: shown.misconfiguredReason(err), err: err}
-		c.g.limits.remember(shown, refused)
-		return shown, id, &refused
+		refused := refusal{reason: credentials.misconfiguredReason(err), err: err}
+		c.g.limits.remember(credentials, refused)
+		return credentials, id, &refused
 	case err != nil:
-		return shown, id, fmt.Errorf("%w: %w", errUndecided, err)
+		return credentials, id, fmt.Errorf("%w: %w", errCannotTell, err)
 	case id.Subject == "" || id.Principal == "" || !id.Expiry.After(time.Now()):
-		return shown, id, &refusal{reason: "the " + shown.kind() + " has expired" + shown.hint()}
-	case credentials.authzid != "" && credentials.authzid != id.Subject:
-		return shown, id, &refusal{reason: "the authorization ID is not the subject of the " + shown.kind() + "; leave it out"}
+		return credentials, id, &refusal{reason: "the " + credentials.kind() + " has expired" + credentials.hint()}
+	case parsed.authzid != "" && parsed.authzid != id.Subject:
+		return credentials, id, &refusal{reason: "the authorization ID is not the subject of the " + credentials.kind() + "; leave it out"}
 	}
-	return shown, id, nil
+	return credentials, id, nil
 }
 
 // caller returns the key under which failed logins of this connection are counted: its address, or
@@ -282,16 +282,16 @@ func (c *conn) caller() string {
 
 // signIn signs the connection to the broker in as the identity's principal.
 func (c *conn) signIn(ctx context.Context, id Identity) error {
-	account, err := c.g.limits.signIn(c.anonymous, id.Subject)
+	usage, err := c.g.limits.signIn(c.anonymous, id.Subject)
 	if err != nil {
 		return err
 	}
-	c.subject, c.principal, c.account = id.Subject, id.Principal, account
-	c.reads, c.groups = id.Read, groupsOf(id)
+	c.subject, c.principal, c.usage = id.Subject, id.Principal, usage
+	c.canRead, c.groups = id.Read, groupPrefixOf(id)
 	if err := c.dial(ctx); err != nil {
 		return err
 	}
-	if c.again, err = c.g.cfg.Upstream.SignIn(ctx, c.upstream, brokerBefore{c}, id.Principal); err != nil {
+	if c.signInAt, err = c.g.cfg.Upstream.SignIn(ctx, c.upstream, loginRequestor{c}, id.Principal); err != nil {
 		return brokerError("sign in", err)
 	}
 	return c.learnVersions(ctx)

@@ -13,14 +13,14 @@ import (
 // mechanism is a SASL mechanism in which the client sends one message.
 type mechanism struct {
 	// parse decodes the client's message. Its error is a *refusal.
-	parse func(message []byte) (credentials, error)
+	parse func(message []byte) (saslMessage, error)
 	// refused returns the answer for a client that cannot receive a Kafka error, to be sent before
 	// the connection is closed. If refused is nil, nothing is sent.
 	refused func(*refusal) []byte
 }
 
-// credentials are the content of a client's SASL message.
-type credentials struct {
+// saslMessage is the content of a client's SASL message.
+type saslMessage struct {
 	Credentials
 	authzid string // the authorization identity, if the client sent one
 }
@@ -49,34 +49,34 @@ const maxTokenBytes = 16 << 10
 //
 // where ^A is the byte 1. a=AUTHZID and the other keys are optional. It accepts no more than Apache
 // Kafka does.
-func parseOAuthBearer(message []byte) (credentials, error) {
+func parseOAuthBearer(message []byte) (saslMessage, error) {
 	malformed := &refusal{reason: "the OAUTHBEARER message is malformed; is the access token pasted whole?"}
 	header, rest, _ := bytes.Cut(message, []byte{1})
 	authzid, ok := parseGS2Header(string(header))
 	pairs, terminated := bytes.CutSuffix(rest, []byte{1, 1})
 	if !ok || !terminated {
-		return credentials{}, malformed
+		return saslMessage{}, malformed
 	}
-	c := credentials{authzid: authzid}
+	c := saslMessage{authzid: authzid}
 	for pair := range bytes.SplitSeq(pairs, []byte{1}) {
 		key, value, _ := strings.Cut(string(pair), "=")
 		switch {
 		case key != "auth":
 			if !consistsOf(key, isLetter) || !consistsOf(value, isText) {
-				return credentials{}, malformed
+				return saslMessage{}, malformed
 			}
 		case c.Secret != "":
-			return credentials{}, malformed
+			return saslMessage{}, malformed
 		default:
 			scheme, token, _ := strings.Cut(value, " ")
 			if !strings.EqualFold(scheme, "Bearer") || !isToken(token) {
-				return credentials{}, malformed
+				return saslMessage{}, malformed
 			}
 			c.Secret = globus.Secret(token)
 		}
 	}
 	if c.Secret == "" {
-		return credentials{}, malformed
+		return saslMessage{}, malformed
 	}
 	return c, nil
 }

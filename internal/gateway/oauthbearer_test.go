@@ -11,7 +11,7 @@ import (
 
 func TestParseOAuthBearer(t *testing.T) {
 	long := strings.Repeat("x", maxTokenBytes)
-	for message, want := range map[string]credentials{
+	for message, want := range map[string]saslMessage{
 		"n,,\x01auth=Bearer abc\x01\x01":                              {Credentials{Secret: "abc"}, ""},
 		"n,a=" + ada + ",\x01auth=Bearer abc\x01\x01":                 {Credentials{Secret: "abc"}, ada},
 		"n,,\x01auth=bearer A-b_c.d~e+f/g==\x01\x01":                  {Credentials{Secret: "A-b_c.d~e+f/g=="}, ""},
@@ -84,7 +84,7 @@ var badSASL = []string{
 func TestParseOAuthBearerRefuses(t *testing.T) {
 	for _, message := range badSASL {
 		got, err := parseOAuthBearer([]byte(message))
-		if refused := (*refusal)(nil); !errors.As(err, &refused) || got != (credentials{}) {
+		if refused := (*refusal)(nil); !errors.As(err, &refused) || got != (saslMessage{}) {
 			t.Errorf("parseOAuthBearer(%q) = %v, %v; want a refusal", message, got, err)
 		}
 	}
@@ -100,7 +100,7 @@ func FuzzSASL(f *testing.F) {
 	f.Fuzz(func(t *testing.T, message []byte) {
 		c, err := parseOAuthBearer(message)
 		if err != nil {
-			if len(message) > 40 && strings.Contains(err.Error(), string(message)) || c != (credentials{}) {
+			if len(message) > 40 && strings.Contains(err.Error(), string(message)) || c != (saslMessage{}) {
 				t.Errorf("parseOAuthBearer(%q) = %v, %v; want no trace of it", message, c, err)
 			}
 			return

@@ -19,14 +19,14 @@ const (
 //
 // where AUTHCID is the ID of an access key and PASSWORD its secret. Some clients send the ID as
 // AUTHZID too. That requests no other identity, so it is accepted.
-func parsePlain(message []byte) (credentials, error) {
+func parsePlain(message []byte) (saslMessage, error) {
 	parts := bytes.Split(message, []byte{0})
 	if len(parts) != 3 || len(parts[1]) > maxKeyIDBytes || len(parts[2]) > maxKeySecretBytes || !utf8.Valid(message) {
-		return credentials{}, &refusal{reason: "the PLAIN message is malformed; is the access key pasted whole?"}
+		return saslMessage{}, &refusal{reason: "the PLAIN message is malformed; is the access key pasted whole?"}
 	}
-	c := credentials{authzid: string(parts[0]), Credentials: Credentials{KeyID: string(parts[1]), Secret: globus.Secret(parts[2])}}
+	c := saslMessage{authzid: string(parts[0]), Credentials: Credentials{KeyID: string(parts[1]), Secret: globus.Secret(parts[2])}}
 	if c.KeyID == "" || c.Secret == "" {
-		return credentials{}, &refusal{reason: "with PLAIN the user name is the ID of an access key and the password its secret, and one of them is empty" + keyHint}
+		return saslMessage{}, &refusal{reason: "with PLAIN the user name is the ID of an access key and the password its secret, and one of them is empty" + keyHint}
 	}
 	if c.authzid == c.KeyID {
 		c.authzid = ""

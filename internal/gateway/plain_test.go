@@ -35,7 +35,7 @@ func (c *raw) loginPlain(version int16, message []byte) *kmsg.SASLAuthenticateRe
 }
 
 func TestParsePlain(t *testing.T) {
-	for message, want := range map[string]credentials{
+	for message, want := range map[string]saslMessage{
 		"\x00id\x00secret":        {Credentials{"id", "secret"}, ""},
 		"id\x00id\x00secret":      {Credentials{"id", "secret"}, ""},
 		ada + "\x00id\x00secret":  {Credentials{"id", "secret"}, ada},
@@ -63,7 +63,7 @@ func FuzzParsePlain(f *testing.F) {
 	f.Fuzz(func(t *testing.T, message []byte) {
 		c, err := parsePlain(message)
 		if err != nil {
-			if c != (credentials{}) || len(message) > 60 && strings.Contains(err.Error(), string(message)) {
+			if c != (saslMessage{}) || len(message) > 60 && strings.Contains(err.Error(), string(message)) {
 				t.Errorf("parsePlain(%q) = %v, %v; want no trace of it", message, c, err)
 			}
 			return
@@ -257,7 +257,7 @@ func TestVersionsOfLogin(t *testing.T) {
 	}
 	for version := range int16(maxApiVersions + 1) {
 		theirs := ask(behind, version)
-		theirs.ApiKeys = common(theirs.ApiKeys)
+		theirs.ApiKeys = supported(theirs.ApiKeys)
 		ours := ask(f.dial(t), version)
 		want := versions(theirs)
 		if ours.ErrorCode == 0 {

@@ -11,17 +11,17 @@ import (
 
 // relay relays requests to the broker and responses back until either side closes the connection.
 func (c *conn) relay(ctx context.Context) error {
-	c.ended = make(chan struct{})
+	c.relayDone = make(chan struct{})
 	go c.relayResponses(ctx)
 	err := c.relayRequests(ctx)
 	c.close()
-	<-c.ended
+	<-c.relayDone
 	return err
 }
 
 func (c *conn) relayRequests(ctx context.Context) error {
 	for c.awaitRequest() {
-		size, err := c.in.size()
+		size, err := c.fromClient.size()
 		if err != nil && c.draining() {
 			break // drain has ended the read; a request that has arrived in part is dropped
 		}
@@ -41,8 +41,8 @@ func (c *conn) relayRequest(ctx context.Context, size int) error {
 	if size < headerBytes || size > c.g.cfg.MaxRequestBytes {
 		return frameError("size %d", size)
 	}
-	defer c.beginRequest(c.in.buffered() >= 4+size)()
-	b, err := c.in.peek(4 + headerBytes)
+	defer c.beginRequest(c.fromClient.buffered() >= 4+size)()
+	b, err := c.fromClient.peek(4 + headerBytes)
 	if err != nil {
 		return unexpected(err)
 	}
@@ -83,10 +83,10 @@ func (c *conn) sendRequest(ctx context.Context, h header, frame []byte) error {
 		return err
 	}
 	switch {
-	case h.key == keyFetch && !c.reads:
+	case h.key == keyFetch && !c.canRead:
 		return c.refuseFetch(ctx, h, frame)
-	case aboutGroups().requests[h.key]:
-		if frame, err = c.renameGroups(h, frame); err != nil {
+	case namesGroups().requests[h.key]:
+		if frame, err = c.prefixGroups(h, frame); err != nil {
 			return err
 		}
 	}
@@ -100,22 +100,22 @@ func (c *conn) sendRequest(ctx context.Context, h header, frame []byte) error {
 
 // answerApiVersionsAgain answers an ApiVersions request after the login, which some clients make.
 func (c *conn) answerApiVersionsAgain(ctx context.Context) error {
-	_, frame, free, err := c.takeRequest(maxSmallRequestBytes)
+	_, frame, free, err := c.readOwnRequest(maxSmallRequestBytes)
 	if err != nil {
 		return err
 	}
 	defer free()
-	return c.answerApiVersions(ctx, brokerAmid{c}, frame)
+	return c.answerApiVersions(ctx, relayRequestor{c}, frame)
 }
 
 // loginAgain handles a client that logs in again on the same connection (KIP-368), beginning with a
 // handshake. Answers must come in the order of the requests. So it first waits until the broker has
 // answered all earlier requests, and reads no further request before the login is over.
 func (c *conn) loginAgain(ctx context.Context) error {
-	if _, err := (brokerAmid{c}).Request(ctx, kmsg.NewPtrApiVersionsRequest()); err != nil {
+	if _, err := (relayRequestor{c}).Request(ctx, kmsg.NewPtrApiVersionsRequest()); err != nil {
 		return err
 	}
-	_, frame, free, err := c.takeRequest(maxLoginBytes)
+	_, frame, free, err := c.readOwnRequest(maxLoginBytes)
 	if err != nil {
 		return err
 	}
@@ -125,7 +125,7 @@ func (c *conn) loginAgain(ctx context.Context) error {
 		return err
 	}
 	if m == nil || raw {
-		return frameError("login with an unknown mechanism, or in version 0, after login")
+		return frameError("repeated login with an unknown mechanism or with SaslHandshake version 0")
 	}
 	defer c.beginRequest(false)()
 	ctx, cancel := context.WithTimeout(ctx, c.g.cfg.LoginTimeout)
@@ -136,17 +136,17 @@ func (c *conn) loginAgain(ctx context.Context) error {
 // signInAgain signs in to the broker again if that is due. Since the broker answers in order, the
 // client has the answers to all its earlier requests by then.
 func (c *conn) signInAgain(ctx context.Context) (err error) {
-	if c.again.IsZero() {
+	if c.signInAt.IsZero() {
 		return nil
 	}
 	// A rebalance can take minutes. Until the broker has answered such a request, it reads no
 	// other. If the session ended in the meantime, it would close the connection on reading the
 	// next request. So wait for the rebalance first, then check the time.
 	c.flight.awaitGroup()
-	if time.Now().Before(c.again) {
+	if time.Now().Before(c.signInAt) {
 		return nil
 	}
-	if c.again, err = c.g.cfg.Upstream.SignIn(ctx, c.upstream, brokerAmid{c}, c.principal); err != nil {
+	if c.signInAt, err = c.g.cfg.Upstream.SignIn(ctx, c.upstream, relayRequestor{c}, c.principal); err != nil {
 		return brokerError("sign in again", err)
 	}
 	return nil
@@ -160,7 +160,7 @@ const shortDrain = 500 * time.Millisecond
 // finish waits, when the gateway stops, until the broker has answered all requests.
 func (c *conn) finish(ctx context.Context) {
 	c.mu.Lock()
-	limit := c.drainBy
+	limit := c.drainDeadline
 	c.mu.Unlock()
 	switch c.lastKey {
 	case keyFetch, keyShareFetch, keyJoinGroup:
@@ -171,18 +171,18 @@ func (c *conn) finish(ctx context.Context) {
 	ctx, cancel := context.WithDeadline(ctx, limit)
 	defer cancel()
 	c.upstream.SetWriteDeadline(limit)
-	if _, err := (brokerAmid{c}).Request(ctx, kmsg.NewPtrApiVersionsRequest()); err == nil {
+	if _, err := (relayRequestor{c}).Request(ctx, kmsg.NewPtrApiVersionsRequest()); err == nil {
 		c.hangUp()
 	}
 }
 
 // relayResponses relays the broker's answers to the client.
 func (c *conn) relayResponses(ctx context.Context) {
-	defer close(c.ended)
+	defer close(c.relayDone)
 	defer c.flight.close()
 	defer c.close()
 	for {
-		b, err := c.out.peek(8)
+		b, err := c.fromBroker.peek(8)
 		if err != nil {
 			return
 		}
@@ -197,18 +197,18 @@ func (c *conn) relayResponse(ctx context.Context, size int, correlation int32) e
 	p, ok := c.flight.next(correlation)
 	switch {
 	case !ok:
-		err := fmt.Errorf("%w: it answered what it was not asked", errBroker)
-		c.g.brokerOften.Do(func() { c.g.cfg.Diagnostics.Warn("connection closed", "err", err) })
+		err := fmt.Errorf("%w: unexpected response", errBroker)
+		c.g.logBroker.Do(func() { c.g.cfg.Diagnostics.Warn("connection closed", "err", err) })
 		return err
 	case p.answer != nil:
-		answer, err := takeAnswer(c.out)
+		answer, err := readResponse(c.fromBroker)
 		if err != nil {
 			return err
 		}
 		p.answer <- answer
 		return nil
-	case aboutGroups().answers[p.key]:
-		return c.relayGroupAnswer(ctx, size, p)
+	case namesGroups().answers[p.key]:
+		return c.relayGroupResponse(ctx, size, p)
 	}
-	return relay(c, c.out, 4+size)
+	return relay(c, c.fromBroker, 4+size)
 }

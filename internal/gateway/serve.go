@@ -48,7 +48,7 @@ func (g *Gateway) Serve(ctx context.Context, ln net.Listener) error {
 // accept serves each connection in a goroutine of its own. ctx ends accepting. run is the context
 // of the connections.
 func (s *server) accept(ctx, run context.Context, ln net.Listener) error {
-	const longest = time.Second
+	const maxPause = time.Second
 	pause := time.Duration(0)
 	for {
 		nc, err := ln.Accept()
@@ -63,8 +63,8 @@ func (s *server) accept(ctx, run context.Context, ln net.Listener) error {
 			return fmt.Errorf("gateway: accept connections: %w", err)
 		}
 		// Most likely the process is out of file descriptors. Open connections can continue.
-		s.cfg.Diagnostics.Warn("cannot accept connections, trying on", "err", err)
-		pause = min(max(2*pause, 5*time.Millisecond), longest)
+		s.cfg.Diagnostics.Warn("cannot accept connections; retrying", "err", err)
+		pause = min(max(2*pause, 5*time.Millisecond), maxPause)
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
@@ -103,7 +103,7 @@ func (s *server) admit(run context.Context, nc net.Conn) {
 
 func (g *Gateway) rejected(client net.Addr, err error) {
 	g.counters.rejected.Add(1)
-	g.rejectedOften.Do(func() {
+	g.logRejected.Do(func() {
 		g.cfg.Diagnostics.Warn("connection rejected", "client", client.String(), "err", err, "rejected", g.counters.rejected.Load())
 	})
 }
@@ -119,11 +119,11 @@ func (g *Gateway) report(c *conn, err error) {
 	case errors.As(err, &refusal):
 		g.counters.refused.Add(1)
 		log.Info("login refused", "err", err)
-	case errors.Is(err, errUndecided):
+	case errors.Is(err, errCannotTell):
 		g.counters.unavailable.Add(1)
-		g.unavailableOften.Do(func() { log.Warn("login not possible, the client will try again", "err", err) })
+		g.logUnavailable.Do(func() { log.Warn("login not possible; the client will retry", "err", err) })
 	case errors.Is(err, errBroker):
-		g.brokerOften.Do(func() { log.Warn("login not possible, the client will try again", "err", err) })
+		g.logBroker.Do(func() { log.Warn("login not possible; the client will retry", "err", err) })
 	case errors.Is(err, errSubject), errors.Is(err, errHalfOpen), errors.Is(err, errFailures), errors.Is(err, errBudget):
 		g.rejected(c.client.RemoteAddr(), err)
 	case errors.Is(err, errFrame):
@@ -143,8 +143,8 @@ func (g *Gateway) misconfigured(err error) {
 	if cause := (*refusal)(nil); errors.As(err, &cause) {
 		err = cause.err
 	}
-	g.misconfiguredOften.Do(func() {
-		g.cfg.Diagnostics.Error("the answer of Globus Auth cannot be used; clients that are not known yet cannot sign in",
+	g.logMisconfigured.Do(func() {
+		g.cfg.Diagnostics.Error("cannot use the response of Globus Auth; only clients that have signed in before can sign in",
 			"err", err, "logins_not_possible", g.counters.unavailable.Load())
 	})
 }
@@ -195,23 +195,23 @@ func (g *Gateway) Recheck(ctx context.Context, principal string) {
 	defer checks.Wait()
 	for _, s := range servers {
 		for _, c := range s.all() {
-			if shown := c.shownBy(principal); shown != (Credentials{}) {
+			if credentials := c.credentialsOf(principal); credentials != (Credentials{}) {
 				// If it cannot tell now, the next sweep checks again.
-				checks.Go(func() { _ = c.recheck(ctx, shown) })
+				checks.Go(func() { _ = c.recheck(ctx, credentials) })
 			}
 		}
 	}
 }
 
-// turnsOfInterval is how often in each RevocationInterval the gateway looks for connections whose
+// sweepsPerInterval is how often in each RevocationInterval the gateway looks for connections whose
 // credentials are due for a check.
-const turnsOfInterval = 10
+const sweepsPerInterval = 10
 
 // sweep checks the credentials of each connection once in every interval. If a check fails because
 // nobody can tell, sweep repeats it in every turn until it succeeds. Each check has a goroutine of
 // its own, so that a slow one does not delay the others.
 func (s *server) sweep(ctx context.Context) {
-	ticker := time.NewTicker(max(1, s.cfg.RevocationInterval/turnsOfInterval))
+	ticker := time.NewTicker(max(1, s.cfg.RevocationInterval/sweepsPerInterval))
 	defer ticker.Stop()
 	var checks sync.WaitGroup
 	defer checks.Wait()
@@ -222,15 +222,15 @@ func (s *server) sweep(ctx context.Context) {
 			return
 		}
 		for _, c := range s.all() {
-			if shown, due := c.recheckDue(); due {
+			if credentials, due := c.recheckDue(); due {
 				checks.Go(func() {
-					switch err := c.recheck(ctx, shown); {
+					switch err := c.recheck(ctx, credentials); {
 					case err == nil || ctx.Err() != nil:
 					case errors.Is(err, globus.ErrMisconfigured):
 						s.misconfigured(err)
 					default:
-						s.unavailableOften.Do(func() {
-							s.cfg.Diagnostics.Warn("cannot look for revoked tokens and keys, trying on", "err", err)
+						s.logUnavailable.Do(func() {
+							s.cfg.Diagnostics.Warn("cannot check for revoked tokens and keys; retrying", "err", err)
 						})
 					}
 				})

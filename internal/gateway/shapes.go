@@ -16,6 +16,9 @@ type shape struct {
 	fields   []field
 }
 
+// isFlexible reports whether a version of the request has compact lengths and tags.
+func (s shape) isFlexible(version int16) bool { return s.flexible >= 0 && version >= s.flexible }
+
 // field is one field of a request, or an array or a struct of fields.
 type field struct {
 	kind     byte  // a letter; see requests

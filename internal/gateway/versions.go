@@ -22,19 +22,19 @@ func (v versions) take(h header) bool {
 
 // learnVersions asks the broker which requests it supports.
 func (c *conn) learnVersions(ctx context.Context) error {
-	response, err := kmsg.NewPtrApiVersionsRequest().RequestWith(ctx, brokerBefore{c})
+	response, err := kmsg.NewPtrApiVersionsRequest().RequestWith(ctx, loginRequestor{c})
 	if err != nil {
 		return brokerError("ask for versions", err)
 	}
-	for _, r := range common(response.ApiKeys) {
+	for _, r := range supported(response.ApiKeys) {
 		c.versions = append(c.versions, struct{ key, min, max int16 }{r.ApiKey, r.MinVersion, r.MaxVersion})
 	}
 	return nil
 }
 
-// common returns the requests, out of those that the broker offers, that the gateway supports too.
-// A newer broker may offer versions with fields that the gateway cannot check.
-func common(offered []kmsg.ApiVersionsResponseApiKey) []kmsg.ApiVersionsResponseApiKey {
+// supported returns the requests, out of those that the broker offers, that the gateway supports
+// too. A newer broker may offer versions with fields that the gateway cannot check.
+func supported(offered []kmsg.ApiVersionsResponseApiKey) []kmsg.ApiVersionsResponseApiKey {
 	known := make([]kmsg.ApiVersionsResponseApiKey, 0, len(offered))
 	for _, r := range offered {
 		if s, ok := shapes()[r.ApiKey]; ok && r.MinVersion <= s.newest {
@@ -56,7 +56,7 @@ func (c *conn) answerApiVersions(ctx context.Context, broker kmsg.Requestor, fra
 	if err != nil {
 		return brokerError("ask for versions", err)
 	}
-	response.ApiKeys = common(response.ApiKeys)
+	response.ApiKeys = supported(response.ApiKeys)
 	offerLogin(response)
 	return c.respond(parseHeader(frame).correlation, response)
 }
@@ -100,28 +100,26 @@ func parseApiVersions(frame []byte) (*kmsg.ApiVersionsRequest, error) {
 		return nil, frameError("%v", h)
 	}
 	if h.version <= maxApiVersions {
-		_, w := parseRequest(frame)
-		readApiVersions(w, request)
-		if !w.done() {
+		_, r := parseHead(frame)
+		readApiVersions(r, request)
+		if !r.done() {
 			return nil, frameError("malformed %v", h)
 		}
 	}
 	return request, nil
 }
 
-func readApiVersions(w *wire, request *kmsg.ApiVersionsRequest) {
+func readApiVersions(r *requestReader, request *kmsg.ApiVersionsRequest) {
 	if request.Version >= 3 {
-		name, _ := w.compactBytes()
-		version, _ := w.compactBytes()
+		name, _ := r.compactBytes()
+		version, _ := r.compactBytes()
 		request.ClientSoftwareName, request.ClientSoftwareVersion = string(name), string(version)
 	}
 	if request.Version >= 5 {
-		if cluster, ok := w.compactBytes(); ok {
+		if cluster, ok := r.compactBytes(); ok {
 			request.ClusterID = kmsg.StringPtr(string(cluster))
 		}
-		request.NodeID = int32(w.int32())
+		request.NodeID = int32(r.int32())
 	}
-	if request.Version >= 3 {
-		w.tags()
-	}
+	r.skipTags()
 }
