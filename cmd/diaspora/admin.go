@@ -32,8 +32,8 @@ You must be an operator of the fabric: the setting "operators" of "diaspora serv
 func (e *env) adminCommands() []*cobra.Command {
 	var why string
 	block := e.command(adminBlockHelp, func(ctx context.Context, args []string) error {
-		if fault := claims.PersonFault(args[0]); fault != "" {
-			return misuse("", "admin block: %s", fault)
+		if err := claims.CheckPerson(args[0]); err != nil {
+			return misuse("", "admin block: %s", err)
 		}
 		if strings.TrimSpace(why) == "" {
 			return misuse("", "admin block: say why with --why TEXT; other operators will read it")

@@ -27,7 +27,7 @@ func TestAdmin(t *testing.T) {
 		{"admin block", 2, "whoami --subject"},
 		{"admin block " + who, 2, "--why"},
 		{"admin block grace@example.org", 2, `"grace@example.org" is a username; give the subject, a UUID`},
-		{"admin block grace --why spam", 2, `"grace" is no subject; give the subject, a UUID`},
+		{"admin block grace --why spam", 2, `"grace" is not a subject; give the subject, a UUID`},
 		{"admin unblock " + who, 5, "hint: `diaspora admin blocked` lists who is blocked"},
 		{"admin block " + who + " --why spam", 0, who + " has been blocked since "},
 		{"admin block " + who + " --why loops", 0, "nothing has changed"},

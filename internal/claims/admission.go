@@ -1,6 +1,7 @@
 package claims
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -35,49 +36,46 @@ type Admission struct {
 func (a *Admission) Validate() error {
 	var errs []error
 	for _, subject := range a.Operators {
-		if fault := PersonFault(subject); fault != "" {
-			errs = append(errs, fmt.Errorf("operators: %s", fault))
+		if err := CheckPerson(subject); err != nil {
+			errs = append(errs, fmt.Errorf("operators: %w", err))
 		}
 	}
 	for _, subject := range a.Subjects {
-		if fault := PersonFault(subject); fault != "" {
-			errs = append(errs, fmt.Errorf("allow-subjects: %s", fault))
+		if err := CheckPerson(subject); err != nil {
+			errs = append(errs, fmt.Errorf("allow-subjects: %w", err))
 		}
 	}
 	for _, domain := range a.Domains {
-		if domain == "" || len(domain) > 253 || !strings.Contains(domain, ".") && domain != "localhost" || strings.ContainsFunc(domain, func(r rune) bool { return r >= 0x80 || !nameByte(byte(r)) }) {
-			errs = append(errs, fmt.Errorf("allow-domains: %q is no domain; want what follows the last @ of usernames, such as example.edu", clip(domain)))
+		if checkName("a domain", domain, 253) != nil || !strings.Contains(domain, ".") && domain != "localhost" {
+			errs = append(errs, fmt.Errorf("allow-domains: %q is not a domain; want what follows the last @ of usernames, such as example.edu", truncate(domain)))
 		}
 	}
-	if fault := lineFault("operator-contact", a.Contact, maxContactBytes); fault != "" {
-		errs = append(errs, errors.New(fault))
-	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, checkLine("operator-contact", a.Contact, maxContactBytes))...)
 }
 
-// PersonFault returns what is wrong with the subject of a person that somebody has typed, or "". A
-// subject of Globus is a UUID in lower case. Any other value would be stored and apply to nobody.
-// Ledgers may hold other subjects, from earlier versions.
-func PersonFault(subject string) string {
-	what := "no subject"
+// CheckPerson checks the subject of a person that somebody has typed. A subject of Globus is a UUID
+// in lower case. Any other value would be stored and apply to nobody. Ledgers may hold other
+// subjects, from earlier versions.
+func CheckPerson(subject string) error {
+	what := "not a subject"
 	switch {
 	case isUUID(subject) && subject == strings.ToLower(subject):
-		return ""
+		return nil
 	case isUUID(subject):
-		what = "no subject of Globus, which are in lower case"
+		what = "not a subject of Globus, which is in lower case"
 	case strings.Contains(subject, "@"):
 		what = "a username"
 	}
-	return fmt.Sprintf(`%q is %s; give the subject, a UUID in lower case: that person's "diaspora whoami --subject" prints it, and "diaspora topic show NAME" tells operators the owner of a topic`, clip(subject), what)
+	return fmt.Errorf(`%q is %s; give the subject, a UUID in lower case: that person's "diaspora whoami --subject" prints it, and "diaspora topic show NAME" tells operators the owner of a topic`, truncate(subject), what)
 }
 
 // maxContactBytes keeps refusals short, because Kafka clients print them on one line.
 const maxContactBytes = 200
 
-func (a *Admission) operates(subject string) bool { return slices.Contains(a.Operators, subject) }
+func (a *Admission) isOperator(subject string) bool { return slices.Contains(a.Operators, subject) }
 
-// advice is the hint for refusals that only operators can change.
-func (a *Admission) advice() string {
+// contactHint is the hint for refusals that only operators can change.
+func (a *Admission) contactHint() string {
 	if a.Contact == "" {
 		return "ask the operators of this fabric"
 	}
@@ -99,13 +97,13 @@ func (a *Admission) allows(id globus.Identity) bool {
 		return a.allowsOwner(id.Subject)
 	}
 	domain := domainOf(id.Username)
-	return a.operates(id.Subject) || slices.Contains(a.Subjects, id.Subject) ||
+	return a.isOperator(id.Subject) || slices.Contains(a.Subjects, id.Subject) ||
 		slices.ContainsFunc(a.Domains, func(d string) bool { return strings.EqualFold(d, domain) })
 }
 
 // allowsOwner reports whether the lists admit a person of whom only the subject is known.
 func (a *Admission) allowsOwner(subject string) bool {
-	return len(a.Domains) > 0 || len(a.Subjects) == 0 || a.operates(subject) || slices.Contains(a.Subjects, subject)
+	return len(a.Domains) > 0 || len(a.Subjects) == 0 || a.isOperator(subject) || slices.Contains(a.Subjects, subject)
 }
 
 // Admit returns nil if a person who has signed in with Globus Auth may use the fabric, and
@@ -115,7 +113,7 @@ func (a *Admission) allowsOwner(subject string) bool {
 func (r *ledgerReader) Admit(id globus.Identity) error {
 	a := &r.admission
 	reason := kafka.NotOpen + "your account"
-	if domain := domainOf(id.Username); domain != "" && len(a.Domains) > 0 && lineFault("", domain, 253) == "" {
+	if domain := domainOf(id.Username); domain != "" && len(a.Domains) > 0 && checkLine("", domain, 253) == nil {
 		reason = kafka.NotOpen + "accounts of " + domain
 	}
 	return r.admit(id.Subject, a.allows(id), reason)
@@ -128,12 +126,12 @@ func (r *ledgerReader) admitOwner(subject string) error {
 
 // admit refuses a subject that is blocked, or that is not allowed; reason explains the latter.
 func (r *ledgerReader) admit(subject string, allowed bool, reason string) error {
-	advice := r.admission.advice()
+	contactHint := r.admission.contactHint()
 	switch {
 	case r.ledger.isBlocked(subject):
-		return &globus.RefusedError{Reason: kafka.Blocked, Hint: advice + "; a new login or another key does not help"}
+		return &globus.RefusedError{Reason: kafka.Blocked, Hint: contactHint + "; a new login or another key does not help"}
 	case !allowed:
-		return &globus.RefusedError{Reason: reason, Hint: "sign in with another account, or " + advice}
+		return &globus.RefusedError{Reason: reason, Hint: "sign in with another account, or " + contactHint}
 	}
 	return nil
 }
@@ -166,24 +164,22 @@ func (s *Service) Block(ctx context.Context, by string, req diaspora.BlockReques
 func (s *Service) block(ctx context.Context, by string, req diaspora.BlockRequest) (diaspora.Blocked, error) {
 	r := newRecord(opBlock, by)
 	r.Subject, r.Why = req.Subject, req.Why
-	err := s.mayOperate(by)
-	switch {
-	case err != nil:
+	if err := s.requireOperator(by); err != nil {
 		return diaspora.Blocked{}, err
-	case PersonFault(r.Subject) != "":
-		return diaspora.Blocked{}, invalid(PersonFault(r.Subject))
-	case whyFault(r.Why) != "":
-		return diaspora.Blocked{}, invalid(whyFault(r.Why))
-	case s.cfg.Admission.operates(r.Subject):
-		return diaspora.Blocked{}, fmt.Errorf("%w: this subject is an operator; take it out of the setting operators first", diaspora.ErrConflict)
 	}
-	if err := s.operate(ctx, r); err != nil && !errors.Is(err, errBlockedYet) {
+	if err := cmp.Or(CheckPerson(r.Subject), checkWhy(r.Why)); err != nil {
+		return diaspora.Blocked{}, invalid(err)
+	}
+	if s.cfg.Admission.isOperator(r.Subject) {
+		return diaspora.Blocked{}, fmt.Errorf("%w: this subject is an operator; remove it from the setting operators first", diaspora.ErrConflict)
+	}
+	if err := s.appendOperatorRecord(ctx, r); err != nil && !errors.Is(err, errAlreadyBlocked) {
 		return diaspora.Blocked{}, err
 	}
 	var b block
 	s.ledger.read(func(st *state) { b = st.blocked[r.Subject] })
 	if b == (block{}) { // another operator has unblocked it in the meantime
-		return diaspora.Blocked{}, fmt.Errorf("%w: the subject was unblocked at the same time; block it again", diaspora.ErrUnavailable)
+		return diaspora.Blocked{}, fmt.Errorf("%w: another operator unblocked the subject at the same time; block it again", diaspora.ErrUnavailable)
 	}
 	return b.answer(r.Subject), nil
 }
@@ -193,12 +189,12 @@ func (s *Service) block(ctx context.Context, by string, req diaspora.BlockReques
 func (s *Service) Unblock(ctx context.Context, by, subject string) error {
 	r := newRecord(opUnblock, by)
 	r.Subject = subject
-	err := s.mayOperate(by)
-	if err == nil && subjectFault(subject) != "" {
-		err = invalid(subjectFault(subject))
+	err := s.requireOperator(by)
+	if err == nil {
+		err = invalid(checkSubject(subject))
 	}
 	if err == nil {
-		err = s.operate(ctx, r)
+		err = s.appendOperatorRecord(ctx, r)
 	}
 	if errors.Is(err, errNotBlocked) {
 		err = fmt.Errorf("%w: %w", diaspora.ErrNotFound, err)
@@ -213,7 +209,7 @@ func (s *Service) Unblock(ctx context.Context, by, subject string) error {
 func (s *Service) Blocked(ctx context.Context, by string) ([]diaspora.Blocked, error) {
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
-	err := s.mayOperate(by)
+	err := s.requireOperator(by)
 	if err == nil {
 		err = s.ledger.sync(ctx)
 	}
@@ -234,15 +230,15 @@ func (b block) answer(subject string) diaspora.Blocked {
 	return diaspora.Blocked{Subject: subject, Why: b.why, By: b.by, Since: b.since.Truncate(time.Second)}
 }
 
-func (s *Service) mayOperate(by string) error {
-	if s.cfg.Admission.operates(by) {
+func (s *Service) requireOperator(by string) error {
+	if s.cfg.Admission.isOperator(by) {
 		return nil
 	}
 	return fmt.Errorf("%w: only operators of this fabric may do this", diaspora.ErrPermission)
 }
 
-// operate appends an operator's command to the ledger, unless it would have no effect.
-func (s *Service) operate(ctx context.Context, r record) error {
+// appendOperatorRecord appends an operator's command to the ledger, unless it would have no effect.
+func (s *Service) appendOperatorRecord(ctx context.Context, r record) error {
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
 	err := s.ledger.mayApply(ctx, r)
@@ -250,7 +246,7 @@ func (s *Service) operate(ctx context.Context, r record) error {
 		err = s.ledger.append(ctx, r)
 	}
 	if err == nil {
-		s.cfg.Diagnostics.Warn("an operator has acted", "op", r.Op, "subject", r.Subject, "operator", r.By, "why", r.Why)
+		s.cfg.Diagnostics.Warn("operator command", "op", r.Op, "subject", r.Subject, "operator", r.By, "why", r.Why)
 	}
 	return err
 }

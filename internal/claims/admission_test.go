@@ -3,6 +3,7 @@ package claims
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -153,18 +154,18 @@ func TestAllow(t *testing.T) {
 	}
 }
 
-// TestPersonFault: a subject that no person can have is refused, and the message says what it is
+// TestCheckPerson: a subject that no person can have is refused, and the message says what it is
 // instead.
-func TestPersonFault(t *testing.T) {
+func TestCheckPerson(t *testing.T) {
 	for subject, want := range map[string]string{
 		"1168fe43-ef48-54e0-8aeb-e0dc24146888": "",
 		"1168FE43-EF48-54E0-8AEB-E0DC24146888": "lower case",
 		"ada@example.edu":                      "is a username",
-		"mary":                                 "is no subject",
-		"":                                     "is no subject",
+		"mary":                                 "is not a subject",
+		"":                                     "is not a subject",
 	} {
-		if got := PersonFault(subject); (got == "") != (want == "") || !strings.Contains(got, want) {
-			t.Errorf("PersonFault(%q) = %q, want %q in it", subject, got, want)
+		if got := fmt.Sprint(CheckPerson(subject)); (got == "<nil>") != (want == "") || !strings.Contains(got, want) {
+			t.Errorf("CheckPerson(%q) = %q, want %q in it", subject, got, want)
 		}
 	}
 }

@@ -148,7 +148,7 @@ func encodeCheckpoint(to io.Writer, cp checkpoint) error {
 	values := gob.NewEncoder(out)
 	n := 0
 	cp.state.entries(func(checkpointEntry) error { n++; return nil })
-	if err := values.Encode(checkpointHeader{checkpointFormat, cp.topic, cp.next, cp.record, cp.skipped, cp.state.swept, n}); err != nil {
+	if err := values.Encode(checkpointHeader{checkpointFormat, cp.topic, cp.next, cp.record, cp.skipped, cp.state.lastSweep, n}); err != nil {
 		return err
 	}
 	if err := cp.state.entries(func(e checkpointEntry) error { return values.Encode(e) }); err != nil {
@@ -165,14 +165,14 @@ func encodeCheckpoint(to io.Writer, cp checkpoint) error {
 func (s *state) entries(f func(checkpointEntry) error) error {
 	for name, t := range s.topics {
 		if err := f(checkpointEntry{
-			Topic: name, Phase: t.phase, Place: t.place, Owner: t.owner,
+			Topic: name, Phase: t.phase, Place: t.claimOffset, Owner: t.owner,
 			Partitions: t.partitions, RetentionMS: t.retentionMS, Description: t.description, Time: t.claimed,
 		}); err != nil {
 			return err
 		}
 	}
 	for name, g := range s.groups {
-		if err := f(checkpointEntry{Group: name, Place: g.place, Owner: g.owner}); err != nil {
+		if err := f(checkpointEntry{Group: name, Place: g.claimOffset, Owner: g.owner}); err != nil {
 			return err
 		}
 	}
@@ -181,20 +181,20 @@ func (s *state) entries(f func(checkpointEntry) error) error {
 			return err
 		}
 	}
-	subjects := make(map[string]struct{}, len(s.issued))
+	subjects := make(map[string]struct{}, len(s.keysIssued))
 	for subject := range s.subjects {
 		subjects[subject] = struct{}{}
 	}
-	for subject := range s.issued {
+	for subject := range s.keysIssued {
 		subjects[subject] = struct{}{}
 	}
-	for subject := range s.hours {
+	for subject := range s.recent {
 		subjects[subject] = struct{}{}
 	}
 	for subject := range subjects {
 		_, known := s.subjects[subject]
-		h := s.hours[subject]
-		if err := f(checkpointEntry{Subject: subject, Known: known, Issued: s.issued[subject], Hour: h.hour, N: h.n, Before: h.before}); err != nil {
+		h := s.recent[subject]
+		if err := f(checkpointEntry{Subject: subject, Known: known, Issued: s.keysIssued[subject], Hour: h.hour, N: h.n, Before: h.before}); err != nil {
 			return err
 		}
 	}
@@ -207,7 +207,7 @@ func (s *state) entries(f func(checkpointEntry) error) error {
 }
 
 // restore adds an entry to the state. texts holds the strings that several keys have in common. It
-// does the same as shared, which would be slower here.
+// does the same as intern, which would be slower here.
 func (s *state) restore(e checkpointEntry, texts map[string]string) error {
 	switch {
 	case e.Topic != "":
@@ -219,13 +219,13 @@ func (s *state) restore(e checkpointEntry, texts map[string]string) error {
 			s.endedOn(e.Time).names[e.Topic] = struct{}{}
 			return nil
 		}
-		s.owns[e.Owner]++
+		s.topicCount[e.Owner]++
 		if e.Partitions > 0 {
 			s.partitions[e.Owner] += e.Partitions
 		}
 	case e.Group != "":
 		s.groups[e.Group] = group{e.Place, e.Owner}
-		s.leads[e.Owner]++
+		s.groupCount[e.Owner]++
 	case e.Key != nil:
 		k := accessKey{AccessKey: *e.Key, hash: e.Hash}
 		for _, text := range []*string{&k.Owner, &k.Name} {
@@ -249,15 +249,15 @@ func (s *state) restore(e checkpointEntry, texts map[string]string) error {
 			s.subjects[e.Subject] = struct{}{}
 		}
 		if e.Issued > 0 {
-			s.issued[e.Subject] = e.Issued
+			s.keysIssued[e.Subject] = e.Issued
 		}
 		if e.N > 0 {
-			s.hours[e.Subject] = hourly{e.Hour, e.N, e.Before}
+			s.recent[e.Subject] = hourly{e.Hour, e.N, e.Before}
 		}
 	case e.Blocked != "":
 		s.blocked[e.Blocked] = block{e.By, e.Why, e.Time}
 	default:
-		return errors.New("an entry is about nothing")
+		return errors.New("an entry of an unknown kind")
 	}
 	return nil
 }
@@ -294,12 +294,12 @@ func (c *checkpoints) read(ledger kafka.TopicID) (cp checkpoint, err error) {
 	case header.Format != checkpointFormat:
 		return cp, fmt.Errorf("it has format %d, and this version knows %d", header.Format, checkpointFormat)
 	case header.Topic != ledger:
-		return cp, errors.New("it is of another ledger")
+		return cp, errors.New("it belongs to another ledger")
 	case header.Next < 1:
 		return cp, errors.New("its header is malformed: it counts no records")
 	}
 	cp = checkpoint{state: newState(), topic: ledger, next: header.Next, record: header.Record, skipped: header.Skipped}
-	cp.state.swept = header.Swept
+	cp.state.lastSweep = header.Swept
 	texts := make(map[string]string)
 	for range header.Entries {
 		var e checkpointEntry
@@ -318,14 +318,14 @@ func (c *checkpoints) read(ledger kafka.TopicID) (cp checkpoint, err error) {
 func (s *state) clone() *state {
 	c := *s
 	c.topics, c.groups, c.keys = maps.Clone(s.topics), maps.Clone(s.groups), maps.Clone(s.keys)
-	c.subjects, c.blocked, c.issued, c.hours = maps.Clone(s.subjects), maps.Clone(s.blocked), maps.Clone(s.issued), maps.Clone(s.hours)
-	c.owns, c.leads, c.keysOf, c.partitions, c.ended = nil, nil, nil, nil, nil // derived from the others
+	c.subjects, c.blocked, c.keysIssued, c.recent = maps.Clone(s.subjects), maps.Clone(s.blocked), maps.Clone(s.keysIssued), maps.Clone(s.recent)
+	c.topicCount, c.groupCount, c.keysOf, c.partitions, c.ended = nil, nil, nil, nil, nil // derived from the others
 	return &c
 }
 
-// startFrom loads the checkpoint of the ledger, if there is a usable one. Otherwise the ledger is
-// read from the beginning.
-func (l *ledger) startFrom(ctx context.Context, opts []kgo.Opt) {
+// loadCheckpoint loads the checkpoint of the ledger, if there is a usable one. Otherwise the ledger
+// is read from the beginning.
+func (l *ledger) loadCheckpoint(ctx context.Context, opts []kgo.Opt) {
 	cp, err := l.checkpoints.read(l.topicID)
 	if errors.Is(err, fs.ErrNotExist) {
 		return
@@ -334,11 +334,11 @@ func (l *ledger) startFrom(ctx context.Context, opts []kgo.Opt) {
 		err = l.verify(ctx, opts, cp)
 	}
 	if err != nil {
-		l.diagnostics.Warn("the checkpoint of the ledger is not used, and the ledger is read whole", "err", err)
+		l.diagnostics.Warn("cannot use the ledger's checkpoint; reading the whole ledger", "err", err)
 		return
 	}
 	l.state, l.next, l.saved, l.skipped = cp.state, cp.next, cp.next, cp.skipped
-	l.diagnostics.Debug("the ledger is read from a checkpoint on", "offset", cp.next)
+	l.diagnostics.Debug("reading the ledger from its checkpoint", "offset", cp.next)
 }
 
 // verify returns an error if the checkpoint is not of this ledger. It checks that the ledger still
@@ -360,7 +360,7 @@ func (l *ledger) verify(ctx context.Context, opts []kgo.Opt, cp checkpoint) erro
 		return err
 	}
 	if end <= last {
-		return fmt.Errorf("it is ahead of the ledger: that ends at offset %d", end)
+		return fmt.Errorf("it is ahead of the ledger, which ends at offset %d", end)
 	}
 	for {
 		fetches := client.PollFetches(ctx)
@@ -376,21 +376,21 @@ func (l *ledger) verify(ctx context.Context, opts []kgo.Opt, cp checkpoint) erro
 	}
 }
 
-// save writes a checkpoint if at least "least" records were added since the last one.
-func (l *ledger) save(least int64) {
+// saveCheckpoint writes a checkpoint if at least "least" records were added since the last one.
+func (l *ledger) saveCheckpoint(minRecords int64) {
 	if l.checkpoints == nil || l.checkpoints.lock == nil {
 		return
 	}
 	l.mu.Lock()
 	usable := l.broken == nil || errors.Is(l.broken, errStopped)
-	if !usable || l.next-l.saved < least {
+	if !usable || l.next-l.saved < minRecords {
 		l.mu.Unlock()
 		return
 	}
 	cp := checkpoint{state: l.state.clone(), topic: l.topicID, next: l.next, record: sha256.Sum256(l.last), skipped: l.skipped}
 	l.mu.Unlock()
 	if err := l.checkpoints.write(cp); err != nil {
-		l.diagnostics.Warn("the checkpoint of the ledger could not be written; the next start reads more of it", "err", err)
+		l.diagnostics.Warn("cannot write the ledger's checkpoint; the next start reads more of the ledger", "err", err)
 		return
 	}
 	l.mu.Lock()
@@ -398,12 +398,12 @@ func (l *ledger) save(least int64) {
 	l.mu.Unlock()
 }
 
-// keepSaved writes checkpoints until ctx ends.
-func (l *ledger) keepSaved(ctx context.Context) {
+// checkpointLoop writes checkpoints until ctx ends.
+func (l *ledger) checkpointLoop(ctx context.Context) {
 	ticker := time.NewTicker(checkpointEvery)
 	defer ticker.Stop()
 	for {
-		l.save(checkpointRecords)
+		l.saveCheckpoint(checkpointRecords)
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
@@ -418,8 +418,8 @@ func (l *ledger) closeCheckpoints() {
 	if l == nil || l.checkpoints == nil {
 		return
 	}
-	l.save(1)
+	l.saveCheckpoint(1)
 	if err := l.checkpoints.close(); err != nil {
-		l.diagnostics.Warn("the folder with the checkpoint of the ledger could not be closed", "err", err)
+		l.diagnostics.Warn("cannot close the folder of the ledger's checkpoint", "err", err)
 	}
 }

@@ -71,7 +71,7 @@ func TestCheckpointIsTheLedger(t *testing.T) {
 			t.Fatalf("the checkpoint is up to %d, %x, %d skipped; want %d, %x, %d", got.next, got.record, got.skipped, want.next, want.record, want.skipped)
 		}
 		for i, r := range records[cut:] {
-			got.state.take(int64(cut+i), r)
+			got.state.add(int64(cut+i), r)
 		}
 		if whole := replay(records); !reflect.DeepEqual(got.state, whole) {
 			t.Errorf("from a checkpoint at %d of %d records:\n%+v\nfrom all of them:\n%+v", cut, len(records), got.state, whole)
@@ -279,14 +279,14 @@ func TestStartFromCheckpoint(t *testing.T) {
 		testkit.Must(t, os.WriteFile(file, bad, 0o600))
 		s, read := open(c)
 		check(what, s, read, 20, 40)
-		if !strings.Contains(told.String(), "the checkpoint of the ledger is not used") {
+		if !strings.Contains(told.String(), "cannot use the ledger's checkpoint") {
 			t.Errorf("%s: nothing is told: %s", what, told.String())
 		}
 		s.Close()
 	}
 	other := newCluster(t)
 	s, _ = open(other)
-	if got, err := s.Topics(t.Context(), ada); err != nil || len(got) != 0 || !strings.Contains(told.String(), "of another ledger") {
+	if got, err := s.Topics(t.Context(), ada); err != nil || len(got) != 0 || !strings.Contains(told.String(), "belongs to another ledger") {
 		t.Errorf("on another cluster: Topics = %d of them, %v; told %s", len(got), err, told.String())
 	}
 	s.Close()
@@ -295,7 +295,7 @@ func TestStartFromCheckpoint(t *testing.T) {
 	s.Close()
 	testkit.Must(t, c.fake.DeleteTopic(LedgerTopic))
 	s, _ = open(c)
-	if got, err := s.Topics(t.Context(), ada); err != nil || len(got) != 0 || !strings.Contains(told.String(), "of another ledger") {
+	if got, err := s.Topics(t.Context(), ada); err != nil || len(got) != 0 || !strings.Contains(told.String(), "belongs to another ledger") {
 		t.Errorf("with a new ledger: Topics = %d of them, %v; told %s", len(got), err, told.String())
 	}
 }
@@ -308,7 +308,7 @@ func TestNoFolderForCheckpoints(t *testing.T) {
 	var told strings.Builder
 	s := c.open(func(cfg *Config) { cfg.Dir, cfg.Diagnostics = file, slog.New(slog.NewTextHandler(&told, nil)) })
 	mustClaim(t, s, "weather")
-	if !strings.Contains(told.String(), "checkpoints of the ledger cannot be kept") {
+	if !strings.Contains(told.String(), "cannot keep checkpoints of the ledger") {
 		t.Errorf("nothing is told: %s", told.String())
 	}
 }

@@ -9,7 +9,7 @@
 // [Follower], which a gateway uses, only reads the ledger.
 //
 // Start reading at [Service], then ledger.go (appending and following), state.go (the rules) and
-// settle.go (the cluster).
+// reconcile.go (the cluster).
 //
 // # The ledger
 //
@@ -76,6 +76,7 @@
 package claims
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -151,9 +152,8 @@ func (cfg Config) withDefaults() (Config, error) {
 	if err := cfg.Admission.Validate(); err != nil {
 		return cfg, fmt.Errorf("claims: %w", err)
 	}
-	switch {
-	case cfg.DefaultPartitions < 1 || cfg.DefaultPartitions > cfg.MaxPartitions:
-		return cfg, fmt.Errorf("claims: %d default partitions, and at most %d are allowed", cfg.DefaultPartitions, cfg.MaxPartitions)
+	if cfg.DefaultPartitions < 1 || cfg.DefaultPartitions > cfg.MaxPartitions {
+		return cfg, fmt.Errorf("claims: DefaultPartitions is %d, and must be 1 to MaxPartitions (%d)", cfg.DefaultPartitions, cfg.MaxPartitions)
 	}
 	return cfg, nil
 }
@@ -169,10 +169,10 @@ type Service struct {
 	client  *kgo.Client
 	cluster *kafka.Admin
 
-	stop      context.CancelFunc // ends the goroutines
-	wg        sync.WaitGroup     // waits for them
-	closeOnce sync.Once
-	kick      chan struct{} // asks for a reconciliation soon
+	stop         context.CancelFunc // ends the goroutines
+	wg           sync.WaitGroup     // waits for them
+	closeOnce    sync.Once
+	reconcileNow chan struct{} // asks for a reconciliation soon
 }
 
 // Open creates the ledger if it does not exist, reads it, makes the cluster agree with it, and
@@ -187,7 +187,7 @@ func Open(ctx context.Context, cfg Config) (*Service, error) {
 		return nil, fmt.Errorf("claims: %w", err)
 	}
 	run, stop := context.WithCancel(context.Background()) // ends with Close, not with ctx
-	s := &Service{cfg: cfg, client: client, cluster: kafka.NewAdmin(client), stop: stop, kick: make(chan struct{}, 1)}
+	s := &Service{cfg: cfg, client: client, cluster: kafka.NewAdmin(client), stop: stop, reconcileNow: make(chan struct{}, 1)}
 	if err := s.open(ctx, run); err != nil {
 		return nil, errors.Join(fmt.Errorf("open the ledger: %w", err), s.Close())
 	}
@@ -210,27 +210,23 @@ func (s *Service) open(ctx, run context.Context) error {
 	s.ledgerReader = ledgerReader{l, newKeyUses(), s.cfg.Admission}
 	setDefault(&s.cfg.ReplicationFactor, l.replicas)
 	s.wg.Go(func() { s.ledger.follow(run) })
-	err = again(ctx, func() (bool, error) {
-		err := s.ledger.sync(ctx)
-		return err == nil, err
-	})
-	if err != nil {
+	if err := l.catchUp(ctx); err != nil {
 		return err
 	}
 	if err := s.Reconcile(ctx); err != nil && ctx.Err() != nil {
 		return err
 	} else if err != nil {
-		s.cfg.Diagnostics.Error("the cluster does not agree with the ledger; trying again", "err", err)
+		s.cfg.Diagnostics.Error("cannot reconcile the cluster with the ledger; retrying", "err", err)
 		s.reconcileSoon()
 	}
-	s.wg.Go(func() { s.keepReconciled(run) })
-	s.wg.Go(func() { s.ledger.keepSaved(run) })
+	s.wg.Go(func() { s.reconcileLoop(run) })
+	s.wg.Go(func() { s.ledger.checkpointLoop(run) })
 	s.wg.Go(func() {
-		s.uses.keep(run, s.cfg.Diagnostics, func(ctx context.Context, id string) error {
+		s.uses.writeLoop(run, s.cfg.Diagnostics, func(ctx context.Context, id string) error {
 			if err := s.ledger.sync(ctx); err != nil {
 				return err
 			}
-			return s.noteUse(ctx, id, time.Now())
+			return s.recordUse(ctx, id, time.Now())
 		})
 	})
 	if s.cfg.GatewayPrincipal == "" {
@@ -295,17 +291,14 @@ func (s *Service) claimRecord(subject string, req diaspora.ClaimRequest) (record
 	if err := diaspora.ValidTopic(req.Name); err != nil {
 		return r, errors.Unwrap(err)
 	}
+	err := cmp.Or(checkSubject(subject), checkDescription(r.Description))
 	switch {
-	case subjectFault(subject) != "":
-		return r, invalid(subjectFault(subject))
 	case r.Partitions < 1 || r.Partitions > s.cfg.MaxPartitions:
-		return r, invalid(fmt.Sprintf("a topic has 1 to %d partitions", s.cfg.MaxPartitions))
+		err = fmt.Errorf("a topic has 1 to %d partitions", s.cfg.MaxPartitions)
 	case !validRetention(r.RetentionMS):
-		return r, invalid("events are kept for 1 ms to 100 years, or for ever with -1")
-	case descriptionFault(r.Description) != "":
-		return r, invalid(descriptionFault(r.Description))
+		err = errors.New("events are kept for 1 ms to 100 years, or forever with -1")
 	}
-	return r, nil
+	return r, invalid(err)
 }
 
 func (s *Service) claim(ctx context.Context, r record, req diaspora.ClaimRequest) (diaspora.Topic, error) {
@@ -313,7 +306,7 @@ func (s *Service) claim(ctx context.Context, r record, req diaspora.ClaimRequest
 	if err == nil {
 		err = s.ledger.append(ctx, r)
 	}
-	if err != nil && !errors.Is(err, errYours) {
+	if err != nil && !errors.Is(err, errAlreadyYours) {
 		if errors.Is(err, errTaken) {
 			return diaspora.Topic{}, &diaspora.Error{
 				Condition: diaspora.ErrConflict, Reason: err.Error(), Hint: "choose another name, or ask its owner for an access key",
@@ -322,26 +315,26 @@ func (s *Service) claim(ctx context.Context, r record, req diaspora.ClaimRequest
 		return diaspora.Topic{}, s.refusal(err)
 	}
 	created := err == nil
-	t, err := s.settleTopic(ctx, r.Topic)
+	t, err := s.reconcileTopic(ctx, r.Topic)
 	switch {
 	case err != nil:
 		return diaspora.Topic{}, err
 	case t.phase != claimed || t.owner != r.By:
-		return diaspora.Topic{}, fmt.Errorf("%w: it was released while it was being claimed; claim it again", diaspora.ErrUnavailable)
+		return diaspora.Topic{}, fmt.Errorf("%w: the topic was released at the same time; claim it again", diaspora.ErrUnavailable)
 	}
 	if !created {
-		if err := t.otherSettings(req); err != nil {
+		if err := t.checkSettings(req); err != nil {
 			return diaspora.Topic{}, err
 		}
 	}
-	answer := t.answer(r.Topic)
+	answer := t.asAPI(r.Topic)
 	answer.Created = created
 	return answer, nil
 }
 
-// otherSettings fails if a claim of a topic that the caller owns already names settings that the
+// checkSettings fails if a claim of a topic that the caller owns already names settings that the
 // topic does not have. Settings that the claim does not name may have any value.
-func (t topic) otherSettings(req diaspora.ClaimRequest) error {
+func (t topic) checkSettings(req diaspora.ClaimRequest) error {
 	var other []string
 	keep := "" // how to get the new settings and keep the events
 	if req.Partitions != 0 && req.Partitions != t.partitions {
@@ -362,7 +355,7 @@ func (t topic) otherSettings(req diaspora.ClaimRequest) error {
 		return nil
 	}
 	return fmt.Errorf(`%w: %w, with other settings: %s; a claim does not change them: "diaspora topic release %s" deletes the topic and its events, and then it can be claimed with the new settings%s`,
-		diaspora.ErrConflict, errYours, strings.Join(other, ", "), req.Name, keep)
+		diaspora.ErrConflict, errAlreadyYours, strings.Join(other, ", "), req.Name, keep)
 }
 
 // Kept returns how long a topic with this retention keeps its events, in words that follow
@@ -405,7 +398,7 @@ func (s *Service) mayClaim(ctx context.Context, r record) error {
 	if cleared, err := s.clearLeftover(ctx, r); cleared || err != nil {
 		return err
 	}
-	return fmt.Errorf("%w: the cluster has a topic of this name that nobody claimed here", diaspora.ErrConflict)
+	return fmt.Errorf("%w: the cluster already has a topic of this name, which was not claimed here", diaspora.ErrConflict)
 }
 
 // clearLeftover deletes a topic that is in the way of a claim, if a replica left it behind: it was
@@ -421,7 +414,7 @@ func (s *Service) clearLeftover(ctx context.Context, r record) (cleared bool, er
 		return !exists, clusterError(err)
 	}
 	if !info.Led { // without a leader, nobody can tell whether it is empty
-		return false, fmt.Errorf("%w: the cluster has a topic of this name, and a partition of it has no leader now", diaspora.ErrUnavailable)
+		return false, fmt.Errorf("%w: the cluster has a topic of this name, and one of its partitions has no leader", diaspora.ErrUnavailable)
 	}
 	for partition := range info.Partitions {
 		end, err := s.cluster.EndOffset(ctx, r.Topic, int32(partition))
@@ -429,10 +422,10 @@ func (s *Service) clearLeftover(ctx context.Context, r record) (cleared bool, er
 			return false, clusterError(err)
 		}
 	}
-	if err := s.clear(ctx, r.Topic, r.By, t); err != nil {
+	if err := s.appendClear(ctx, r.Topic, r.By, t); err != nil {
 		return false, err
 	}
-	_, err = s.settleTopic(ctx, r.Topic)
+	_, err = s.reconcileTopic(ctx, r.Topic)
 	return err == nil, err
 }
 
@@ -446,14 +439,14 @@ func (s *Service) Release(ctx context.Context, subject, name string) error {
 	t, err := s.owned(ctx, subject, name)
 	if err == nil && t.phase == claimed {
 		r := newRecord(opRelease, subject)
-		r.Topic, r.Claim = name, &t.place
+		r.Topic, r.Claim = name, &t.claimOffset
 		err = s.ledger.append(ctx, r)
 		if errors.Is(err, errStale) || errors.Is(err, errReleasing) || errors.Is(err, errNotClaimed) {
 			err = nil // another request has released it
 		}
 	}
 	if err == nil {
-		_, err = s.settleTopic(ctx, name)
+		_, err = s.reconcileTopic(ctx, name)
 		if err != nil {
 			s.reconcileSoon()
 		}
@@ -485,7 +478,7 @@ func (s *Service) Topic(ctx context.Context, subject, name string) (diaspora.Top
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
 	t, err := s.owned(ctx, subject, name)
-	if errors.Is(err, diaspora.ErrPermission) && s.cfg.Admission.operates(subject) {
+	if errors.Is(err, diaspora.ErrPermission) && s.cfg.Admission.isOperator(subject) {
 		t, err = s.ledger.topic(name), nil
 	}
 	if err == nil && t.phase == releasing {
@@ -494,7 +487,7 @@ func (s *Service) Topic(ctx context.Context, subject, name string) (diaspora.Top
 	if err != nil {
 		return diaspora.Topic{}, topicError("show", name, err)
 	}
-	return t.answer(name), nil
+	return t.asAPI(name), nil
 }
 
 // Topics returns the subject's topics, sorted by name.
@@ -508,7 +501,7 @@ func (s *Service) Topics(ctx context.Context, subject string) ([]diaspora.Topic,
 	s.ledger.read(func(st *state) {
 		for name, t := range st.topics {
 			if t.phase == claimed && t.owner == subject {
-				topics = append(topics, t.answer(name))
+				topics = append(topics, t.asAPI(name))
 			}
 		}
 	})
@@ -545,8 +538,8 @@ func newRecord(op, by string) record {
 	return record{Version: versionOf(op), Op: op, ID: uuid.NewString(), Time: time.Now().UTC(), By: by}
 }
 
-// answer returns the topic in the form of the API.
-func (t topic) answer(name string) diaspora.Topic {
+// asAPI returns the topic in the form of the API.
+func (t topic) asAPI(name string) diaspora.Topic {
 	return diaspora.Topic{
 		Name:        name,
 		Owner:       t.owner,
@@ -562,18 +555,24 @@ func topicError(op, name string, err error) error {
 	if err == nil {
 		return nil
 	}
-	return &diaspora.TopicError{Op: op, Topic: clip(name), Err: err}
+	return &diaspora.TopicError{Op: op, Topic: truncate(name), Err: err}
 }
 
-// clip shortens a name that a client sent, for use in a message.
-func clip(name string) string {
+// truncate shortens a name that a client sent, for use in a message.
+func truncate(name string) string {
 	if len(name) > 64 {
 		return name[:64] + "…"
 	}
 	return name
 }
 
-func invalid(reason string) error { return fmt.Errorf("%w: %s", diaspora.ErrInvalid, reason) }
+// invalid wraps err as a [diaspora.ErrInvalid]. It returns nil if err is nil.
+func invalid(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: %w", diaspora.ErrInvalid, err)
+}
 
 // clusterError describes an error of the cluster with the conditions of package diaspora. An outage
 // becomes [diaspora.ErrUnavailable], and so does an exceeded deadline of the caller. All other

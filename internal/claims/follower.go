@@ -66,8 +66,8 @@ func (f *Follower) open(ctx, run context.Context, cfg FollowerConfig) error {
 	if err := f.client.Ping(ctx); err != nil {
 		return clusterError(err)
 	}
-	waits := sync.OnceFunc(func() {
-		cfg.Diagnostics.Warn("waiting for the ledger; an ACL endpoint creates it, and lets gateways read it", "topic", LedgerTopic)
+	warnOnce := sync.OnceFunc(func() {
+		cfg.Diagnostics.Warn("waiting for the ledger; an ACL endpoint creates it and grants gateways access", "topic", LedgerTopic)
 	})
 	var refused error
 	reading := ledgerConfig{client: cfg.Client, dir: cfg.Dir, diagnostics: cfg.Diagnostics}
@@ -77,26 +77,22 @@ func (f *Follower) open(ctx, run context.Context, cfg FollowerConfig) error {
 			refused, err = err, nil
 		}
 		if err == nil && !info.Led {
-			waits()
+			warnOnce()
 		}
 		return info, err
 	})
 	if refused != nil && err != nil {
-		return fmt.Errorf("%w: there is none that this user may read; start an ACL endpoint, which creates it and lets gateways read it: %w", diaspora.ErrUnavailable, refused)
+		return fmt.Errorf("%w: it does not exist, or this user may not read it; start an ACL endpoint, which creates it and grants gateways access: %w", diaspora.ErrUnavailable, refused)
 	} else if err != nil {
 		return err
 	}
 	f.ledgerReader = ledgerReader{l, newKeyUses(), cfg.Admission}
 	f.wg.Go(func() { l.follow(run) })
-	err = again(ctx, func() (bool, error) {
-		err := l.sync(ctx)
-		return err == nil, err
-	})
-	if err != nil {
+	if err := l.catchUp(ctx); err != nil {
 		return err
 	}
-	f.wg.Go(func() { l.keepSaved(run) })
-	f.wg.Go(func() { f.uses.keep(run, cfg.Diagnostics, f.noteUse) })
+	f.wg.Go(func() { l.checkpointLoop(run) })
+	f.wg.Go(func() { f.uses.writeLoop(run, cfg.Diagnostics, f.recordUse) })
 	return nil
 }
 
@@ -123,8 +119,8 @@ type keyUse struct {
 	Key     string `json:"key"`
 }
 
-// noteUse writes to KeyUsesTopic that a key was used now.
-func (f *Follower) noteUse(ctx context.Context, id string) error {
+// recordUse writes to KeyUsesTopic that a key was used now.
+func (f *Follower) recordUse(ctx context.Context, id string) error {
 	value, err := json.Marshal(keyUse{1, id})
 	if err != nil {
 		return err

@@ -20,13 +20,13 @@ const (
 	maxKeyUseBytes = 256
 )
 
-// settleGateways creates KeyUsesTopic and grants gateways the rights that a [Follower] needs.
-func (s *Service) settleGateways(ctx context.Context) error {
+// reconcileGateways creates KeyUsesTopic and grants gateways the rights that a [Follower] needs.
+func (s *Service) reconcileGateways(ctx context.Context) error {
 	if s.cfg.GatewayPrincipal == "" {
 		return nil
 	}
 	spec := kafka.TopicSpec{Name: KeyUsesTopic, Partitions: 1, Replicas: s.cfg.ReplicationFactor, Retention: keyUsesRetention}
-	err := again(ctx, func() (bool, error) {
+	err := retry(ctx, func() (bool, error) {
 		_, ready, err := s.cluster.CreateTopic(ctx, spec)
 		return ready, clusterError(err)
 	})
@@ -40,7 +40,7 @@ func (s *Service) settleGateways(ctx context.Context) error {
 		err = s.allow(ctx, kafka.TopicResource(topic), s.cfg.GatewayPrincipal, operations...)
 	}
 	if err != nil {
-		return fmt.Errorf("let gateways follow the ledger: %w", err)
+		return fmt.Errorf("grant gateways access to the ledger: %w", err)
 	}
 	return nil
 }
@@ -48,7 +48,7 @@ func (s *Service) settleGateways(ctx context.Context) error {
 // allow adds ACLs to a resource. It removes none.
 func (s *Service) allow(ctx context.Context, resource kafka.Resource, principal string, operations ...kmsg.ACLOperation) error {
 	want := kafka.Allow(resource, principal, operations...)
-	return again(ctx, func() (bool, error) {
+	return retry(ctx, func() (bool, error) {
 		hold, err := s.cluster.SetACLs(ctx, resource, want, func(kafka.ACL) bool { return false })
 		return hold, clusterError(err)
 	})
@@ -73,30 +73,30 @@ func (s *Service) followGateways(ctx context.Context) error {
 			if ctx.Err() != nil {
 				return
 			}
-			if err := s.noteUses(ctx, fetches.Records()); err != nil && ctx.Err() == nil {
-				s.cfg.Diagnostics.Warn("uses of access keys at gateways could not be noted", "err", err)
+			if err := s.recordUses(ctx, fetches.Records()); err != nil && ctx.Err() == nil {
+				s.cfg.Diagnostics.Warn("cannot record uses of access keys at gateways", "err", err)
 			}
 		}
 	})
 	return nil
 }
 
-// noteUses copies uses of keys from gateways to the ledger. It retries through outages.
-func (s *Service) noteUses(ctx context.Context, records []*kgo.Record) error {
+// recordUses copies uses of keys from gateways to the ledger. It retries through outages.
+func (s *Service) recordUses(ctx context.Context, records []*kgo.Record) error {
 	if len(records) == 0 {
 		return nil
 	}
-	return again(ctx, func() (bool, error) {
+	return retry(ctx, func() (bool, error) {
 		if err := s.ledger.sync(ctx); err != nil { // the use may be of a key that was just issued
 			return false, err
 		}
 		for _, r := range records {
 			var use keyUse
 			if len(r.Value) > maxKeyUseBytes || json.Unmarshal(r.Value, &use) != nil || use.Version != 1 {
-				s.cfg.Diagnostics.Warn("a record of a gateway makes no sense and was skipped", "topic", r.Topic, "offset", r.Offset)
+				s.cfg.Diagnostics.Warn("skipped a malformed record of a gateway", "topic", r.Topic, "offset", r.Offset)
 				continue
 			}
-			if err := s.noteUse(ctx, use.Key, r.Timestamp); err != nil {
+			if err := s.recordUse(ctx, use.Key, r.Timestamp); err != nil {
 				return false, err
 			}
 		}

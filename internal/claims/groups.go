@@ -15,17 +15,17 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
 
-// settleGroups grants all users the right to use the consumer groups that the gateway keeps private
-// to them; see [kafka.UserGroups].
+// reconcileGroups grants all users the right to use the consumer groups that the gateway keeps
+// private to them; see [kafka.UserGroups].
 //
 // Earlier versions let everyone use every group, or gave a group to the first subject that claimed
-// it. settleGroups removes the ACLs for that. Before, it copies the groups' committed offsets to
+// it. reconcileGroups removes the ACLs for that. Before, it copies the groups' committed offsets to
 // groups with the new names. Otherwise consumers would not resume where they stopped.
-func (s *Service) settleGroups(ctx context.Context) error {
+func (s *Service) reconcileGroups(ctx context.Context) error {
 	err := s.allow(ctx, kafka.GroupPrefix(kafka.UserGroups), principal("*"),
 		kmsg.ACLOperationRead, kmsg.ACLOperationDescribe, kmsg.ACLOperationDelete, kmsg.ACLOperationDescribeConfigs)
 	if err != nil {
-		return fmt.Errorf("let everybody use consumer groups: %w", err)
+		return fmt.Errorf("grant all users access to consumer groups: %w", err)
 	}
 	acls, err := s.cluster.ACLs(ctx, kmsg.ACLResourceTypeGroup)
 	if err != nil {
@@ -33,19 +33,19 @@ func (s *Service) settleGroups(ctx context.Context) error {
 	}
 	var owners map[string]string
 	s.ledger.read(func(st *state) { owners = st.groupOwners() })
-	acls = slices.DeleteFunc(acls, func(acl kafka.ACL) bool { return !grantedBefore(acl, owners) })
+	acls = slices.DeleteFunc(acls, func(acl kafka.ACL) bool { return !grantedByEarlierVersion(acl, owners) })
 	if len(acls) == 0 {
 		return nil
 	}
-	s.cfg.Diagnostics.Info("consumer groups are made private to their users; committed offsets are copied")
-	if err := copyOffsets(ctx, kadm.NewClient(s.client), s.newGroup(owners), s.cfg.Diagnostics); err != nil {
+	s.cfg.Diagnostics.Info("making consumer groups private to their users; copying committed offsets")
+	if err := copyOffsets(ctx, kadm.NewClient(s.client), s.privateGroup(owners), s.cfg.Diagnostics); err != nil {
 		return fmt.Errorf("copy committed offsets: %w", clusterError(err))
 	}
 	return clusterError(s.cluster.DeleteACLs(ctx, acls))
 }
 
-// grantedBefore reports whether an earlier version created this ACL of a group.
-func grantedBefore(acl kafka.ACL, owners map[string]string) bool {
+// grantedByEarlierVersion reports whether an earlier version created this ACL of a group.
+func grantedByEarlierVersion(acl kafka.ACL, owners map[string]string) bool {
 	if acl.Host != "*" || acl.Permission != kmsg.ACLPermissionTypeAllow {
 		return false
 	}
@@ -61,9 +61,9 @@ func grantedBefore(acl kafka.ACL, owners map[string]string) bool {
 	}
 }
 
-// newGroup returns a function that names the group to which a group's committed offsets in a topic
-// are copied. It belongs to the subject that claimed the group, or else to the topic's owner.
-func (s *Service) newGroup(owners map[string]string) func(group, topic string) string {
+// privateGroup returns a function that names the group to which a group's committed offsets in a
+// topic are copied. It belongs to the subject that claimed the group, or else to the topic's owner.
+func (s *Service) privateGroup(owners map[string]string) func(group, topic string) string {
 	return func(group, topic string) string {
 		if strings.HasPrefix(group, kafka.UserGroups) || strings.HasPrefix(group, kafka.DeniedGroups) {
 			return ""
@@ -113,7 +113,7 @@ func copyOffsets(ctx context.Context, admin *kadm.Client, to func(group, topic s
 		for target, offsets := range copies {
 			err := addOffsets(ctx, admin, target, offsets)
 			if errors.Is(err, kerr.UnknownMemberID) {
-				diagnostics.Warn("committed offsets are not copied, because the group has consumers already", "from", group, "to", target)
+				diagnostics.Warn("committed offsets not copied, because the group already has consumers", "from", group, "to", target)
 			} else if err != nil {
 				return fmt.Errorf("offsets of group %q: %w", target, err)
 			}

@@ -6,7 +6,9 @@ import (
 	"crypto/subtle"
 	"encoding/base64"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 	"unique"
@@ -64,58 +66,47 @@ func (h *keyHash) UnmarshalText(text []byte) error {
 	return err
 }
 
-// keyIDFault returns what is wrong with the ID of an access key, or "".
-func keyIDFault(id string) string {
+func checkKeyID(id string) error {
 	if !accesskey.IsID(id) {
-		return "the ID of an access key is " + keyIDPrefix + " and 16 letters"
+		return errors.New("the ID of an access key is " + keyIDPrefix + " and 16 letters")
 	}
-	return ""
+	return nil
 }
 
-// keyNameFault returns what is wrong with the name of an access key, or "". A name cannot look like
-// an ID, so that commands can take either. It cannot look like a secret either, so that no secret
-// is stored as a name by mistake.
-func keyNameFault(name string) string {
-	switch {
-	case name == "" || len(name) > maxKeyNameBytes:
-		return "an access key's name has 1 to 64 characters"
-	case strings.HasPrefix(name, keyIDPrefix) || strings.HasPrefix(name, keySecretPrefix):
-		return "an access key's name does not begin with " + keyIDPrefix + " as IDs do, nor with " + keySecretPrefix + " as secrets do"
+// checkKeyName checks the name of an access key. A name cannot look like an ID, so that commands
+// can take either. It cannot look like a secret either, so that no secret is stored as a name by
+// mistake.
+func checkKeyName(name string) error {
+	if strings.HasPrefix(name, keyIDPrefix) || strings.HasPrefix(name, keySecretPrefix) {
+		return errors.New("an access key's name does not begin with " + keyIDPrefix + " as IDs do, nor with " + keySecretPrefix + " as secrets do")
 	}
-	for _, c := range []byte(name) {
-		if !nameByte(c) {
-			return "an access key's name has only letters, digits, dots, hyphens and underscores"
-		}
-	}
-	return ""
+	return checkName("an access key's name", name, maxKeyNameBytes)
 }
 
-// keyFault returns what is wrong with the request for an access key, or "".
-func keyFault(owner, name string, topics []string, read, write bool) string {
+// checkKey checks the request for an access key.
+func checkKey(owner, name string, topics []string, read, write bool) error {
 	size, seen := 0, make(map[string]bool, len(topics))
 	for _, topic := range topics {
 		if diaspora.ValidTopic(topic) != nil {
-			return "an access key is for topics whose names can be claimed"
+			return errors.New("an access key is for topics whose names can be claimed")
 		}
 		if seen[topic] {
-			return "an access key names each topic once"
+			return errors.New("an access key names each topic once")
 		}
 		seen[topic] = true
 		size += len(topic)
 	}
 	switch {
-	case keyNameFault(name) != "":
-		return keyNameFault(name)
 	case size > maxKeyTopicsBytes:
-		return "an access key names topics of at most 4096 characters in all; leave them out for all of yours"
+		return errors.New("an access key names topics of at most 4096 characters in total; leave the topics out for all of yours")
 	case topics != nil && len(topics) == 0:
-		return "an access key is for one topic at least; leave the topics out for all of yours"
+		return errors.New("an access key is for at least one topic; leave the topics out for all of yours")
 	case !read && !write:
-		return "an access key may read, write, or both: say which"
+		return errors.New("an access key may read, write, or both: say which")
 	case len(owner)+len(".")+len(keyIDPrefix)+keyIDLetters > maxSubjectBytes:
-		return "a subject as long as this one cannot have access keys"
+		return errors.New("a subject as long as this one cannot have access keys")
 	}
-	return ""
+	return checkKeyName(name)
 }
 
 // accessKey is the state of one access key.
@@ -145,15 +136,7 @@ func (k accessKey) restricted() bool { return KeyPrincipal(k.AccessKey) != k.Own
 
 // covers reports whether the key applies to this topic of its owner.
 func (k accessKey) covers(topic string) bool {
-	if k.Topics == nil {
-		return true
-	}
-	for _, t := range k.Topics {
-		if t == topic {
-			return true
-		}
-	}
-	return false
+	return k.Topics == nil || slices.Contains(k.Topics, topic)
 }
 
 // topicACLs returns the ACLs of the key's own principal on a topic of its owner. Read and Write
@@ -200,15 +183,15 @@ func (s *state) mayChangeKey(r record) error {
 	case !k.live():
 		return errKeyEnded
 	case r.Op == opKeyExpired && !k.expired(r.Time):
-		return errKeyNotYet
+		return errKeyNotExpired
 	case r.Op == opKeyUsed && !day(r.Time).After(k.LastUsed):
-		return errKeyNoted
+		return errUseRecorded
 	}
 	return nil
 }
 
 func (s *state) issueKey(r record) {
-	r.By, r.Name = shared(r.By), shared(r.Name)
+	r.By, r.Name = intern(r.By), intern(r.Name)
 	s.keys[r.Key] = &accessKey{hash: r.Hash, AccessKey: diaspora.AccessKey{
 		ID: r.Key, Name: r.Name, Owner: r.By, Topics: r.Topics, Read: r.Read, Write: r.Write, Created: r.Time, Expires: r.Expires,
 	}}
@@ -216,12 +199,12 @@ func (s *state) issueKey(r record) {
 		s.keysOf[r.By] = make(map[string]string)
 	}
 	s.keysOf[r.By][r.Name] = r.Key
-	s.issued[r.By]++
+	s.keysIssued[r.By]++
 }
 
-// shared returns an equal string whose memory is shared by all its users. That saves memory,
+// intern returns an equal string whose memory is intern by all its users. That saves memory,
 // because a subject is stored with each of its keys, and many keys have the same name.
-func shared(text string) string { return unique.Make(text).Value() }
+func intern(text string) string { return unique.Make(text).Value() }
 
 // endKey marks a key as ended and deletes its hash. The rest is kept for a while, so that its owner
 // can look it up.

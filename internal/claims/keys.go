@@ -1,6 +1,7 @@
 package claims
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/accesskey"
 	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
 
@@ -47,7 +49,7 @@ func (s *Service) issueKey(ctx context.Context, subject string, req diaspora.Acc
 		return diaspora.NewAccessKey{}, s.refusal(err)
 	}
 	k, _ := s.ledger.key(r.Key)
-	if err := s.settleKey(ctx, k); err != nil {
+	if err := s.reconcileKey(ctx, k); err != nil {
 		s.discardKey(ctx, k)
 		return diaspora.NewAccessKey{}, err
 	}
@@ -60,16 +62,11 @@ func (s *Service) issueKeyRecord(subject string, req diaspora.AccessKeyRequest) 
 	r := newRecord(opIssueKey, subject)
 	r.Key, r.Name, r.Topics, r.Read, r.Write = newKeyID(), req.Name, req.Topics, req.Read, req.Write
 	r.Expires, r.Limit = req.Expires.UTC(), s.cfg.Limits.Keys
-	if fault := subjectFault(subject); fault != "" {
-		return r, invalid(fault)
+	err := cmp.Or(checkSubject(subject), checkKey(subject, req.Name, req.Topics, req.Read, req.Write))
+	if life := r.Expires.Sub(r.Time); err == nil && !r.Expires.IsZero() && (life <= 0 || life > maxKeyLifetime) {
+		err = errors.New("an access key expires within ten years from now, or never")
 	}
-	if fault := keyFault(subject, req.Name, req.Topics, req.Read, req.Write); fault != "" {
-		return r, invalid(fault)
-	}
-	if life := r.Expires.Sub(r.Time); !r.Expires.IsZero() && (life <= 0 || life > maxKeyLifetime) {
-		return r, invalid("an access key expires within ten years from now, or never")
-	}
-	return r, nil
+	return r, invalid(err)
 }
 
 // mayIssueKey returns why the record would have no effect, according to the ledger as it is now. It
@@ -99,7 +96,7 @@ func (s *Service) discardKey(ctx context.Context, k accessKey) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commandTimeout)
 	defer cancel()
 	if err := s.endKey(ctx, opRevokeKey, k); err != nil {
-		s.cfg.Diagnostics.Warn("a key that was not handed out could not be revoked", "key", k.ID, "err", err)
+		s.cfg.Diagnostics.Warn("cannot revoke an access key that was never returned to its owner", "key", k.ID, "err", err)
 	}
 	s.reconcileSoon()
 }
@@ -135,7 +132,7 @@ func (s *Service) RevokeKey(ctx context.Context, subject, id string) error {
 		}
 	}
 	if err == nil {
-		if err = s.settleKey(ctx, k); err != nil {
+		if err = s.reconcileKey(ctx, k); err != nil {
 			s.reconcileSoon()
 		}
 	}
@@ -148,7 +145,7 @@ func keyError(op, id string, err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case keyIDFault(id) != "":
+	case !accesskey.IsID(id):
 		return fmt.Errorf("%s access key: %w", op, err)
 	}
 	return fmt.Errorf("%s access key %s: %w", op, id, err)
@@ -156,8 +153,8 @@ func keyError(op, id string, err error) error {
 
 // ownedKey returns what the ledger says now about a key of the subject.
 func (s *Service) ownedKey(ctx context.Context, subject, id string) (accessKey, error) {
-	if fault := keyIDFault(id); fault != "" {
-		return accessKey{}, invalid(fault)
+	if err := checkKeyID(id); err != nil {
+		return accessKey{}, invalid(err)
 	}
 	if err := s.ledger.sync(ctx); err != nil {
 		return accessKey{}, err
@@ -199,8 +196,8 @@ func (s *Service) Keys(ctx context.Context, subject string) ([]diaspora.AccessKe
 	return keys, nil
 }
 
-// settleKey makes the broker's ACLs agree with the key's rights.
-func (s *Service) settleKey(ctx context.Context, k accessKey) error {
+// reconcileKey makes the broker's ACLs agree with the key's rights.
+func (s *Service) reconcileKey(ctx context.Context, k accessKey) error {
 	if !k.restricted() {
 		return nil
 	}
@@ -216,7 +213,7 @@ func (s *Service) settleKey(ctx context.Context, k accessKey) error {
 	work.SetLimit(8)
 	for _, name := range topics {
 		work.Go(func() error {
-			_, err := s.settleTopic(ctx, name)
+			_, err := s.reconcileTopic(ctx, name)
 			return err
 		})
 	}
@@ -240,16 +237,16 @@ func (s *Service) endExpiredKeys(ctx context.Context) error {
 	})
 	for _, k := range expired {
 		// A replica whose clock is ahead may have tried this before.
-		if err := s.endKey(ctx, opKeyExpired, k); err != nil && !errors.Is(err, errKeyNotYet) {
+		if err := s.endKey(ctx, opKeyExpired, k); err != nil && !errors.Is(err, errKeyNotExpired) {
 			return err
 		}
 	}
 	return nil
 }
 
-// noteUse appends a record to the ledger that a key was used, unless there is one of that day. The
-// caller has called sync.
-func (s *Service) noteUse(ctx context.Context, id string, at time.Time) error {
+// recordUse appends a record to the ledger that a key was used, unless there is one of that day.
+// The caller has called sync.
+func (s *Service) recordUse(ctx context.Context, id string, at time.Time) error {
 	k, known := s.ledger.key(id)
 	if !known {
 		return nil
@@ -257,7 +254,7 @@ func (s *Service) noteUse(ctx context.Context, id string, at time.Time) error {
 	r := newRecord(opKeyUsed, k.Owner)
 	r.Key, r.Time = id, at.UTC()
 	err := s.ledger.append(ctx, r)
-	if errors.Is(err, errKeyNoted) || errors.Is(err, errKeyEnded) {
+	if errors.Is(err, errUseRecorded) || errors.Is(err, errKeyEnded) {
 		return nil
 	}
 	return err

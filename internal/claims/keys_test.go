@@ -193,7 +193,7 @@ func TestKeyLife(t *testing.T) {
 	}
 	refused(two, key.ID, key.Secret, "revoked")
 	refused(two, key.ID, "wrong", "revoked")
-	for { // within keyFreshFor
+	for { // within keyMaxAge
 		if _, err := three.AuthenticateKey(t.Context(), key.ID, key.Secret); errors.Is(err, globus.ErrRefused) {
 			break
 		} else if err != nil {
@@ -296,8 +296,8 @@ func TestKeyExpires(t *testing.T) {
 	// A key_expired record that a replica with a fast clock writes too early has no effect.
 	early := newRecord(opKeyExpired, ada)
 	early.Key, early.Time = key.ID, req.Expires.Add(-time.Nanosecond)
-	if err := s.ledger.append(t.Context(), early); !errors.Is(err, errKeyNotYet) {
-		t.Errorf("an early end: %v, want %v", err, errKeyNotYet)
+	if err := s.ledger.append(t.Context(), early); !errors.Is(err, errKeyNotExpired) {
+		t.Errorf("an early end: %v, want %v", err, errKeyNotExpired)
 	}
 	testkit.Must(t, s.Reconcile(t.Context()))
 	if have := fmt.Sprint(c.acls(kafka.TopicResource("weather"))); strings.Contains(have, key.ID) {
@@ -341,7 +341,7 @@ func TestKeyUses(t *testing.T) {
 				t.Fatal(err)
 			}
 			if _, err := s.AuthenticateKey(t.Context(), idle.ID, "wrong"); err == nil {
-				t.Fatal("a wrong secret is taken")
+				t.Fatal("a wrong secret is reuseName")
 			}
 		}
 	}
@@ -377,7 +377,7 @@ func TestKeysInOutage(t *testing.T) {
 	}
 	c.fake.Close()
 	s.ledger.mu.Lock()
-	s.ledger.synced = s.ledger.synced.Add(-2 * keyFreshFor)
+	s.ledger.synced = s.ledger.synced.Add(-2 * keyMaxAge)
 	s.ledger.mu.Unlock()
 	if got, err := s.AuthenticateKey(t.Context(), key.ID, key.Secret); err != nil || got.ID != key.ID {
 		t.Errorf("a known key in an outage: %+v, %v", got, err)
@@ -404,12 +404,12 @@ func TestKeysInOutage(t *testing.T) {
 		t.Errorf("an unknown key in an outage: %v, want ErrUnavailable", err)
 	}
 	s.ledger.mu.Lock()
-	s.ledger.synced = s.ledger.synced.Add(-keyStaleFor)
+	s.ledger.synced = s.ledger.synced.Add(-keyMaxStale)
 	s.ledger.mu.Unlock()
 	if _, err := s.AuthenticateKey(ctx, key.ID, key.Secret); !errors.Is(err, diaspora.ErrUnavailable) {
 		t.Errorf("a known key after an hour of outage: %v, want ErrUnavailable", err)
 	}
-	s.ledger.breakOff(errors.New("gone"))
+	s.ledger.markBroken(errors.New("gone"))
 	if _, err := s.AuthenticateKey(t.Context(), key.ID, key.Secret); !errors.Is(err, diaspora.ErrUnavailable) {
 		t.Errorf("a known key with a broken ledger: %v, want ErrUnavailable", err)
 	}
@@ -421,8 +421,8 @@ func TestKeySecret(t *testing.T) {
 	if a == b || len(a) != len(keySecretPrefix)+43 {
 		t.Errorf("secrets of %d and %d characters, equal: %v", len(a), len(b), a == b)
 	}
-	if id := newKeyID(); keyIDFault(id) != "" || id == newKeyID() {
-		t.Errorf("ID %q: %s", id, keyIDFault(id))
+	if id := newKeyID(); checkKeyID(id) != nil || id == newKeyID() {
+		t.Errorf("ID %q: %v", id, checkKeyID(id))
 	}
 }
 

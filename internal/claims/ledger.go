@@ -37,23 +37,23 @@ type ledger struct {
 
 	mu      sync.Mutex // guards the fields below
 	state   *state
-	next    int64                   // the offset of the next record to apply
-	skipped int                     // records that were malformed
-	last    []byte                  // the value of the record before next
-	saved   int64                   // the value of next at the last checkpoint
-	broken  error                   // if not nil, why the state cannot be trusted any more
-	waiting map[string]chan<- error // receivers of a record's effect, by record ID
-	writing map[string]writing      // the records that are being written, by record key
-	moved   chan struct{}           // closed and replaced when next or broken changes
-	synced  time.Time               // all records that the ledger had at this time are applied
-	failed  time.Time               // when freshSince last failed to ask the cluster
-	failure error                   // the error of that
+	next    int64                    // the offset of the next record to apply
+	skipped int                      // records that were malformed
+	last    []byte                   // the value of the record before next
+	saved   int64                    // the value of next at the last checkpoint
+	broken  error                    // if not nil, why the state cannot be trusted any more
+	effects map[string]chan<- error  // receivers of a record's effect, by record ID
+	pending map[string]pendingRecord // the records that are being written, by record key
+	changed chan struct{}            // closed and replaced when next or broken changes
+	synced  time.Time                // all records that the ledger had at this time are applied
+	failed  time.Time                // when syncSince last failed to ask the cluster
+	failure error                    // the error of that
 }
 
-// writing is a record that is being written to the ledger. There is at most one at a time for a
-// topic, a key or a subject. So if many requests end the same thing, one record is written. The
+// pendingRecord is a record that is being written to the ledger. There is at most one at a time for
+// a topic, a key or a subject. So if many requests end the same thing, one record is written. The
 // others wait, and then are not written, because they would have no effect.
-type writing struct {
+type pendingRecord struct {
 	id, by                    string
 	records, partitions, keys int // what it adds to the totals of the subject by
 }
@@ -89,7 +89,7 @@ type ledgerConfig struct {
 // follow, which reads the records.
 func openLedger(ctx context.Context, client *kgo.Client, cfg ledgerConfig, find func(context.Context) (kafka.TopicInfo, error)) (*ledger, error) {
 	var found kafka.TopicInfo
-	err := again(ctx, func() (bool, error) {
+	err := retry(ctx, func() (bool, error) {
 		info, err := find(ctx)
 		found = info
 		return info.Led, clusterError(err)
@@ -105,16 +105,16 @@ func openLedger(ctx context.Context, client *kgo.Client, cfg ledgerConfig, find 
 		limits:      cfg.limits,
 		topicID:     found.ID,
 		state:       newState(),
-		waiting:     make(map[string]chan<- error),
-		writing:     make(map[string]writing),
-		moved:       make(chan struct{}),
+		effects:     make(map[string]chan<- error),
+		pending:     make(map[string]pendingRecord),
+		changed:     make(chan struct{}),
 		syncing:     make(chan struct{}, 1),
 	}
 	if cfg.dir != "" {
 		if l.checkpoints, err = openCheckpoints(cfg.dir); err != nil {
-			cfg.diagnostics.Warn("checkpoints of the ledger cannot be kept; each start reads it whole", "err", err)
+			cfg.diagnostics.Warn("cannot keep checkpoints of the ledger; each start reads the whole ledger", "err", err)
 		} else {
-			l.startFrom(ctx, cfg.client)
+			l.loadCheckpoint(ctx, cfg.client)
 		}
 	}
 	client.AddConsumePartitions(map[string]map[int32]kgo.Offset{LedgerTopic: {0: kgo.NewOffset().At(l.next)}})
@@ -135,12 +135,12 @@ func prepareLedger(ctx context.Context, cluster *kafka.Admin, spec kafka.TopicSp
 	if info, err = findLedger(ctx, cluster); err != nil || !info.Led {
 		return info, err
 	}
-	mended, err := cluster.MendTopicConfigs(ctx, spec)
+	repaired, err := cluster.MendTopicConfigs(ctx, spec)
 	if err != nil {
 		return info, err
 	}
-	if len(mended) > 0 {
-		diagnostics.Warn("the ledger's settings were mended", "topic", LedgerTopic, "settings", mended)
+	if len(repaired) > 0 {
+		diagnostics.Warn("ledger settings repaired", "topic", LedgerTopic, "settings", repaired)
 	}
 	return info, nil
 }
@@ -160,7 +160,7 @@ func findLedger(ctx context.Context, cluster *kafka.Admin) (kafka.TopicInfo, err
 		return info, err
 	}
 	if start != 0 {
-		return info, fmt.Errorf("topic %s begins at offset %d: its first records were deleted, so nobody knows who owns what", LedgerTopic, start)
+		return info, fmt.Errorf("topic %s begins at offset %d: its first records were deleted, so the owners of topics are unknown", LedgerTopic, start)
 	}
 	return info, nil
 }
@@ -171,58 +171,58 @@ func (l *ledger) follow(ctx context.Context) {
 	for {
 		fetches := l.client.PollFetches(ctx)
 		if ctx.Err() != nil || fetches.IsClientClosed() {
-			l.breakOff(errStopped)
+			l.markBroken(errStopped)
 			return
 		}
 		err := fetches.Err()
 		if err != nil && !failing {
-			l.diagnostics.Warn("the ledger cannot be read now", "err", err)
+			l.diagnostics.Warn("cannot read the ledger; retrying", "err", err)
 		}
 		failing = err != nil
 		if gone := (*kgo.ErrDataLoss)(nil); errors.As(err, &gone) || errors.Is(err, kerr.OffsetOutOfRange) {
-			l.breakOff(fmt.Errorf("records that were read are gone from it: %w", err))
+			l.markBroken(fmt.Errorf("records that were read before are gone: %w", err))
 		}
-		l.take(fetches.Records())
+		l.applyAll(fetches.Records())
 	}
 }
 
 // errStopped means that follow has ended.
 var errStopped = errors.New("the service is stopping")
 
-// breakOff records why the ledger cannot be trusted any more. From then on the service decides
+// markBroken records why the ledger cannot be trusted any more. From then on the service decides
 // nothing.
-func (l *ledger) breakOff(err error) {
+func (l *ledger) markBroken(err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.breakOffLocked(err)
+	l.markBrokenLocked(err)
 }
 
-func (l *ledger) breakOffLocked(err error) {
+func (l *ledger) markBrokenLocked(err error) {
 	if l.broken != nil {
 		return
 	}
 	l.broken = err
 	if !errors.Is(err, errStopped) {
-		l.diagnostics.Error("the ledger cannot be trusted; nothing is decided until this is mended", "err", err)
+		l.diagnostics.Error("the ledger cannot be trusted; the service refuses all commands until this is repaired", "err", err)
 	}
-	l.move()
+	l.notify()
 }
 
-// move wakes the goroutines that wait for next or broken to change. l.mu is held.
-func (l *ledger) move() {
-	close(l.moved)
-	l.moved = make(chan struct{})
+// notify wakes the goroutines that wait for next or broken to change. l.mu is held.
+func (l *ledger) notify() {
+	close(l.changed)
+	l.changed = make(chan struct{})
 }
 
-// take applies records. Decoding takes far longer than applying, so it runs on all processors: a
-// ledger may have millions of records.
-func (l *ledger) take(fetched []*kgo.Record) {
-	const share = 256 // how many records one goroutine decodes at a time
+// applyAll applies records. Decoding takes far longer than applying, so it runs on all processors:
+// a ledger may have millions of records.
+func (l *ledger) applyAll(fetched []*kgo.Record) {
+	const batch = 256 // records that one goroutine decodes at a time
 	entries := make([]entry, len(fetched))
 	var work errgroup.Group
 	work.SetLimit(runtime.GOMAXPROCS(0))
-	for from := 0; from < len(fetched); from += share {
-		to := min(from+share, len(fetched))
+	for from := 0; from < len(fetched); from += batch {
+		to := min(from+batch, len(fetched))
 		work.Go(func() error {
 			for i, f := range fetched[from:to] {
 				entries[from+i].record, entries[from+i].err = decode(f.Value)
@@ -236,7 +236,7 @@ func (l *ledger) take(fetched []*kgo.Record) {
 	for i, f := range fetched {
 		l.apply(f, entries[i])
 	}
-	l.move()
+	l.notify()
 }
 
 // entry is a decoded record of the ledger, or the error of decoding it.
@@ -255,23 +255,23 @@ func (l *ledger) apply(fetched *kgo.Record, e entry) {
 	switch {
 	case fetched.Attrs.IsControl():
 	case errors.As(e.err, &later):
-		l.breakOffLocked(fmt.Errorf("offset %d: %w; upgrade this service", fetched.Offset, e.err))
+		l.markBrokenLocked(fmt.Errorf("offset %d: %w; upgrade this service", fetched.Offset, e.err))
 		return
 	case e.err != nil:
 		l.skipped++
-		l.diagnostics.Warn("a record of the ledger makes no sense and was skipped", "offset", fetched.Offset, "err", e.err)
+		l.diagnostics.Warn("skipped a malformed record of the ledger", "offset", fetched.Offset, "err", e.err)
 	default:
-		l.effect(e.record, l.state.take(fetched.Offset, e.record))
+		l.reportEffect(e.record, l.state.add(fetched.Offset, e.record))
 	}
 	l.next, l.last = fetched.Offset+1, fetched.Value
 }
 
-// effect reports the effect of a record to its writer, if that is a goroutine of this process. l.mu
-// is held.
-func (l *ledger) effect(r record, err error) {
-	l.written(r)
-	if ch, ok := l.waiting[r.ID]; ok {
-		delete(l.waiting, r.ID)
+// reportEffect reports the reportEffect of a record to its writer, if that is a goroutine of this
+// process. l.mu is held.
+func (l *ledger) reportEffect(r record, err error) {
+	l.doneWriting(r)
+	if ch, ok := l.effects[r.ID]; ok {
+		delete(l.effects, r.ID)
 		ch <- err // never blocks, because it has room for one
 	}
 }
@@ -293,22 +293,22 @@ func (l *ledger) append(ctx context.Context, r record) error {
 	}
 	defer func() {
 		l.mu.Lock()
-		delete(l.waiting, r.ID)
+		delete(l.effects, r.ID)
 		l.mu.Unlock()
 	}()
 	// Not with ctx: the client cannot give up one record without failing all records behind it.
 	l.client.TryProduce(context.WithoutCancel(ctx), &kgo.Record{Topic: LedgerTopic, Key: []byte(r.key()), Value: value}, func(_ *kgo.Record, err error) {
 		if err != nil {
 			l.mu.Lock()
-			l.written(r)
-			l.move()
+			l.doneWriting(r)
+			l.notify()
 			l.mu.Unlock()
 			failed <- err
 		}
 	})
 	for {
 		l.mu.Lock()
-		broken, moved := l.broken, l.moved
+		broken, moved := l.broken, l.changed
 		l.mu.Unlock()
 		if broken != nil {
 			return &brokenError{broken}
@@ -330,14 +330,14 @@ func (l *ledger) append(ctx context.Context, r record) error {
 func (l *ledger) begin(ctx context.Context, r record, effect chan<- error) error {
 	for {
 		l.mu.Lock()
-		broken, moved := l.broken, l.moved
-		if _, busy := l.writing[r.key()]; broken == nil && !busy {
+		broken, moved := l.broken, l.changed
+		if _, busy := l.pending[r.key()]; broken == nil && !busy {
 			defer l.mu.Unlock()
 			if err := l.mayWrite(r); err != nil {
 				return err
 			}
-			l.writing[r.key()] = newWriting(r)
-			l.waiting[r.ID] = effect
+			l.pending[r.key()] = newPendingRecord(r)
+			l.effects[r.ID] = effect
 			return nil
 		}
 		l.mu.Unlock()
@@ -352,10 +352,10 @@ func (l *ledger) begin(ctx context.Context, r record, effect chan<- error) error
 	}
 }
 
-// written records that a record is not being written any more. l.mu is held.
-func (l *ledger) written(r record) {
-	if w, ok := l.writing[r.key()]; ok && w.id == r.ID {
-		delete(l.writing, r.key())
+// doneWriting records that a record is not being doneWriting any more. l.mu is held.
+func (l *ledger) doneWriting(r record) {
+	if w, ok := l.pending[r.key()]; ok && w.id == r.ID {
+		delete(l.pending, r.key())
 	}
 }
 
@@ -372,9 +372,9 @@ func (l *ledger) sync(ctx context.Context) error {
 	for {
 		l.mu.Lock()
 		if end < read {
-			l.breakOffLocked(fmt.Errorf("it ends at offset %d, and %d records were read from it", end, read))
+			l.markBrokenLocked(fmt.Errorf("it ends at offset %d, but %d records were read from it", end, read))
 		}
-		next, broken, moved := l.next, l.broken, l.moved
+		next, broken, moved := l.next, l.broken, l.changed
 		if broken == nil && next >= end && began.After(l.synced) {
 			l.synced = began
 		}
@@ -393,13 +393,21 @@ func (l *ledger) sync(ctx context.Context) error {
 	}
 }
 
-// syncPause is how long freshSince returns the last error, instead of asking again, after the
+// catchUp reads the ledger to its end. It retries through outages until ctx ends.
+func (l *ledger) catchUp(ctx context.Context) error {
+	return retry(ctx, func() (bool, error) {
+		err := l.sync(ctx)
+		return err == nil, err
+	})
+}
+
+// syncPause is how long syncSince returns the last error, instead of asking again, after the
 // cluster did not answer.
 const syncPause = time.Second
 
-// freshSince waits until all records that the ledger had at the time since are applied. Only one
+// syncSince waits until all records that the ledger had at the time since are applied. Only one
 // caller at a time asks the cluster, and during an outage at most one a second.
-func (l *ledger) freshSince(ctx context.Context, since time.Time) error {
+func (l *ledger) syncSince(ctx context.Context, since time.Time) error {
 	select {
 	case l.syncing <- struct{}{}:
 		defer func() { <-l.syncing }()

@@ -46,7 +46,7 @@ func TestNonsenseInLedger(t *testing.T) {
 			t.Errorf("Stats = %+v, want %d records skipped", got, len(nonsense)-1)
 		}
 	}
-	if got := strings.Count(told.String(), "makes no sense"); got != len(nonsense)-1 {
+	if got := strings.Count(told.String(), "skipped a malformed record"); got != len(nonsense)-1 {
 		t.Errorf("%d records were told of, want %d:\n%s", got, len(nonsense)-1, told.String())
 	}
 	mustClaim(t, first, "more")

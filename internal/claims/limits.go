@@ -39,15 +39,15 @@ func (l *Limits) setDefaults() {
 }
 
 // The limit that a record would exceed. For the limits of topics and of keys at the same time there
-// are errQuota and errKeyQuota, which the record's position in the ledger decides.
+// are errTopicQuota and errKeyQuota, which the record's position in the ledger decides.
 var (
-	errPartitionQuota = errors.New("your topics would have more partitions in all than are allowed")
-	errKeysEver       = errors.New("you have been given as many access keys as are allowed")
-	errHourly         = errors.New("too many entries of yours have been added to the ledger within an hour")
+	errPartitionQuota = errors.New("your topics would have more partitions in total than are allowed")
+	errKeysEver       = errors.New("you have created as many access keys as are allowed")
+	errHourly         = errors.New("you have made too many changes within an hour")
 )
 
-func newWriting(r record) writing {
-	w := writing{id: r.ID, by: r.By, records: 1}
+func newPendingRecord(r record) pendingRecord {
+	w := pendingRecord{id: r.ID, by: r.By, records: 1}
 	switch r.Op {
 	case opClaim:
 		w.partitions = r.Partitions
@@ -67,8 +67,8 @@ func (l *ledger) mayWrite(r record) error {
 	if r.Op != opClaim && r.Op != opIssueKey {
 		return nil // it ends a topic or a key, which is possible once for each, so the limits on those limit it too
 	}
-	w := newWriting(r)
-	for _, other := range l.writing {
+	w := newPendingRecord(r)
+	for _, other := range l.pending {
 		if other.by == r.By {
 			w.records += other.records
 			w.partitions += other.partitions
@@ -76,11 +76,11 @@ func (l *ledger) mayWrite(r record) error {
 		}
 	}
 	switch {
-	case l.state.hours[r.By].at(time.Now())+w.records > l.limits.RecordsPerHour:
+	case l.state.recent[r.By].at(time.Now())+w.records > l.limits.RecordsPerHour:
 		return errHourly
 	case r.Op == opClaim && l.state.partitions[r.By]+w.partitions > l.limits.Partitions:
 		return errPartitionQuota
-	case r.Op == opIssueKey && l.state.issued[r.By]+w.keys > l.limits.KeysEver:
+	case r.Op == opIssueKey && l.state.keysIssued[r.By]+w.keys > l.limits.KeysEver:
 		return errKeysEver
 	}
 	return nil
@@ -93,7 +93,7 @@ func (s *Service) refusal(err error) error {
 		return &diaspora.Error{
 			Condition: diaspora.ErrPermission,
 			Reason:    fmt.Sprintf("%v: the limit is %d (%s)", err, n, setting),
-			Hint:      help + ", or " + s.cfg.Admission.advice(),
+			Hint:      help + ", or " + s.cfg.Admission.contactHint(),
 		}
 	}
 	limits := s.cfg.Limits
@@ -102,7 +102,7 @@ func (s *Service) refusal(err error) error {
 		return fmt.Errorf("%w: %w", diaspora.ErrConflict, err)
 	case errors.Is(err, errBlocked):
 		return fmt.Errorf("%w: %w", diaspora.ErrPermission, err)
-	case errors.Is(err, errQuota):
+	case errors.Is(err, errTopicQuota):
 		return limit(limits.Topics, "max-topics", "release one")
 	case errors.Is(err, errPartitionQuota):
 		return limit(limits.Partitions, "max-partitions", "claim with fewer, release a topic")

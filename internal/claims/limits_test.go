@@ -160,7 +160,7 @@ func TestHourly(t *testing.T) {
 	s := newState()
 	hour := time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
 	for i := range 60 { // one a minute
-		s.note(record{By: ada, Time: hour.Add(time.Duration(i) * time.Minute)})
+		s.count(record{By: ada, Time: hour.Add(time.Duration(i) * time.Minute)})
 	}
 	for after, want := range map[time.Duration]int{
 		-30 * time.Minute: 60, // the writer's clock is ahead of ours
@@ -170,23 +170,23 @@ func TestHourly(t *testing.T) {
 		105 * time.Minute: 15,
 		3 * time.Hour:     0,
 	} {
-		if got := s.hours[ada].at(hour.Add(after)); got != want {
+		if got := s.recent[ada].at(hour.Add(after)); got != want {
 			t.Errorf("%v after the hour began there were %d records within an hour, want %d", after, got, want)
 		}
 	}
-	s.note(record{By: ada, Time: hour.Add(75 * time.Minute)})
-	if got := s.hours[ada].at(hour.Add(75 * time.Minute)); got != 46 {
+	s.count(record{By: ada, Time: hour.Add(75 * time.Minute)})
+	if got := s.recent[ada].at(hour.Add(75 * time.Minute)); got != 46 {
 		t.Errorf("a quarter into the next hour there were %d records, want 45 and one", got)
 	}
 	// A clock that was a year ahead for a moment does not affect a whole year.
-	s.note(record{By: ada, Time: hour.AddDate(1, 0, 0)})
-	s.note(record{By: ada, Time: hour.Add(76 * time.Minute)})
-	if got := s.hours[ada].at(hour.Add(76 * time.Minute)); got != 1 {
+	s.count(record{By: ada, Time: hour.AddDate(1, 0, 0)})
+	s.count(record{By: ada, Time: hour.Add(76 * time.Minute)})
+	if got := s.recent[ada].at(hour.Add(76 * time.Minute)); got != 1 {
 		t.Errorf("after a record of next year there are %d, want 1", got)
 	}
 	// A subject that writes nothing any more is forgotten.
-	s.note(record{By: ben, Time: hour.AddDate(0, 0, 2)})
-	if _, known := s.hours[ada]; known {
+	s.count(record{By: ben, Time: hour.AddDate(0, 0, 2)})
+	if _, known := s.recent[ada]; known {
 		t.Error("somebody who wrote nothing for two days is still counted")
 	}
 }
@@ -199,8 +199,8 @@ func TestKeyIDsAreRandom(t *testing.T) {
 	var count [keyIDLetters][256]int
 	for range n {
 		id := newKeyID()
-		if fault := keyIDFault(id); fault != "" || seen[id] {
-			t.Fatalf("the ID %s was drawn before: %v %s", id, seen[id], fault)
+		if err := checkKeyID(id); err != nil || seen[id] {
+			t.Fatalf("the ID %s was drawn before: %v %v", id, seen[id], err)
 		}
 		seen[id] = true
 		for i := range keyIDLetters {

@@ -1,6 +1,7 @@
 package claims
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -165,8 +166,8 @@ func (r record) check() error {
 	case r.ID == "" || len(r.ID) > maxIDBytes:
 		return errors.New("it has no usable id")
 	}
-	if fault := subjectFault(r.By); fault != "" {
-		return errors.New(fault)
+	if err := checkSubject(r.By); err != nil {
+		return err
 	}
 	switch r.Op {
 	case opClaim:
@@ -177,42 +178,30 @@ func (r record) check() error {
 		}
 		return diaspora.ValidTopic(r.Topic)
 	case opClaimGroup:
-		if r.Limit < 1 {
-			return errors.New("it has no limit")
-		}
-		if fault := groupFault(r.Group); fault != "" {
-			return errors.New(fault)
-		}
-		return nil
+		return cmp.Or(r.checkLimit(), checkGroup(r.Group))
 	case opIssueKey:
 		return r.checkIssueKey()
 	case opBlock:
-		return errors.Join(checkFault(subjectFault(r.Subject)), checkFault(whyFault(r.Why)))
+		return errors.Join(checkSubject(r.Subject), checkWhy(r.Why))
 	case opUnblock:
-		return checkFault(subjectFault(r.Subject))
+		return checkSubject(r.Subject)
 	default:
-		return checkFault(keyIDFault(r.Key))
+		return checkKeyID(r.Key)
 	}
 }
 
-// checkFault turns a description of what is wrong into an error, and "" into nil.
-func checkFault(fault string) error {
-	if fault == "" {
-		return nil
+func (r record) checkLimit() error {
+	if r.Limit < 1 {
+		return errors.New("it has no limit")
 	}
-	return errors.New(fault)
+	return nil
 }
 
 func (r record) checkIssueKey() error {
-	switch {
-	case keyIDFault(r.Key) != "":
-		return errors.New(keyIDFault(r.Key))
-	case r.Hash == keyHash{}:
+	if r.Hash == (keyHash{}) {
 		return errors.New("it has no hash")
-	case r.Limit < 1:
-		return errors.New("it has no limit")
 	}
-	return checkFault(keyFault(r.By, r.Name, r.Topics, r.Read, r.Write))
+	return cmp.Or(checkKeyID(r.Key), r.checkLimit(), checkKey(r.By, r.Name, r.Topics, r.Read, r.Write))
 }
 
 func (r record) checkClaim() error {
@@ -221,77 +210,62 @@ func (r record) checkClaim() error {
 		return errors.New("it has no partitions")
 	case !validRetention(r.RetentionMS):
 		return errors.New("it has no usable retention")
-	case r.Limit < 1:
-		return errors.New("it has no limit")
 	}
-	if fault := descriptionFault(r.Description); fault != "" {
-		return errors.New(fault)
-	}
-	return diaspora.ValidTopic(r.Topic)
+	return cmp.Or(r.checkLimit(), checkDescription(r.Description), diaspora.ValidTopic(r.Topic))
 }
 
 func validRetention(ms int64) bool { return ms == -1 || 1 <= ms && ms <= maxRetentionMS }
 
-// subjectFault returns what is wrong with a subject, or "". Subjects of Globus are UUIDs. The check
-// here makes sure that no subject is a wildcard to the broker.
-func subjectFault(subject string) string {
-	if subject == "" || len(subject) > maxSubjectBytes {
-		return "a subject has 1 to 128 characters"
+// checkSubject makes sure that no subject is a wildcard to the broker. Subjects of Globus are
+// UUIDs.
+func checkSubject(subject string) error { return checkName("a subject", subject, maxSubjectBytes) }
+
+// checkGroup checks the ID of a consumer group. To the broker, the group "*" means every group.
+func checkGroup(group string) error {
+	if strings.HasPrefix(group, "_") {
+		return errors.New("a consumer group's ID cannot start with an underscore")
 	}
-	for _, c := range []byte(subject) {
-		if !nameByte(c) {
-			return "a subject has only letters, digits, dots, hyphens and underscores"
-		}
-	}
-	return ""
+	return checkName("a consumer group's ID", group, maxGroupBytes)
 }
 
-// groupFault returns what is wrong with the ID of a consumer group, or "". To the broker, the group
-// "*" means every group.
-func groupFault(group string) string {
-	switch {
-	case group == "" || len(group) > maxGroupBytes:
-		return "a consumer group's ID has 1 to 249 characters"
-	case group[0] == '_':
-		return "a consumer group's ID cannot start with an underscore"
+// checkName checks a name that becomes a part of ACLs, or of a record's key.
+func checkName(what, name string, maxBytes int) error {
+	if name == "" || len(name) > maxBytes {
+		return fmt.Errorf("%s has 1 to %d characters", what, maxBytes)
 	}
-	for _, c := range []byte(group) {
+	for _, c := range []byte(name) {
 		if !nameByte(c) {
-			return "a consumer group's ID has only letters, digits, dots, hyphens and underscores"
+			return errors.New(what + " has only letters, digits, dots, hyphens and underscores")
 		}
 	}
-	return ""
+	return nil
 }
 
 func nameByte(c byte) bool {
 	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '.' || c == '-' || c == '_'
 }
 
-// descriptionFault returns what is wrong with a topic's description, or "".
-func descriptionFault(description string) string {
-	return lineFault("a description", description, maxDescriptionBytes)
+func checkDescription(description string) error {
+	return checkLine("a description", description, maxDescriptionBytes)
 }
 
-// whyFault returns what is wrong with the reason for a block, or "".
-func whyFault(why string) string {
+// checkWhy checks the reason for a block.
+func checkWhy(why string) error {
 	if strings.TrimSpace(why) == "" {
-		return "a reason is missing"
+		return errors.New("a reason is missing")
 	}
-	return lineFault("a reason", why, maxWhyBytes)
+	return checkLine("a reason", why, maxWhyBytes)
 }
 
-// lineFault returns what is wrong with a line of text that people will read, or "".
-func lineFault(what, text string, most int) string {
+// checkLine checks a line of text that people will read.
+func checkLine(what, text string, maxBytes int) error {
 	switch {
-	case len(text) > most:
-		return fmt.Sprintf("%s has at most %d bytes", what, most)
+	case len(text) > maxBytes:
+		return fmt.Errorf("%s has at most %d bytes", what, maxBytes)
 	case !utf8.ValidString(text):
-		return what + " is text in UTF-8"
+		return errors.New(what + " is text in UTF-8")
+	case strings.ContainsFunc(text, func(c rune) bool { return !unicode.IsPrint(c) }):
+		return errors.New(what + " is one line of printable characters")
 	}
-	for _, c := range text {
-		if !unicode.IsPrint(c) {
-			return what + " is one line of printable characters"
-		}
-	}
-	return ""
+	return nil
 }

@@ -7,21 +7,21 @@ import (
 
 // The reasons why a record of the ledger takes no effect.
 var (
-	errYours      = errors.New("you own it already")
-	errTaken      = errors.New("it belongs to somebody else")
-	errReleasing  = errors.New("it is being released; try again in a moment")
-	errQuota      = errors.New("you own as many topics as are allowed")
-	errNotClaimed = errors.New("nobody has claimed it")
-	errStale      = errors.New("its claim has ended already")
-	errKeyID      = errors.New("its ID is in use")
-	errKeyName    = errors.New("you have an access key of this name; choose another name, or revoke it first")
-	errKeyQuota   = errors.New("you have as many access keys as are allowed")
-	errKeyEnded   = errors.New("it has ended already")
-	errKeyNotYet  = errors.New("it has not expired yet")
-	errKeyNoted   = errors.New("it is noted already")
-	errBlocked    = errors.New("you are blocked")
-	errBlockedYet = errors.New("this subject is blocked already")
-	errNotBlocked = errors.New("this subject is not blocked")
+	errAlreadyYours   = errors.New("you already own it")
+	errTaken          = errors.New("it belongs to somebody else")
+	errReleasing      = errors.New("it is being released; try again in a moment")
+	errTopicQuota     = errors.New("you own as many topics as are allowed")
+	errNotClaimed     = errors.New("nobody has claimed it")
+	errStale          = errors.New("its claim has already ended")
+	errKeyID          = errors.New("its ID is in use")
+	errKeyName        = errors.New("you have an access key of this name; choose another name, or revoke it first")
+	errKeyQuota       = errors.New("you have as many access keys as are allowed")
+	errKeyEnded       = errors.New("it has already ended")
+	errKeyNotExpired  = errors.New("it has not expired yet")
+	errUseRecorded    = errors.New("its use on that day is already recorded")
+	errBlocked        = errors.New("you are blocked")
+	errAlreadyBlocked = errors.New("this subject is already blocked")
+	errNotBlocked     = errors.New("this subject is not blocked")
 )
 
 // phase is the state of a topic's name: free, claimed, releasing, and then free again.
@@ -35,11 +35,11 @@ const (
 
 func (p phase) String() string { return [...]string{"free", "claimed", "releasing"}[p] }
 
-// topic is what the ledger says about one topic name. place is the offset of the claim, which tells
-// one claim from the next.
+// topic is what the ledger says about one topic name. claimOffset is the offset of the claim in the
+// ledger, which tells one claim from the next.
 type topic struct {
 	phase       phase
-	place       int64
+	claimOffset int64
 	owner       string
 	partitions  int
 	retentionMS int64
@@ -49,17 +49,17 @@ type topic struct {
 
 // group is what the ledger says about one consumer group.
 type group struct {
-	place int64
-	owner string
+	claimOffset int64
+	owner       string
 }
 
 // state is the result of the ledger's records. It depends on nothing else, so that all replicas
 // have the same state. It is not safe for concurrent use.
 type state struct {
-	topics map[string]topic // names that are claimed, or were until a while ago
-	groups map[string]group
-	owns   map[string]int // how many topics a subject owns, including those being released
-	leads  map[string]int // how many groups a subject has claimed
+	topics     map[string]topic // names that are claimed, or were until a while ago
+	groups     map[string]group
+	topicCount map[string]int // how many topics a subject owns, including those being released
+	groupCount map[string]int // how many groups a subject has claimed
 	// By ID, keys that are live or were until a while ago; values are replaced, never changed,
 	// because clones share them.
 	keys   map[string]*accessKey
@@ -68,22 +68,22 @@ type state struct {
 	subjects map[string]struct{} // subjects that ever had a topic, a group or a key and are not UUIDs
 	blocked  map[string]block    // the blocked subjects
 
-	partitions map[string]int      // how many partitions a subject's topics have in total
-	issued     map[string]int      // how many keys a subject has ever created
-	hours      map[string]hourly   // how many records a subject has added recently
-	ended      map[int64]endedOnes // what can be forgotten later, by the day on which it ended
-	swept      int64               // the day on which ended was last checked
+	partitions map[string]int       // how many partitions a subject's topics have in total
+	keysIssued map[string]int       // how many keys a subject has ever created
+	recent     map[string]hourly    // how many records a subject has added recently
+	ended      map[int64]endedItems // what can be forgotten later, by the day on which it ended
+	lastSweep  int64                // the day on which ended was last checked
 }
 
-// endedOnes are the IDs of keys that ended on one day, and the names that became free on it.
-type endedOnes struct{ keys, names map[string]struct{} }
+// endedItems are the IDs of keys that ended on one day, and the names that became free on it.
+type endedItems struct{ keys, names map[string]struct{} }
 
-// endedOn returns the endedOnes of the day of t.
-func (s *state) endedOn(t time.Time) endedOnes {
+// endedOn returns the endedItems of the day of t.
+func (s *state) endedOn(t time.Time) endedItems {
 	day := t.Unix() / 86400
 	gone, ok := s.ended[day]
 	if !ok {
-		gone = endedOnes{make(map[string]struct{}), make(map[string]struct{})}
+		gone = endedItems{make(map[string]struct{}), make(map[string]struct{})}
 		s.ended[day] = gone
 	}
 	return gone
@@ -129,51 +129,51 @@ type block struct {
 
 func newState() *state {
 	return &state{
-		topics: make(map[string]topic),
-		groups: make(map[string]group),
-		owns:   make(map[string]int),
-		leads:  make(map[string]int),
-		keys:   make(map[string]*accessKey),
-		keysOf: make(map[string]map[string]string),
+		topics:     make(map[string]topic),
+		groups:     make(map[string]group),
+		topicCount: make(map[string]int),
+		groupCount: make(map[string]int),
+		keys:       make(map[string]*accessKey),
+		keysOf:     make(map[string]map[string]string),
 
 		subjects: make(map[string]struct{}),
 		blocked:  make(map[string]block),
 
 		partitions: make(map[string]int),
-		issued:     make(map[string]int),
-		hours:      make(map[string]hourly),
-		ended:      make(map[int64]endedOnes),
+		keysIssued: make(map[string]int),
+		recent:     make(map[string]hourly),
+		ended:      make(map[int64]endedItems),
 	}
 }
 
-// take adds the record at the offset place to the state. An error says why the record has no
+// add adds the record at an offset of the ledger to the state. An error says why the record has no
 // effect; it is counted all the same. The record has passed its own check.
-func (s *state) take(place int64, r record) error {
-	s.note(r)
-	return s.apply(place, r)
+func (s *state) add(offset int64, r record) error {
+	s.count(r)
+	return s.apply(offset, r)
 }
 
-// note counts a record, and forgets what ended long before it was written. It uses the times of the
-// records, not the clock, so that all replicas get the same state.
-func (s *state) note(r record) {
+// count counts a record, and forgets what ended long before it was written. It uses the times of
+// the records, not the clock, so that all replicas get the same state.
+func (s *state) count(r record) {
 	hour := r.Time.Unix() / 3600
-	switch h := s.hours[r.By]; {
+	switch h := s.recent[r.By]; {
 	case hour == h.hour || hour == h.hour-1:
 		h.n++
-		s.hours[r.By] = h
+		s.recent[r.By] = h
 	case hour == h.hour+1:
-		s.hours[r.By] = hourly{hour, 1, h.n}
+		s.recent[r.By] = hourly{hour, 1, h.n}
 	default:
-		s.hours[r.By] = hourly{hour, 1, 0}
+		s.recent[r.By] = hourly{hour, 1, 0}
 	}
 	today := hour / 24
-	if today == s.swept {
+	if today == s.lastSweep {
 		return
 	}
-	s.swept = today
-	for subject, h := range s.hours {
+	s.lastSweep = today
+	for subject, h := range s.recent {
 		if h.hour < hour-1 {
-			delete(s.hours, subject)
+			delete(s.recent, subject)
 		}
 	}
 	for day, gone := range s.ended {
@@ -199,7 +199,7 @@ func (s *state) note(r record) {
 func (s *state) mayApply(r record) error {
 	switch _, blocked := s.blocked[r.Subject]; {
 	case r.Op == opBlock && blocked:
-		return errBlockedYet
+		return errAlreadyBlocked
 	case r.Op == opUnblock && !blocked:
 		return errNotBlocked
 	case r.Op == opBlock || r.Op == opUnblock:
@@ -214,12 +214,12 @@ func (s *state) mayApply(r record) error {
 	case opRelease:
 		return s.mayRelease(r)
 	case opReleased:
-		if t := s.topics[r.Topic]; t.phase != releasing || t.place != *r.Claim {
+		if t := s.topics[r.Topic]; t.phase != releasing || t.claimOffset != *r.Claim {
 			return errStale
 		}
 		return nil
 	case opClear:
-		if t, known := s.topics[r.Topic]; !known || t.phase != free || t.place != *r.Claim {
+		if t, known := s.topics[r.Topic]; !known || t.phase != free || t.claimOffset != *r.Claim {
 			return errStale
 		}
 		return nil
@@ -237,11 +237,11 @@ func (s *state) mayClaim(r record) error {
 	case t.phase == releasing:
 		return errReleasing
 	case t.phase == claimed && t.owner == r.By:
-		return errYours
+		return errAlreadyYours
 	case t.phase == claimed:
 		return errTaken
-	case s.owns[r.By] >= r.Limit:
-		return errQuota
+	case s.topicCount[r.By] >= r.Limit:
+		return errTopicQuota
 	}
 	return nil
 }
@@ -250,7 +250,7 @@ func (s *state) mayRelease(r record) error {
 	switch t := s.topics[r.Topic]; {
 	case t.phase == free:
 		return errNotClaimed
-	case t.place != *r.Claim:
+	case t.claimOffset != *r.Claim:
 		return errStale
 	case t.owner != r.By:
 		return errTaken
@@ -263,18 +263,18 @@ func (s *state) mayRelease(r record) error {
 func (s *state) mayClaimGroup(r record) error {
 	switch g, ok := s.groups[r.Group]; {
 	case ok && g.owner == r.By:
-		return errYours
+		return errAlreadyYours
 	case ok:
 		return errTaken
-	case s.leads[r.By] >= r.Limit:
-		return errQuota
+	case s.groupCount[r.By] >= r.Limit:
+		return errTopicQuota
 	}
 	return nil
 }
 
-// taken removes a free name from the list of names to be forgotten, because it is claimed again. t
-// is its entry, if known.
-func (s *state) taken(name string, t topic) {
+// reuseName removes a free name from the list of names to be forgotten, because it is claimed
+// again. t is its entry, if known.
+func (s *state) reuseName(name string, t topic) {
 	if _, known := s.topics[name]; !known {
 		return
 	}
@@ -284,8 +284,8 @@ func (s *state) taken(name string, t topic) {
 	}
 }
 
-// apply does the rest of take: it changes the state if the record has an effect.
-func (s *state) apply(place int64, r record) error {
+// apply does the rest of add: it changes the state if the record has an effect.
+func (s *state) apply(offset int64, r record) error {
 	if err := s.mayApply(r); err != nil {
 		return err
 	}
@@ -303,29 +303,29 @@ func (s *state) apply(place int64, r record) error {
 	t := s.topics[r.Topic]
 	switch r.Op {
 	case opClaim:
-		s.taken(r.Topic, t)
-		s.owns[r.By]++
+		s.reuseName(r.Topic, t)
+		s.topicCount[r.By]++
 		s.partitions[r.By] += r.Partitions
-		s.topics[r.Topic] = topic{claimed, place, r.By, r.Partitions, r.RetentionMS, r.Description, r.Time}
+		s.topics[r.Topic] = topic{claimed, offset, r.By, r.Partitions, r.RetentionMS, r.Description, r.Time}
 	case opRelease:
 		t.phase = releasing
 		s.topics[r.Topic] = t
 	case opReleased:
-		if s.owns[t.owner]--; s.owns[t.owner] == 0 {
-			delete(s.owns, t.owner)
+		if s.topicCount[t.owner]--; s.topicCount[t.owner] == 0 {
+			delete(s.topicCount, t.owner)
 		}
 		if s.partitions[t.owner] -= t.partitions; s.partitions[t.owner] == 0 {
 			delete(s.partitions, t.owner)
 		}
-		s.topics[r.Topic] = topic{phase: free, place: t.place, claimed: r.Time}
+		s.topics[r.Topic] = topic{phase: free, claimOffset: t.claimOffset, claimed: r.Time}
 		s.endedOn(r.Time).names[r.Topic] = struct{}{}
 	case opClear: // as if the topic were claimed and released at once
-		s.taken(r.Topic, t)
-		s.owns[r.By]++
-		s.topics[r.Topic] = topic{phase: releasing, place: place, owner: r.By}
+		s.reuseName(r.Topic, t)
+		s.topicCount[r.By]++
+		s.topics[r.Topic] = topic{phase: releasing, claimOffset: offset, owner: r.By}
 	case opClaimGroup:
-		s.leads[r.By]++
-		s.groups[r.Group] = group{place, r.By}
+		s.groupCount[r.By]++
+		s.groups[r.Group] = group{offset, r.By}
 	case opIssueKey:
 		s.issueKey(r)
 	case opRevokeKey, opKeyExpired:

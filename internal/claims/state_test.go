@@ -67,7 +67,7 @@ func aKeyID(t *rapid.T) string {
 func replay(records []record) *state {
 	s := newState()
 	for place, r := range records {
-		s.take(int64(place), r)
+		s.add(int64(place), r)
 	}
 	return s
 }
@@ -105,8 +105,8 @@ func TestApply(t *testing.T) {
 			}
 			records = append(records, r)
 			before := replay(records[:place])
-			before.note(r)
-			s.note(r)
+			before.count(r)
+			s.count(r)
 			err := s.apply(int64(place), r)
 			if err != nil {
 				if !reflect.DeepEqual(s, before) {
@@ -124,7 +124,7 @@ func TestApply(t *testing.T) {
 				}
 				blocked[r.Subject] = r.Op == opBlock
 			case opClaim, opClear:
-				if o, taken := owner[r.Topic]; taken {
+				if o, reuseName := owner[r.Topic]; reuseName {
 					t.Fatalf("%s of %q took effect while %s had it", r.Op, r.Topic, o)
 				}
 				if r.Op == opClaim && held(owner, r.By) >= r.Limit {
@@ -144,7 +144,7 @@ func TestApply(t *testing.T) {
 				delete(ending, r.Topic)
 				freed[r.Topic] = today
 			case opClaimGroup:
-				if o, taken := leader[r.Group]; taken {
+				if o, reuseName := leader[r.Group]; reuseName {
 					t.Fatalf("claim of group %q took effect while %s had it", r.Group, o)
 				}
 				if held(leader, r.By) >= r.Limit {
@@ -200,7 +200,7 @@ func TestApply(t *testing.T) {
 			}
 		}
 		for name, end := range freed {
-			if _, taken := owner[name]; taken {
+			if _, reuseName := owner[name]; reuseName {
 				continue
 			}
 			if _, known := s.topics[name]; known != (today-end <= keepNames) {
@@ -229,14 +229,14 @@ func TestApply(t *testing.T) {
 					partitions += topic.partitions
 				}
 			}
-			if s.partitions[subject] != partitions || s.issued[subject] != issued[subject] {
-				t.Errorf("%s is said to have %d partitions and %d keys ever, and has %d and %d", subject, s.partitions[subject], s.issued[subject], partitions, issued[subject])
+			if s.partitions[subject] != partitions || s.keysIssued[subject] != issued[subject] {
+				t.Errorf("%s is said to have %d partitions and %d keys ever, and has %d and %d", subject, s.partitions[subject], s.keysIssued[subject], partitions, issued[subject])
 			}
 			if _, got := s.blocked[subject]; got != blocked[subject] {
 				t.Errorf("%s is blocked: %v, want %v", subject, got, blocked[subject])
 			}
-			if s.owns[subject] != held(owner, subject) || s.leads[subject] != held(leader, subject) {
-				t.Errorf("%s is said to have %d topics and %d groups, and has %d and %d", subject, s.owns[subject], s.leads[subject], held(owner, subject), held(leader, subject))
+			if s.topicCount[subject] != held(owner, subject) || s.groupCount[subject] != held(leader, subject) {
+				t.Errorf("%s is said to have %d topics and %d groups, and has %d and %d", subject, s.topicCount[subject], s.groupCount[subject], held(owner, subject), held(leader, subject))
 			}
 		}
 		// The state depends on the records only: reading them again, in any number of steps, gives
@@ -244,7 +244,7 @@ func TestApply(t *testing.T) {
 		cut := rapid.IntRange(0, len(records)).Draw(t, "cut")
 		again := replay(records[:cut])
 		for i, r := range records[cut:] {
-			again.take(int64(cut+i), r)
+			again.add(int64(cut+i), r)
 		}
 		if !reflect.DeepEqual(again, s) {
 			t.Errorf("reading the records again gives %+v, want %+v", again, s)
@@ -323,7 +323,7 @@ func TestKeyFormat(t *testing.T) {
 		check(s, 0, keyJSON)
 		want.LastUsed = date(5, 2, 0)
 		check(s, 1, keyUsedJSON)
-		if r, _ := decode([]byte(keyUsedJSON)); !errors.Is(s.apply(2, r), errKeyNoted) {
+		if r, _ := decode([]byte(keyUsedJSON)); !errors.Is(s.apply(2, r), errUseRecorded) {
 			t.Error("a second use on one day has an effect")
 		}
 		want.Ended, want.hash = ending, keyHash{}
@@ -388,7 +388,7 @@ func TestFormat(t *testing.T) {
 			t.Errorf("apply(%s) = %v", value, err)
 		}
 	}
-	if got := s.topics["weather"]; got != (topic{phase: releasing, place: 4, owner: ada}) {
+	if got := s.topics["weather"]; got != (topic{phase: releasing, claimOffset: 4, owner: ada}) {
 		t.Errorf("the topic is %+v, want it being cleared", got)
 	}
 }

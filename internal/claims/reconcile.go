@@ -15,22 +15,23 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/accesskey"
 	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
 
-// settleTopic makes the cluster agree with what the ledger says about a topic name, and returns
+// reconcileTopic makes the cluster agree with what the ledger says about a topic name, and returns
 // that. It reads the ledger before and after each step. Otherwise a replica that was slow in
-// between could leave rights behind that have ended. Any number of replicas may settle the same
+// between could leave rights behind that have ended. Any number of replicas may reconcile the same
 // name at the same time.
-func (s *Service) settleTopic(ctx context.Context, name string) (topic, error) {
+func (s *Service) reconcileTopic(ctx context.Context, name string) (topic, error) {
 	var after topic
 	createdFor := "" // the owner of the claim for which this call created a topic
-	err := again(ctx, func() (bool, error) {
+	err := retry(ctx, func() (bool, error) {
 		if err := s.ledger.sync(ctx); err != nil {
 			return false, err
 		}
 		before, acls := s.ledger.view(name)
-		created, done, err := s.carryOut(ctx, name, before, acls)
+		created, done, err := s.applyToCluster(ctx, name, before, acls)
 		if created {
 			createdFor = before.owner
 		}
@@ -44,37 +45,37 @@ func (s *Service) settleTopic(ctx context.Context, name string) (topic, error) {
 		if after == before && after.phase == free && createdFor != "" {
 			by := createdFor
 			createdFor = ""
-			return false, s.clear(ctx, name, by, after)
+			return false, s.appendClear(ctx, name, by, after)
 		}
 		return after == before, nil
 	})
 	if err != nil {
-		return topic{}, fmt.Errorf("make the cluster agree: %w", err)
+		return topic{}, fmt.Errorf("apply the ledger to the cluster: %w", err)
 	}
 	return after, nil
 }
 
-// clear makes the service delete the topic of a free name. Such a topic was created too late, for a
-// claim that has ended. Only the ledger can decide whether that is still so, because the next claim
-// may already use that topic.
-func (s *Service) clear(ctx context.Context, name, by string, t topic) error {
+// appendClear makes the service delete the topic of a free name. Such a topic was created too late,
+// for a claim that has ended. Only the ledger can decide whether that is still so, because the next
+// claim may already use that topic.
+func (s *Service) appendClear(ctx context.Context, name, by string, t topic) error {
 	if _, exists, err := s.cluster.Topic(ctx, name); err != nil || !exists {
 		return clusterError(err)
 	}
 	r := newRecord(opClear, by)
-	r.Topic, r.Claim = name, &t.place
+	r.Topic, r.Claim = name, &t.claimOffset
 	if err := s.ledger.append(ctx, r); err != nil && !errors.Is(err, errStale) {
 		return err
 	}
 	return nil
 }
 
-// again calls done until it returns true. It retries through outages until ctx ends, and returns
+// retry calls done until it returns true. It retries through outages until ctx ends, and returns
 // any other error.
-func again(ctx context.Context, done func() (bool, error)) error {
-	const least, most = time.Millisecond, 250 * time.Millisecond
+func retry(ctx context.Context, done func() (bool, error)) error {
+	const minPause, maxPause = time.Millisecond, 250 * time.Millisecond
 	broken := (*brokenError)(nil)
-	for pause := least; ; pause = min(2*pause, most) {
+	for pause := minPause; ; pause = min(2*pause, maxPause) {
 		ok, err := done()
 		switch {
 		case ok && err == nil:
@@ -90,24 +91,24 @@ func again(ctx context.Context, done func() (bool, error)) error {
 	}
 }
 
-// carryOut makes the changes in the cluster that the ledger requires for a topic name. It reports
-// whether it created a topic, and whether nothing is left to do.
-func (s *Service) carryOut(ctx context.Context, name string, t topic, acls []kafka.ACL) (created, done bool, err error) {
+// applyToCluster makes the changes in the cluster that the ledger requires for a topic name. It
+// reports whether it created a topic, and whether nothing is left to do.
+func (s *Service) applyToCluster(ctx context.Context, name string, t topic, acls []kafka.ACL) (created, done bool, err error) {
 	switch t.phase {
 	case claimed:
-		created, done, err = s.carryOutClaim(ctx, name, t, acls)
+		created, done, err = s.applyClaim(ctx, name, t, acls)
 	case releasing:
-		err = s.carryOutRelease(ctx, name, t)
+		err = s.applyRelease(ctx, name, t)
 	default:
-		done, err = s.cluster.SetACLs(ctx, kafka.TopicResource(name), nil, s.made)
+		done, err = s.cluster.SetACLs(ctx, kafka.TopicResource(name), nil, s.isOurs)
 	}
 	return created, done, clusterError(err)
 }
 
-// carryOutClaim creates the topic and sets its ACLs. It does both at the same time, because each
+// applyClaim creates the topic and sets its ACLs. It does both at the same time, because each
 // waits for a majority of the controllers and neither needs the other. The claim is in the ledger
 // before either.
-func (s *Service) carryOutClaim(ctx context.Context, name string, t topic, acls []kafka.ACL) (created, done bool, err error) {
+func (s *Service) applyClaim(ctx context.Context, name string, t topic, acls []kafka.ACL) (created, done bool, err error) {
 	var ready, hold bool
 	var work errgroup.Group // without a context: a failure to set ACLs must not hide whether the topic was created
 	work.Go(func() (err error) {
@@ -115,7 +116,7 @@ func (s *Service) carryOutClaim(ctx context.Context, name string, t topic, acls 
 		return err
 	})
 	work.Go(func() (err error) {
-		hold, err = s.cluster.SetACLs(ctx, kafka.TopicResource(name), acls, s.made)
+		hold, err = s.cluster.SetACLs(ctx, kafka.TopicResource(name), acls, s.isOurs)
 		return err
 	})
 	err = work.Wait()
@@ -125,13 +126,13 @@ func (s *Service) carryOutClaim(ctx context.Context, name string, t topic, acls 
 	return created, err == nil && ready && hold, err
 }
 
-// carryOutRelease removes the ACLs, deletes the topic, and then frees the name.
+// applyRelease removes the ACLs, deletes the topic, and then frees the name.
 //
 // This replica may be slow. In the meantime another one may have done all that, and somebody else
 // may have claimed the name. So it reads the topic's ID first and the ledger afterwards. If the
 // ledger still says "releasing", that ID is the one of the topic to delete, and deleting by ID
 // cannot hit a later topic.
-func (s *Service) carryOutRelease(ctx context.Context, name string, t topic) error {
+func (s *Service) applyRelease(ctx context.Context, name string, t topic) error {
 	info, exists, err := s.cluster.Topic(ctx, name)
 	if err != nil {
 		return err
@@ -142,7 +143,7 @@ func (s *Service) carryOutRelease(ctx context.Context, name string, t topic) err
 	if s.ledger.topic(name) != t {
 		return nil
 	}
-	if hold, err := s.cluster.SetACLs(ctx, kafka.TopicResource(name), nil, s.made); err != nil || !hold {
+	if hold, err := s.cluster.SetACLs(ctx, kafka.TopicResource(name), nil, s.isOurs); err != nil || !hold {
 		return err
 	}
 	if exists {
@@ -152,7 +153,7 @@ func (s *Service) carryOutRelease(ctx context.Context, name string, t topic) err
 		s.cfg.Diagnostics.Info("topic deleted", "topic", name, "principal", principal(t.owner))
 	}
 	r := newRecord(opReleased, t.owner)
-	r.Topic, r.Claim = name, &t.place
+	r.Topic, r.Claim = name, &t.claimOffset
 	if err := s.ledger.append(ctx, r); err != nil && !errors.Is(err, errStale) {
 		return err
 	}
@@ -161,7 +162,7 @@ func (s *Service) carryOutRelease(ctx context.Context, name string, t topic) err
 
 // Reconcile makes the cluster agree with the whole ledger. It completes commands that were
 // interrupted, and repairs topics and ACLs that were changed behind the service's back. It removes
-// only ACLs that look like the service's own (see made), and only from topics that the ledger
+// only ACLs that look like the service's own (see isOurs), and only from topics that the ledger
 // knows. All others are the operator's.
 func (s *Service) Reconcile(ctx context.Context) error {
 	// Read the cluster before the ledger, so that the ledger knows of everything that was found.
@@ -181,15 +182,15 @@ func (s *Service) Reconcile(ctx context.Context) error {
 	}
 	work, ctx := errgroup.WithContext(ctx)
 	work.SetLimit(8)
-	for _, name := range s.unsettledTopics(topics, onTopics) {
+	for _, name := range s.topicsToReconcile(topics, onTopics) {
 		work.Go(func() error {
-			s.cfg.Diagnostics.Info("topic is being mended", "topic", name)
-			_, err := s.settleTopic(ctx, name)
+			s.cfg.Diagnostics.Info("repairing a topic", "topic", name)
+			_, err := s.reconcileTopic(ctx, name)
 			return topicError("reconcile", name, err)
 		})
 	}
-	work.Go(func() error { return s.settleGroups(ctx) })
-	work.Go(func() error { return s.settleGateways(ctx) })
+	work.Go(func() error { return s.reconcileGroups(ctx) })
+	work.Go(func() error { return s.reconcileGateways(ctx) })
 	return work.Wait()
 }
 
@@ -202,26 +203,26 @@ func (s *Service) aclsByName(ctx context.Context, kind kmsg.ACLResourceType) (ma
 	return byName, err
 }
 
-// unsettledTopics returns the names for which the cluster and the ledger differ.
-func (s *Service) unsettledTopics(topics map[string]kafka.TopicInfo, acls map[string][]kafka.ACL) []string {
+// topicsToReconcile returns the names for which the cluster and the ledger differ.
+func (s *Service) topicsToReconcile(topics map[string]kafka.TopicInfo, acls map[string][]kafka.ACL) []string {
 	var names []string
 	s.ledger.read(func(st *state) {
 		for name, t := range st.topics {
 			_, exists := topics[name]
-			if t.phase == releasing || t.phase == claimed && !exists || !st.agrees(acls[name], st.topicACLs(name, t)) {
+			if t.phase == releasing || t.phase == claimed && !exists || !st.aclsMatch(acls[name], st.topicACLs(name, t)) {
 				names = append(names, name)
 			}
 			if t.phase == free && exists {
-				s.cfg.Diagnostics.Warn("the cluster has a topic that nobody claims", "topic", name)
+				s.cfg.Diagnostics.Warn("the cluster has a topic that nobody has claimed", "topic", name)
 			}
 		}
 	})
 	return names
 }
 
-// keepReconciled reconciles at each interval, and soon after a command has failed, until ctx ends.
+// reconcileLoop reconciles at each interval, and soon after a command has failed, until ctx ends.
 // The interval is randomized, so that replicas do not all reconcile at the same time.
-func (s *Service) keepReconciled(ctx context.Context) {
+func (s *Service) reconcileLoop(ctx context.Context) {
 	const soon = time.Second
 	for {
 		interval := s.cfg.ReconcileInterval
@@ -230,7 +231,7 @@ func (s *Service) keepReconciled(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-time.After(interval):
-		case <-s.kick:
+		case <-s.reconcileNow:
 			select {
 			case <-ctx.Done():
 				return
@@ -239,7 +240,7 @@ func (s *Service) keepReconciled(ctx context.Context) {
 		}
 		attempt, cancel := context.WithTimeout(ctx, commandTimeout)
 		if err := s.Reconcile(attempt); err != nil && ctx.Err() == nil {
-			s.cfg.Diagnostics.Warn("the cluster could not be reconciled with the ledger", "err", err)
+			s.cfg.Diagnostics.Warn("cannot reconcile the cluster with the ledger; retrying", "err", err)
 		}
 		cancel()
 	}
@@ -248,7 +249,7 @@ func (s *Service) keepReconciled(ctx context.Context) {
 // reconcileSoon asks for a reconciliation, because a command may be half done.
 func (s *Service) reconcileSoon() {
 	select {
-	case s.kick <- struct{}{}:
+	case s.reconcileNow <- struct{}{}:
 	default: // a request is pending already
 	}
 }
@@ -272,16 +273,16 @@ func ownerACLs(name, owner string) []kafka.ACL {
 
 func principal(subject string) string { return "User:" + subject }
 
-// made reports whether an ACL looks like one that this service created.
-func (s *Service) made(acl kafka.ACL) (made bool) {
-	s.ledger.read(func(st *state) { made = st.made(acl) })
+// isOurs reports whether an ACL looks like one that this service created.
+func (s *Service) isOurs(acl kafka.ACL) (made bool) {
+	s.ledger.read(func(st *state) { made = st.isOurs(acl) })
 	return made
 }
 
-// made decides which ACLs the service may remove. ACLs that deny, that name a host or other
+// isOurs decides which ACLs the service may remove. ACLs that deny, that name a host or other
 // operations, or whose principal is not a subject were created by the operator. Removing a DENY
 // would give back a right that the operator took away.
-func (s *state) made(acl kafka.ACL) bool {
+func (s *state) isOurs(acl kafka.ACL) bool {
 	return acl.Permission == kmsg.ACLPermissionTypeAllow && acl.Host == "*" && acl.Type == kmsg.ACLResourceTypeTopic &&
 		slices.Contains(topicOperations, acl.Operation) && s.isSubject(acl.Principal)
 }
@@ -291,7 +292,7 @@ func (s *state) made(acl kafka.ACL) bool {
 // something.
 func (s *state) isSubject(principal string) bool {
 	name, ok := strings.CutPrefix(principal, "User:")
-	if i := strings.LastIndexByte(name, '.'); i >= 0 && keyIDFault(name[i+1:]) == "" {
+	if i := strings.LastIndexByte(name, '.'); i >= 0 && accesskey.IsID(name[i+1:]) {
 		name = name[:i]
 	}
 	_, known := s.subjects[name]
@@ -300,13 +301,13 @@ func (s *state) isSubject(principal string) bool {
 
 func isUUID(subject string) bool { return len(subject) == 36 && uuid.Validate(subject) == nil }
 
-// agrees reports whether a topic has the ACLs that it should have. It ignores ACLs that are not the
-// service's own.
-func (s *state) agrees(have, want []kafka.ACL) bool {
+// aclsMatch reports whether a topic has the ACLs that it should have. It ignores ACLs that are not
+// the service's own.
+func (s *state) aclsMatch(have, want []kafka.ACL) bool {
 	for _, acl := range want {
 		if !slices.Contains(have, acl) {
 			return false
 		}
 	}
-	return !slices.ContainsFunc(have, func(acl kafka.ACL) bool { return s.made(acl) && !slices.Contains(want, acl) })
+	return !slices.ContainsFunc(have, func(acl kafka.ACL) bool { return s.isOurs(acl) && !slices.Contains(want, acl) })
 }
