@@ -35,7 +35,7 @@ func (c *Coordinator) describe(id string, version int16) kmsg.DescribeGroupsResp
 		described.ErrorCode = kerr.CoordinatorNotAvailable.Code
 		return described
 	}
-	defer c.life.RUnlock()
+	defer c.closeMu.RUnlock()
 	g := c.find(id)
 	if g != nil {
 		defer g.mu.Unlock()
@@ -76,7 +76,7 @@ func (c *Coordinator) ListGroups(req *kmsg.ListGroupsRequest) *kmsg.ListGroupsRe
 		resp.ErrorCode = kerr.CoordinatorNotAvailable.Code
 		return resp
 	}
-	defer c.life.RUnlock()
+	defer c.closeMu.RUnlock()
 	among := func(names []string, name string) bool {
 		same := func(n string) bool { return strings.EqualFold(n, name) }
 		return len(names) == 0 || slices.ContainsFunc(names, same)
@@ -116,9 +116,7 @@ func (c *Coordinator) DeleteGroups(req *kmsg.DeleteGroupsRequest) *kmsg.DeleteGr
 		seen[id] = true
 		result := kmsg.NewDeleteGroupsResponseGroup()
 		result.Group = id
-		if err := c.delete(id); err != nil {
-			result.ErrorCode = err.Code
-		}
+		result.ErrorCode = codeOf(c.delete(id))
 		resp.Groups = append(resp.Groups, result)
 	}
 	return resp
@@ -128,7 +126,7 @@ func (c *Coordinator) delete(id string) *kerr.Error {
 	if !c.enter() {
 		return kerr.CoordinatorNotAvailable
 	}
-	defer c.life.RUnlock()
+	defer c.closeMu.RUnlock()
 	g := c.find(id)
 	if g == nil {
 		return kerr.GroupIDNotFound
@@ -137,15 +135,15 @@ func (c *Coordinator) delete(id string) *kerr.Error {
 	if !g.empty() {
 		return kerr.NonEmptyGroup
 	}
-	if err := g.erase(); err != nil {
+	if err := g.delete(); err != nil {
 		return storeError(err)
 	}
 	return nil
 }
 
-// erase deletes the group from the journal and from memory.
-func (g *group) erase() error {
-	entries := g.gone()
+// delete deletes the group from the journal and from memory.
+func (g *group) delete() error {
+	entries := g.deletionEntries()
 	for topic, offsets := range g.offsets {
 		for _, o := range offsets {
 			entries = append(entries, entry{Key: appendOffsetKey(nil, g.id, topic, o.partition)})

@@ -117,9 +117,9 @@ type assignTopic struct {
 	subscribers []int
 }
 
-// assignRounds limits how often assignUniformMixed balances all topics. If subscriptions overlap in
-// long chains, it would otherwise take many rounds to converge.
-const assignRounds = 16
+// maxBalanceRounds limits how often assignUniformMixed balances all topics. If subscriptions
+// overlap in long chains, it would otherwise take many rounds to converge.
+const maxBalanceRounds = 16
 
 // assignUniformMixed assigns to members with different subscriptions. It moves
 // a partition whenever another subscriber of its topic has at least two
@@ -146,7 +146,7 @@ func assignUniformMixed(members []*consumerMember, counts map[[16]byte]int32) []
 			}
 		}
 	}
-	for range assignRounds {
+	for range maxBalanceRounds {
 		moved := false
 		for _, t := range byDensity {
 			moved = t.balance(load) || moved

@@ -73,10 +73,10 @@ type member struct {
 	sessionTimeout   time.Duration
 	protocols        []protocol // in order of preference
 	assignment       []byte
-	held             int64 // bytes taken from the Coordinator's budget
+	reserved         int64 // bytes taken from the Coordinator's budget
 
 	arrival uint64
-	fresh   bool      // it has not received its first JoinGroup response, so it has no session yet
+	isNew   bool      // it has not received its first JoinGroup response, so it has no session yet
 	expires time.Time // end of the session; zero: the member waits for a response and needs no heartbeat
 	join    waiter[*kmsg.JoinGroupResponse]
 	sync    waiter[*kmsg.SyncGroupResponse]
@@ -172,9 +172,9 @@ func (g *classicGroup) ordered() []*member {
 	return slices.SortedFunc(maps.Values(g.members), func(a, b *member) int { return cmp.Compare(a.arrival, b.arrival) })
 }
 
-// fits reports whether a member with these protocols can join the group: one of the protocols must
-// be supported by all current members.
-func (g *classicGroup) fits(protocolType string, protocols []kmsg.JoinGroupRequestProtocol) bool {
+// isCompatible reports whether a member with these protocols can join the group: one of the
+// protocols must be supported by all current members.
+func (g *classicGroup) isCompatible(protocolType string, protocols []kmsg.JoinGroupRequestProtocol) bool {
 	if g.state == empty {
 		return protocolType != "" && len(protocols) > 0
 	}
@@ -183,8 +183,8 @@ func (g *classicGroup) fits(protocolType string, protocols []kmsg.JoinGroupReque
 	})
 }
 
-// accepts reports whether the member can join without exceeding the maximum number of members.
-func (g *classicGroup) accepts(id string, most int) bool {
+// hasCapacity reports whether the member can join without exceeding the maximum number of members.
+func (g *classicGroup) hasCapacity(id string, most int) bool {
 	m := g.members[id]
 	switch g.state {
 	case empty:
@@ -379,8 +379,8 @@ func (m *member) metadata(name string) []byte {
 	return nil
 }
 
-// says reports whether the request has the same protocols and metadata as the member.
-func (m *member) says(protocols []kmsg.JoinGroupRequestProtocol) bool {
+// hasProtocols reports whether the request has the same protocols and metadata as the member.
+func (m *member) hasProtocols(protocols []kmsg.JoinGroupRequestProtocol) bool {
 	return slices.EqualFunc(m.protocols, protocols, func(p protocol, q kmsg.JoinGroupRequestProtocol) bool {
 		return p.name == q.Name && bytes.Equal(p.metadata, q.Metadata)
 	})
@@ -390,7 +390,7 @@ func (m *member) says(protocols []kmsg.JoinGroupRequestProtocol) bool {
 // new member is not exempt: its client may have disconnected and joined again under another ID, and
 // the old member must not wait forever.
 func (m *member) alive() bool {
-	return !m.fresh && (m.join != nil || m.sync != nil)
+	return !m.isNew && (m.join != nil || m.sync != nil)
 }
 
 // answerJoin answers the member's JoinGroup request, if one is waiting.

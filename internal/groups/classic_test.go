@@ -461,14 +461,14 @@ func TestMaxBytes(t *testing.T) {
 		w := newWorld(t, Config{MaxBytes: 20_000, MaxGroups: 3})
 		big := w.consumer("g")
 		w.rebalanced(big)
-		before := w.held.Load()
+		before := w.reserved.Load()
 		c := w.consumer("g2")
 		c.topics = []string{string(make([]byte, 20_000))}
 		w.want("join", c.join(), kerr.GroupMaxSizeReached)
 		c.topics = nil
 		w.rebalanced(c)
 		w.want("leave", c.leaveGroup(), nil)
-		if got := w.held.Load(); got != before {
+		if got := w.reserved.Load(); got != before {
 			t.Errorf("held %d bytes, want %d", got, before)
 		}
 		w.want("commit in the last group", w.commitAlone("g3", 0, 1), nil)
@@ -486,7 +486,7 @@ func TestMaxBytes(t *testing.T) {
 		w.want("delete", w.deleteGroup("g"), nil)
 		w.want("delete", w.deleteGroup("g2"), nil)
 		w.want("delete", w.deleteGroup("g3"), nil)
-		if got := w.held.Load(); got != 0 {
+		if got := w.reserved.Load(); got != 0 {
 			t.Errorf("held %d bytes, want none", got)
 		}
 		if live := w.store.live(); len(live) != 0 {

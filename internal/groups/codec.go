@@ -60,12 +60,7 @@ func parseKey(b []byte) (key, error) {
 		k.group = d.string()
 		k.part, d.b = string(d.b), nil
 	case kindOffset:
-		k.group, k.topic = d.string(), d.string()
-		p := d.uvarint()
-		if p > math.MaxInt32 {
-			d.fail()
-		}
-		k.partition = int32(p)
+		k.group, k.topic, k.partition = d.string(), d.string(), d.partition()
 	default:
 		return key{}, fmt.Errorf("journal key: %w: kind %q", errDamaged, k.kind)
 	}
@@ -226,8 +221,11 @@ func (d *decoder) byte() byte {
 	return 0
 }
 
-func (d *decoder) uvarint() uint64 {
-	v, n := binary.Uvarint(d.b)
+func (d *decoder) uvarint() uint64 { return decodeVarint(d, binary.Uvarint) }
+func (d *decoder) varint() int64   { return decodeVarint(d, binary.Varint) }
+
+func decodeVarint[T int64 | uint64](d *decoder, decode func([]byte) (T, int)) T {
+	v, n := decode(d.b)
 	if n <= 0 {
 		d.fail()
 		return 0
@@ -236,14 +234,12 @@ func (d *decoder) uvarint() uint64 {
 	return v
 }
 
-func (d *decoder) varint() int64 {
-	v, n := binary.Varint(d.b)
-	if n <= 0 {
+func (d *decoder) partition() int32 {
+	p := d.uvarint()
+	if p > math.MaxInt32 {
 		d.fail()
-		return 0
 	}
-	d.b = d.b[n:]
-	return v
+	return int32(p)
 }
 
 func (d *decoder) string() string {

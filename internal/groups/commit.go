@@ -97,10 +97,7 @@ func (b *commitResponse) set(t kmsg.OffsetCommitRequestTopic, partition int32, e
 
 func setPartition(rt *kmsg.OffsetCommitResponseTopic, partition int32, err *kerr.Error) {
 	rp := kmsg.NewOffsetCommitResponseTopicPartition()
-	rp.Partition = partition
-	if err != nil {
-		rp.ErrorCode = err.Code
-	}
+	rp.Partition, rp.ErrorCode = partition, codeOf(err)
 	rt.Partitions = append(rt.Partitions, rp)
 }
 
@@ -127,8 +124,8 @@ func (c *Coordinator) commit(req *kmsg.OffsetCommitRequest, topics []kmsg.Offset
 		all(kerr.CoordinatorNotAvailable)
 		return
 	}
-	defer c.life.RUnlock()
-	g, made := c.find(req.Group), false
+	defer c.closeMu.RUnlock()
+	g, created := c.find(req.Group), false
 	if g == nil {
 		switch {
 		case req.Generation >= 0 && req.Version >= 9:
@@ -138,7 +135,7 @@ func (c *Coordinator) commit(req *kmsg.OffsetCommitRequest, topics []kmsg.Offset
 			all(kerr.IllegalGeneration)
 			return
 		}
-		if g, made = c.findOrMake(req.Group); g == nil {
+		if g, created = c.findOrCreate(req.Group); g == nil {
 			all(kerr.PolicyViolation)
 			return
 		}
@@ -163,7 +160,7 @@ func (c *Coordinator) commit(req *kmsg.OffsetCommitRequest, topics []kmsg.Offset
 		}
 	}
 	failed := s.store()
-	if made && len(g.offsets) == 0 {
+	if created && len(g.offsets) == 0 {
 		g.drop() // nothing was stored, so the group would not exist after a restart
 	}
 	if failed != nil {
@@ -181,7 +178,7 @@ func (g *group) checkCommit(req *kmsg.OffsetCommitRequest) (check func([16]byte,
 		if req.Generation < 0 && g.consumer.empty() {
 			return nil, nil
 		}
-		return g.consumer.checkCommit(req.MemberID, req.InstanceID, req.Generation, req.Version)
+		return g.consumer.checkCommit(req.MemberID, req.Generation, req.Version)
 	}
 	cg := g.classic
 	if req.Generation < 0 && cg.state == empty {
@@ -200,7 +197,7 @@ func (g *group) checkCommit(req *kmsg.OffsetCommitRequest) (check func([16]byte,
 		return nil, kerr.RebalanceInProgress
 	}
 	m := cg.members[req.MemberID]
-	g.extend(m, time.Now().Add(m.sessionTimeout))
+	g.extendSession(m, time.Now().Add(m.sessionTimeout))
 	return nil, nil
 }
 
@@ -276,7 +273,7 @@ func (s *commits) store() error {
 		return err
 	}
 	for i, o := range s.offsets {
-		s.g.remember(s.topics[i], o, len(s.offsets)-i)
+		s.g.setOffset(s.topics[i], o, len(s.offsets)-i)
 	}
 	return nil
 }

@@ -18,7 +18,7 @@ func checkConsumerHeartbeat(who Caller, req *kmsg.ConsumerGroupHeartbeatRequest)
 			return consumerHeartbeatError(req, kerr.TopicAuthorizationFailed, "")
 		}
 	}
-	if reason := badHeartbeat(req); reason != "" {
+	if reason := heartbeatFault(req); reason != "" {
 		return consumerHeartbeatError(req, kerr.InvalidRequest, "%s", reason)
 	}
 	if a := req.ServerAssignor; a != nil && consumerAssignors[*a] == nil {
@@ -27,8 +27,8 @@ func checkConsumerHeartbeat(who Caller, req *kmsg.ConsumerGroupHeartbeatRequest)
 	return nil
 }
 
-// badHeartbeat returns what is wrong with a request, or "".
-func badHeartbeat(req *kmsg.ConsumerGroupHeartbeatRequest) string {
+// heartbeatFault returns what is wrong with a request, or "".
+func heartbeatFault(req *kmsg.ConsumerGroupHeartbeatRequest) string {
 	mustHaveID := req.Version >= 1 || req.MemberEpoch > 0 || req.MemberEpoch == -1
 	switch {
 	case mustHaveID && blank(&req.MemberID):
@@ -92,7 +92,7 @@ func notConsumerGroup(req *kmsg.ConsumerGroupHeartbeatRequest, empty bool) *kmsg
 //
 // With an older epoch, a member may still commit those partitions that were assigned to it at that
 // epoch (KIP-1251). In that case check is not nil, and the caller must call it for each partition.
-func (g *consumerGroup) checkCommit(memberID string, _ *string, epoch int32, version int16) (
+func (g *consumerGroup) checkCommit(memberID string, epoch int32, version int16) (
 	check func(topicID [16]byte, partition int32) *kerr.Error, err *kerr.Error,
 ) {
 	if epoch < 0 && g.empty() {

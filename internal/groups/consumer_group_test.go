@@ -315,12 +315,12 @@ func TestConsumerStaticMembers(t *testing.T) {
 	c.want(c.beat("m1", -2, withInstance("i1")), "-2 -")
 	c.want(c.beat("m1", 3, withInstance("i1")), "FENCED_MEMBER_EPOCH: The consumer group member has a greater member epoch (3) than the one known by the group coordinator (-2). The member must abandon all its partitions and rejoin.")
 	c.want(c.beat("m2", 3, withInstance("i2")), "3 -")
-	if _, err := c.g.checkCommit("m1", nil, 3, 9); err != kerr.StaleMemberEpoch {
+	if _, err := c.g.checkCommit("m1", 3, 9); err != kerr.StaleMemberEpoch {
 		t.Fatalf("commit of a member that is away: %v", err)
 	}
 	c.restart()
 	c.want(c.beat("m3", 0, withNames("a"), withInstance("i1")), "3 a:0")
-	if check, err := c.g.checkCommit("m3", nil, 1, 9); err != nil || check(consumerTestID("a"), 0) != nil {
+	if check, err := c.g.checkCommit("m3", 1, 9); err != nil || check(consumerTestID("a"), 0) != nil {
 		t.Fatal("a static member that has come back cannot commit with an epoch of before")
 	}
 	c.want(c.beat("m1", 3, withInstance("i1")), "FENCED_INSTANCE_ID: Static member m1 with instance id i1 was fenced by member m3.")
@@ -629,7 +629,7 @@ func TestConsumerSubscribed(t *testing.T) {
 
 func TestConsumerCommitAndFetch(t *testing.T) {
 	c := newConsumerTest(t, consumerTestTopics{"a": 3})
-	if check, err := c.g.checkCommit("", nil, -1, 9); check != nil || err != nil {
+	if check, err := c.g.checkCommit("", -1, 9); check != nil || err != nil {
 		t.Fatal("an empty group refuses the commit of an administrator")
 	}
 	c.beat("m1", 0, withNames("a")) // epoch 2
@@ -661,7 +661,7 @@ func TestConsumerCommitAndFetch(t *testing.T) {
 		{"m4", 3, 9, 0, kerr.UnknownMemberID},
 		{"", -1, 9, 0, kerr.UnknownMemberID},
 	} {
-		check, err := c.g.checkCommit(test.id, nil, test.epoch, test.version)
+		check, err := c.g.checkCommit(test.id, test.epoch, test.version)
 		if err == nil && check != nil {
 			err = check(consumerTestID("a"), test.partition)
 		}

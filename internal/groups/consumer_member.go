@@ -215,8 +215,8 @@ func (m *consumerMember) enter(state consumerState, epoch int32) {
 func (m *consumerMember) describe(topics Topics) kmsg.ConsumerGroupDescribeResponseGroupMember {
 	described := kmsg.NewConsumerGroupDescribeResponseGroupMember()
 	described.MemberID = m.id
-	described.InstanceID = optional(m.instance)
-	described.RackID = optional(m.rack)
+	described.InstanceID = nullable(m.instance)
+	described.RackID = nullable(m.rack)
 	described.MemberEpoch = m.epoch
 	described.ClientID = m.clientID
 	described.ClientHost = m.host
@@ -229,13 +229,6 @@ func (m *consumerMember) describe(topics Topics) kmsg.ConsumerGroupDescribeRespo
 	described.TargetAssignment = describeAssignment(m.target, topics)
 	described.MemberType = 1 // the consumer protocol
 	return described
-}
-
-func optional(s string) *string {
-	if s == "" {
-		return nil
-	}
-	return &s
 }
 
 // describeAssignment describes sorted partitions, without those of deleted topics.

@@ -234,11 +234,7 @@ func decodePartitions(d *decoder, next func(partitionID)) {
 		if d.byte() != 0 {
 			p.topic = decodeTopic(d)
 		}
-		partition := d.uvarint()
-		if partition > math.MaxInt32 {
-			d.fail()
-		}
-		p.partition = int32(partition)
+		p.partition = d.partition()
 		next(p)
 	}
 }

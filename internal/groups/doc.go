@@ -15,8 +15,8 @@
 //
 // With the consumer protocol (KIP-848) there is a single request, a heartbeat, and the coordinator
 // computes assignments itself. The logic is in a type of its own, consumerGroup, in the files
-// consumer_*.go and assignor_*.go. It does not depend on disks, clocks or locks. The file modern.go
-// connects it to the [Coordinator].
+// consumer_*.go and assignor_*.go. It does not depend on disks, clocks or locks. The file
+// coordinate_consumer.go connects it to the [Coordinator].
 //
 // All members of a group use the same protocol. An empty group changes its protocol when a member
 // of the other one joins. Kafka's migration of groups that have members is not supported.

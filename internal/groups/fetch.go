@@ -51,7 +51,7 @@ func (c *Coordinator) fetch(who Caller, req kmsg.OffsetFetchRequestGroup, versio
 	if !c.enter() {
 		return fetchError(req, kerr.CoordinatorNotAvailable, version)
 	}
-	defer c.life.RUnlock()
+	defer c.closeMu.RUnlock()
 	g := c.find(req.Group)
 	if g == nil {
 		g = &group{id: req.Group, c: c} // an unknown group has no offsets

@@ -26,16 +26,16 @@ type group struct {
 	parts   map[string]int         // the parts of the consumer group in the journal, and their sizes
 	offsets map[string][]committed // by topic; sorted by partition
 
-	timer *time.Timer
-	fires time.Time // when the timer fires; zero: never
+	timer   *time.Timer
+	timerAt time.Time // when the timer fires; zero: never
 }
 
-// wakeBy makes the timer fire at the given time or earlier.
-func (g *group) wakeBy(at time.Time) {
-	if at.IsZero() || (!g.fires.IsZero() && !at.Before(g.fires)) {
+// scheduleTick makes the timer fire at the given time or earlier.
+func (g *group) scheduleTick(at time.Time) {
+	if at.IsZero() || (!g.timerAt.IsZero() && !at.Before(g.timerAt)) {
 		return
 	}
-	g.fires = at
+	g.timerAt = at
 	if g.timer == nil {
 		g.timer = time.AfterFunc(time.Until(at), g.tick)
 	} else {
@@ -49,13 +49,13 @@ func (g *group) tick() {
 	if !g.c.enter() {
 		return
 	}
-	defer g.c.life.RUnlock()
+	defer g.c.closeMu.RUnlock()
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.dead {
 		return
 	}
-	g.fires = time.Time{}
+	g.timerAt = time.Time{}
 	if g.consumer != nil {
 		g.tickConsumer(time.Now())
 	} else {
@@ -83,7 +83,7 @@ func (g *group) drop() {
 	g.stop()
 	g.release()
 	for topic := range g.offsets {
-		g.forgetAll(topic, func(*committed) bool { return true })
+		g.removeOffsets(topic, func(*committed) bool { return true })
 	}
 	g.c.mu.Lock()
 	delete(g.c.groups, g.id)
@@ -95,7 +95,7 @@ func (g *group) drop() {
 func (g *group) release() {
 	if g.classic != nil {
 		for _, m := range g.classic.members {
-			g.c.reserve(-m.held)
+			g.c.reserve(-m.reserved)
 		}
 	}
 	for _, size := range g.parts {
@@ -118,8 +118,8 @@ func (g *group) writeClassic(assignments map[string][]byte, more ...entry) error
 	return nil
 }
 
-// gone returns the entries that delete the group from the journal, but not its offsets.
-func (g *group) gone() []entry {
+// deletionEntries returns the entries that delete the group from the journal, but not its offsets.
+func (g *group) deletionEntries() []entry {
 	var entries []entry
 	if g.written {
 		entries = append(entries, entry{Key: classicKey(g.id)})
@@ -146,9 +146,9 @@ func (g *group) offset(topic string, partition int32) *committed {
 
 func (o *committed) bytes() int64 { return offsetBytes + int64(len(o.metadata)) }
 
-// remember stores a committed offset in memory. The caller has reserved its bytes. room is the
+// setOffset stores a committed offset in memory. The caller has reserved its bytes. room is the
 // expected number of offsets of the topic; it sets the capacity if this is the first one.
-func (g *group) remember(topic string, o committed, room int) {
+func (g *group) setOffset(topic string, o committed, room int) {
 	if g.offsets == nil {
 		g.offsets = map[string][]committed{}
 	}
@@ -165,18 +165,18 @@ func (g *group) remember(topic string, o committed, room int) {
 	g.offsets[topic] = slices.Insert(offsets, i, o)
 }
 
-// forget removes a committed offset, if there is one.
-func (g *group) forget(topic string, partition int32) {
+// removeOffset removes a committed offset, if there is one.
+func (g *group) removeOffset(topic string, partition int32) {
 	offsets := g.offsets[topic]
 	if i, ok := findPartition(offsets, partition); ok {
 		g.c.reserve(-offsets[i].bytes())
-		g.keep(topic, slices.Delete(offsets, i, i+1))
+		g.setOffsets(topic, slices.Delete(offsets, i, i+1))
 	}
 }
 
-// forgetAll removes the topic's offsets for which chosen returns true.
-func (g *group) forgetAll(topic string, chosen func(*committed) bool) {
-	g.keep(topic, slices.DeleteFunc(g.offsets[topic], func(o committed) bool {
+// removeOffsets removes the topic's offsets for which chosen returns true.
+func (g *group) removeOffsets(topic string, chosen func(*committed) bool) {
+	g.setOffsets(topic, slices.DeleteFunc(g.offsets[topic], func(o committed) bool {
 		gone := chosen(&o)
 		if gone {
 			g.c.reserve(-o.bytes())
@@ -185,7 +185,7 @@ func (g *group) forgetAll(topic string, chosen func(*committed) bool) {
 	}))
 }
 
-func (g *group) keep(topic string, offsets []committed) {
+func (g *group) setOffsets(topic string, offsets []committed) {
 	if g.offsets[topic] = offsets; len(offsets) == 0 {
 		delete(g.offsets, topic)
 	}
@@ -218,15 +218,15 @@ func (l *loader) load(e entry) error {
 		l.loadPart(k, e.Value)
 	case kindOffset:
 		if e.Value == nil {
-			g.forget(k.topic, k.partition)
+			g.removeOffset(k.topic, k.partition)
 			return nil
 		}
 		o, err := parseOffset(k.partition, e.Value)
 		if err != nil {
 			return fmt.Errorf("group %q: offset of %s/%d: %w", k.group, k.topic, k.partition, err)
 		}
-		l.c.held.Add(o.bytes())
-		g.remember(k.topic, o, 1)
+		l.c.reserved.Add(o.bytes())
+		g.setOffset(k.topic, o, 1)
 	}
 	return nil
 }
@@ -275,9 +275,9 @@ func (g *group) restoreClassic(record []byte, now time.Time) (err error) {
 	}
 	g.written = true
 	for _, m := range g.classic.members {
-		m.held = m.bytes()
-		g.c.held.Add(m.held)
-		g.extend(m, now.Add(m.sessionTimeout))
+		m.reserved = m.bytes()
+		g.c.reserved.Add(m.reserved)
+		g.extendSession(m, now.Add(m.sessionTimeout))
 	}
 	g.classic.subscribe()
 	return nil

@@ -111,14 +111,14 @@ type Coordinator struct {
 	cfg   Config
 	store store
 
-	life   sync.RWMutex // held for reading while the store is used
-	closed bool         // guarded by life
+	closeMu sync.RWMutex // held for reading while the store is used
+	closed  bool         // guarded by closeMu
 
 	mu     sync.RWMutex // guards groups; may be taken with a group's mutex held, not the other way around
 	groups map[string]*group
 
-	held    atomic.Int64 // bytes that count towards Config.MaxBytes
-	failing atomic.Bool  // whether the last write to the journal failed
+	reserved atomic.Int64 // bytes that count towards Config.MaxBytes
+	failing  atomic.Bool  // whether the last write to the journal failed
 
 	closeOnce sync.Once
 	closeErr  error
@@ -131,7 +131,7 @@ func Open(cfg Config) (*Coordinator, error) {
 
 func open(cfg Config, openStore func(Config, func(entry) error) (store, error)) (*Coordinator, error) {
 	if cfg.Topics == nil {
-		return nil, errors.New("open groups: no topics")
+		return nil, errors.New("open groups: Topics is required")
 	}
 	cfg.OffsetsRetention = cmp.Or(cfg.OffsetsRetention, 7*24*time.Hour)
 	cfg.MaxGroups = cmp.Or(cfg.MaxGroups, 100_000)
@@ -147,9 +147,9 @@ func open(cfg Config, openStore func(Config, func(entry) error) (store, error)) 
 	if c.store, err = openStore(c.cfg, l.load); err != nil {
 		return nil, fmt.Errorf("open groups: %w", err)
 	}
-	c.life.Lock() // no timer may fire before all groups are restored
+	c.closeMu.Lock() // no timer may fire before all groups are restored
 	err = l.finish(time.Now())
-	c.life.Unlock()
+	c.closeMu.Unlock()
 	if err != nil {
 		return nil, fmt.Errorf("open groups: %w", errors.Join(err, c.Close()))
 	}
@@ -160,9 +160,9 @@ func open(cfg Config, openStore func(Config, func(entry) error) (store, error)) 
 // with COORDINATOR_NOT_AVAILABLE.
 func (c *Coordinator) Close() error {
 	c.closeOnce.Do(func() {
-		c.life.Lock()
+		c.closeMu.Lock()
 		c.closed = true
-		c.life.Unlock()
+		c.closeMu.Unlock()
 		for _, g := range c.all() {
 			g.mu.Lock()
 			g.stop()
@@ -173,12 +173,12 @@ func (c *Coordinator) Close() error {
 	return c.closeErr
 }
 
-// enter allows the caller to use the store until it calls c.life.RUnlock. It returns false if the
+// enter allows the caller to use the store until it calls c.closeMu.RUnlock. It returns false if the
 // Coordinator is closed.
 func (c *Coordinator) enter() bool {
-	c.life.RLock()
+	c.closeMu.RLock()
 	if c.closed {
-		c.life.RUnlock()
+		c.closeMu.RUnlock()
 		return false
 	}
 	return true
@@ -213,10 +213,10 @@ func (c *Coordinator) find(id string) *group {
 	}
 }
 
-// findOrMake returns the group with its mutex locked. If the group does not exist, it creates one
+// findOrCreate returns the group with its mutex locked. If the group does not exist, it creates one
 // without members. Because of the mutex no other request can use that group yet. It returns nil if
 // there are too many groups.
-func (c *Coordinator) findOrMake(id string) (g *group, made bool) {
+func (c *Coordinator) findOrCreate(id string) (g *group, created bool) {
 	for {
 		if g := c.find(id); g != nil {
 			return g, false
@@ -249,7 +249,7 @@ func (c *Coordinator) append(entries ...entry) error {
 	}
 	if failing := err != nil; c.failing.Swap(failing) != failing {
 		if failing {
-			c.cfg.Diagnostics.Warn("cannot write the journal of consumer groups; commits and rebalances are refused", "err", err)
+			c.cfg.Diagnostics.Warn("cannot write the journal of consumer groups; commits and rebalances fail", "err", err)
 		} else {
 			c.cfg.Diagnostics.Info("the journal of consumer groups can be written again")
 		}
@@ -260,11 +260,19 @@ func (c *Coordinator) append(entries ...entry) error {
 // reserve takes n bytes from the budget, or gives them back if n is negative. It returns false if
 // the budget is exhausted.
 func (c *Coordinator) reserve(n int64) bool {
-	if held := c.held.Add(n); n > 0 && held > c.cfg.MaxBytes {
-		c.held.Add(-n)
+	if held := c.reserved.Add(n); n > 0 && held > c.cfg.MaxBytes {
+		c.reserved.Add(-n)
 		return false
 	}
 	return true
+}
+
+// codeOf returns the error code of a response: 0 if err is nil.
+func codeOf(err *kerr.Error) int16 {
+	if err == nil {
+		return 0
+	}
+	return err.Code
 }
 
 // storeError returns the error code for a change that could not be written to the journal.

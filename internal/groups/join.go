@@ -46,8 +46,8 @@ func joinError(id string, err *kerr.Error) *kmsg.JoinGroupResponse {
 func (g *classicGroup) joined(m *member) *kmsg.JoinGroupResponse {
 	resp := kmsg.NewPtrJoinGroupResponse()
 	resp.Generation = g.generation
-	resp.ProtocolType = nonEmpty(g.protocolType)
-	resp.Protocol = nonEmpty(g.protocol)
+	resp.ProtocolType = nullable(g.protocolType)
+	resp.Protocol = nullable(g.protocol)
 	resp.LeaderID = g.leader
 	resp.MemberID = m.id
 	if g.leader == m.id {
@@ -60,7 +60,8 @@ func (g *classicGroup) joined(m *member) *kmsg.JoinGroupResponse {
 	return resp
 }
 
-func nonEmpty(s string) *string {
+// nullable returns nil for the empty string.
+func nullable(s string) *string {
 	if s == "" {
 		return nil
 	}
@@ -77,14 +78,14 @@ func (c *Coordinator) join(who Caller, req *kmsg.JoinGroupRequest, wait waiter[*
 	case session < minSession || session > maxSession:
 		wait <- joinError(req.MemberID, kerr.InvalidSessionTimeout)
 		return
-	case joinBytes(who, req) > int64(c.cfg.MaxMemberBytes):
+	case joinRequestBytes(who, req) > int64(c.cfg.MaxMemberBytes):
 		wait <- joinError(req.MemberID, kerr.InvalidRequest)
 		return
 	case !c.enter():
 		wait <- joinError(req.MemberID, kerr.CoordinatorNotAvailable)
 		return
 	}
-	defer c.life.RUnlock()
+	defer c.closeMu.RUnlock()
 	g, err := c.classicGroup(req)
 	if err != nil {
 		wait <- err
@@ -93,7 +94,7 @@ func (c *Coordinator) join(who Caller, req *kmsg.JoinGroupRequest, wait waiter[*
 	defer g.mu.Unlock()
 	j := joining{g: g, who: who, req: req, wait: wait, now: time.Now()}
 	switch {
-	case !g.classic.accepts(req.MemberID, c.cfg.MaxMembers):
+	case !g.classic.hasCapacity(req.MemberID, c.cfg.MaxMembers):
 		g.remove(req.MemberID)
 		j.refuse("", kerr.GroupMaxSizeReached)
 	case req.MemberID == "":
@@ -120,11 +121,11 @@ func (c *Coordinator) classicGroup(req *kmsg.JoinGroupRequest) (*group, *kmsg.Jo
 		}
 		return nil, joinError("", kerr.InconsistentGroupProtocol)
 	}
-	g, made := c.findOrMake(req.Group)
+	g, created := c.findOrCreate(req.Group)
 	switch {
 	case g == nil:
 		return nil, joinError("", kerr.GroupMaxSizeReached)
-	case made:
+	case created:
 		if err := g.writeClassic(nil); err != nil {
 			g.drop()
 			g.mu.Unlock()
@@ -136,7 +137,7 @@ func (c *Coordinator) classicGroup(req *kmsg.JoinGroupRequest) (*group, *kmsg.Jo
 	case g.consumer != nil:
 		// The group changes its protocol. Its committed offsets are kept.
 		next := &group{id: g.id, c: c, classic: newClassicGroup(time.Now())}
-		if err := next.writeClassic(nil, g.gone()...); err != nil {
+		if err := next.writeClassic(nil, g.deletionEntries()...); err != nil {
 			g.mu.Unlock()
 			return nil, joinError("", storeError(err))
 		}
@@ -160,7 +161,7 @@ func (j *joining) refuse(id string, err *kerr.Error) { j.wait <- joinError(id, e
 // joinNew handles the request of a client without a member ID.
 func (j *joining) joinNew() {
 	cg := j.g.classic
-	if !cg.fits(j.req.ProtocolType, j.req.Protocols) {
+	if !cg.isCompatible(j.req.ProtocolType, j.req.Protocols) {
 		j.refuse("", kerr.InconsistentGroupProtocol)
 		return
 	}
@@ -189,7 +190,7 @@ func (j *joining) joinNew() {
 	}
 	until := j.now.Add(time.Duration(j.req.SessionTimeoutMillis) * time.Millisecond)
 	cg.pending[id] = until
-	j.g.wakeBy(until)
+	j.g.scheduleTick(until)
 	j.refuse(id, kerr.MemberIDRequired)
 }
 
@@ -205,7 +206,7 @@ func newMemberID(name string) string {
 // rejoin handles the request of a client with a member ID.
 func (j *joining) rejoin() {
 	cg, id := j.g.classic, j.req.MemberID
-	if !cg.fits(j.req.ProtocolType, j.req.Protocols) {
+	if !cg.isCompatible(j.req.ProtocolType, j.req.Protocols) {
 		j.refuse(id, kerr.InconsistentGroupProtocol)
 		return
 	}
@@ -225,10 +226,10 @@ func (j *joining) rejoin() {
 	switch {
 	case cg.state == empty:
 		j.refuse(id, kerr.UnknownMemberID)
-	case cg.state == completing && m.says(j.req.Protocols):
+	case cg.state == completing && m.hasProtocols(j.req.Protocols):
 		// The client may have missed the response, so it is sent again.
 		j.wait <- cg.joined(m)
-	case cg.state == stable && cg.leader != id && m.says(j.req.Protocols):
+	case cg.state == stable && cg.leader != id && m.hasProtocols(j.req.Protocols):
 		j.wait <- cg.joined(m)
 	default:
 		// Something has changed. The leader of a stable group joins again to get a new assignment,
@@ -244,7 +245,7 @@ func (j *joining) rejoin() {
 // add makes the client a member.
 func (j *joining) add(id string) {
 	g, cg := j.g, j.g.classic
-	m := &member{id: id, instance: j.req.InstanceID, clientID: j.who.ClientID, host: j.who.host(), fresh: true}
+	m := &member{id: id, instance: j.req.InstanceID, clientID: j.who.ClientID, host: j.who.host(), isNew: true}
 	if !j.describe(m) {
 		j.refuse("", kerr.GroupMaxSizeReached)
 		return
@@ -257,7 +258,7 @@ func (j *joining) add(id string) {
 		cg.grown = true
 	}
 	cg.add(m)
-	g.extend(m, j.now.Add(newMemberTimeout))
+	g.extendSession(m, j.now.Add(newMemberTimeout))
 	g.rebalance(j.now)
 }
 
@@ -274,8 +275,8 @@ func (j *joining) describe(m *member) bool {
 	for i, p := range j.req.Protocols {
 		next.protocols[i] = protocol{p.Name, bytes.Clone(p.Metadata)} // the metadata is part of the request's buffer
 	}
-	next.held = next.bytes()
-	if !j.g.c.reserve(next.held - m.held) {
+	next.reserved = next.bytes()
+	if !j.g.c.reserve(next.reserved - m.reserved) {
 		return false
 	}
 	*m = next
@@ -298,21 +299,21 @@ func (j *joining) update(m *member) bool {
 	return true
 }
 
-// rejoinStatic handles a static member whose client has rejoinStatic and lost its member ID. The member
-// gets the new ID. Requests with the former ID are fenced from now on.
+// rejoinStatic handles a static member whose client has restarted and lost its member ID. The
+// member gets the new ID. Requests with the former ID are fenced from now on.
 func (j *joining) rejoinStatic(m *member, id string) {
 	g, cg := j.g, j.g.classic
 	leader, before := cg.leader, *m
 	cg.answerJoin(m, joinError(m.id, kerr.FencedInstanceID))
 	m.answerSync(syncError(kerr.FencedInstanceID))
 	cg.rename(m, id)
-	m.fresh = false
+	m.isNew = false
 	if !j.update(m) {
 		cg.rename(m, before.id)
 		j.refuse("", kerr.GroupMaxSizeReached)
 		return
 	}
-	g.extend(m, j.now.Add(m.sessionTimeout))
+	g.extendSession(m, j.now.Add(m.sessionTimeout))
 	switch {
 	case cg.state == completing:
 		// The leader may have computed an assignment for the former member ID.
@@ -327,8 +328,8 @@ func (j *joining) rejoinStatic(m *member, id string) {
 	cg.awaiting--
 	if err := g.writeClassic(nil); err != nil {
 		cg.count(m, -1)
-		g.c.reserve(before.held - m.held)
-		m.protocols, m.held = before.protocols, before.held
+		g.c.reserve(before.reserved - m.reserved)
+		m.protocols, m.reserved = before.protocols, before.reserved
 		m.rebalanceTimeout, m.sessionTimeout = before.rebalanceTimeout, before.sessionTimeout
 		cg.count(m, 1)
 		cg.rename(m, before.id)
@@ -372,7 +373,7 @@ func (m *member) bytes() int64 {
 	return int64(n)
 }
 
-func joinBytes(who Caller, req *kmsg.JoinGroupRequest) int64 {
+func joinRequestBytes(who Caller, req *kmsg.JoinGroupRequest) int64 {
 	n := len(who.ClientID) + len(req.ProtocolType)
 	if req.InstanceID != nil {
 		n += len(*req.InstanceID)

@@ -26,16 +26,14 @@ func (c *Coordinator) SyncGroup(ctx context.Context, req *kmsg.SyncGroupRequest)
 
 func syncError(err *kerr.Error) *kmsg.SyncGroupResponse {
 	resp := kmsg.NewPtrSyncGroupResponse()
-	if err != nil {
-		resp.ErrorCode = err.Code
-	}
+	resp.ErrorCode = codeOf(err)
 	return resp
 }
 
 // synced returns the SyncGroup response for a member of a stable group.
 func (g *classicGroup) synced(m *member) *kmsg.SyncGroupResponse {
 	resp := kmsg.NewPtrSyncGroupResponse()
-	resp.ProtocolType, resp.Protocol = nonEmpty(g.protocolType), nonEmpty(g.protocol)
+	resp.ProtocolType, resp.Protocol = nullable(g.protocolType), nullable(g.protocol)
 	resp.MemberAssignment = m.assignment
 	return resp
 }
@@ -46,16 +44,13 @@ func (c *Coordinator) sync(req *kmsg.SyncGroupRequest, wait waiter[*kmsg.SyncGro
 	if req.Version >= 5 && (req.ProtocolType == nil || req.Protocol == nil) {
 		return kerr.InconsistentGroupProtocol
 	}
-	g, err := c.groupOfMembers(req.Group)
+	g, m, err := c.lockMember(req.Group, req.MemberID, req.InstanceID)
 	if err != nil {
 		return err
 	}
-	defer c.life.RUnlock()
+	defer c.closeMu.RUnlock()
 	defer g.mu.Unlock()
 	cg := g.classic
-	if err := cg.check(req.MemberID, req.InstanceID); err != nil {
-		return err
-	}
 	differs := func(said *string, is string) bool { return said != nil && is != "" && *said != is }
 	switch {
 	case req.Generation != cg.generation:
@@ -65,7 +60,6 @@ func (c *Coordinator) sync(req *kmsg.SyncGroupRequest, wait waiter[*kmsg.SyncGro
 	case cg.state == preparing:
 		return kerr.RebalanceInProgress
 	}
-	m := cg.members[req.MemberID]
 	delete(cg.unsynced, m.id)
 	if len(cg.unsynced) == 0 {
 		cg.syncBy = time.Time{}
@@ -98,62 +92,56 @@ func (g *group) assign(req *kmsg.SyncGroupRequest, now time.Time) {
 		g.c.reserve(-size) // from here on they are counted with the members
 	}
 	if err != nil {
-		g.share(nil, storeError(err), now)
+		g.distribute(nil, storeError(err), now)
 		g.prepare(now)
 		return
 	}
-	g.share(assignments, nil, now)
+	g.distribute(assignments, nil, now)
 	g.classic.enter(stable, now)
 }
 
-// groupOfMembers returns a classic group for a request of a member, with its mutex locked. If there
-// is no error, the caller must unlock both the group's mutex and c.life.
-func (c *Coordinator) groupOfMembers(id string) (*group, *kerr.Error) {
-	if id == "" {
-		return nil, kerr.InvalidGroupID
+// lockMember returns a member of a classic group, and the group with its mutex locked. If there is
+// no error, the caller must unlock both the group's mutex and c.closeMu.
+func (c *Coordinator) lockMember(groupID, memberID string, instance *string) (*group, *member, *kerr.Error) {
+	if groupID == "" {
+		return nil, nil, kerr.InvalidGroupID
 	}
 	if !c.enter() {
-		return nil, kerr.CoordinatorNotAvailable
+		return nil, nil, kerr.CoordinatorNotAvailable
 	}
-	g := c.find(id)
-	if g != nil && g.classic != nil {
-		return g, nil
-	}
-	if g != nil {
+	err := kerr.UnknownMemberID
+	if g := c.find(groupID); g != nil {
+		if g.classic != nil {
+			if err = g.classic.check(memberID, instance); err == nil {
+				return g, g.classic.members[memberID], nil
+			}
+		}
 		g.mu.Unlock()
 	}
-	c.life.RUnlock()
-	return nil, kerr.UnknownMemberID
+	c.closeMu.RUnlock()
+	return nil, nil, err
 }
 
 // Heartbeat extends the session of a member of a classic group, and tells the member whether it has
 // to join again.
 func (c *Coordinator) Heartbeat(req *kmsg.HeartbeatRequest) *kmsg.HeartbeatResponse {
 	resp := kmsg.NewPtrHeartbeatResponse()
-	resp.Version = req.Version
-	if err := c.heartbeat(req); err != nil {
-		resp.ErrorCode = err.Code
-	}
+	resp.Version, resp.ErrorCode = req.Version, codeOf(c.heartbeat(req))
 	return resp
 }
 
 func (c *Coordinator) heartbeat(req *kmsg.HeartbeatRequest) *kerr.Error {
-	g, err := c.groupOfMembers(req.Group)
+	g, m, err := c.lockMember(req.Group, req.MemberID, req.InstanceID)
 	if err != nil {
 		return err
 	}
-	defer c.life.RUnlock()
+	defer c.closeMu.RUnlock()
 	defer g.mu.Unlock()
-	cg := g.classic
-	if err := cg.check(req.MemberID, req.InstanceID); err != nil {
-		return err
-	}
-	if req.Generation != cg.generation {
+	if req.Generation != g.classic.generation {
 		return kerr.IllegalGeneration
 	}
-	m := cg.members[req.MemberID]
-	g.extend(m, time.Now().Add(m.sessionTimeout))
-	if cg.state == preparing {
+	g.extendSession(m, time.Now().Add(m.sessionTimeout))
+	if g.classic.state == preparing {
 		return kerr.RebalanceInProgress
 	}
 	return nil
@@ -192,7 +180,7 @@ func (c *Coordinator) leave(id string, leaving []kmsg.LeaveGroupResponseMember) 
 	if !c.enter() {
 		return kerr.CoordinatorNotAvailable
 	}
-	defer c.life.RUnlock()
+	defer c.closeMu.RUnlock()
 	g := c.find(id)
 	if g == nil {
 		for i := range leaving {

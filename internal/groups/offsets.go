@@ -23,7 +23,7 @@ func (c *Coordinator) deleteOffsets(who Caller, req *kmsg.OffsetDeleteRequest, r
 	if !c.enter() {
 		return kerr.CoordinatorNotAvailable
 	}
-	defer c.life.RUnlock()
+	defer c.closeMu.RUnlock()
 	g := c.find(req.Group)
 	if g == nil {
 		return kerr.GroupIDNotFound
@@ -33,7 +33,7 @@ func (c *Coordinator) deleteOffsets(who Caller, req *kmsg.OffsetDeleteRequest, r
 		return kerr.NonEmptyGroup
 	}
 	// As in Kafka, partitions that are refused because of their topic come first.
-	d := deletions{g: g, at: map[string]int{}}
+	d := offsetDeletion{g: g, at: map[string]int{}}
 	for _, t := range req.Topics {
 		_, partitions, exists := c.cfg.Topics.ByName(t.Topic)
 		mayRead := who.mayRead(t.Topic)
@@ -44,7 +44,7 @@ func (c *Coordinator) deleteOffsets(who Caller, req *kmsg.OffsetDeleteRequest, r
 			case !exists || p.Partition < 0 || p.Partition >= partitions:
 				d.result(t.Topic, p.Partition, kerr.UnknownTopicOrPartition)
 			default:
-				d.valid = append(d.valid, place{t.Topic, p.Partition})
+				d.valid = append(d.valid, topicPartition{t.Topic, p.Partition})
 			}
 		}
 	}
@@ -55,20 +55,20 @@ func (c *Coordinator) deleteOffsets(who Caller, req *kmsg.OffsetDeleteRequest, r
 	return nil
 }
 
-type place struct {
+type topicPartition struct {
 	topic     string
 	partition int32
 }
 
-// deletions is an OffsetDelete request in progress.
-type deletions struct {
+// offsetDeletion is an OffsetDelete request in progress.
+type offsetDeletion struct {
 	g       *group
-	valid   []place // existing partitions that the client may read
+	valid   []topicPartition // existing partitions that the client may read
 	results []kmsg.OffsetDeleteResponseTopic
 	at      map[string]int // the index of each topic in results
 }
 
-func (d *deletions) result(topic string, partition int32, err *kerr.Error) {
+func (d *offsetDeletion) result(topic string, partition int32, err *kerr.Error) {
 	i, ok := d.at[topic]
 	if !ok {
 		i = len(d.results)
@@ -76,16 +76,13 @@ func (d *deletions) result(topic string, partition int32, err *kerr.Error) {
 		d.results = append(d.results, kmsg.OffsetDeleteResponseTopic{Topic: topic})
 	}
 	rp := kmsg.NewOffsetDeleteResponseTopicPartition()
-	rp.Partition = partition
-	if err != nil {
-		rp.ErrorCode = err.Code
-	}
+	rp.Partition, rp.ErrorCode = partition, codeOf(err)
 	d.results[i].Partitions = append(d.results[i].Partitions, rp)
 }
 
 // delete deletes the offsets of the valid partitions.
-func (d *deletions) delete() error {
-	var gone []place
+func (d *offsetDeletion) delete() error {
+	var gone []topicPartition
 	var entries []entry
 	subscribed := map[string]bool{}
 	for _, p := range d.valid {
@@ -110,7 +107,7 @@ func (d *deletions) delete() error {
 		d.result(p.topic, p.partition, err)
 	}
 	for _, p := range gone {
-		d.g.forget(p.topic, p.partition)
+		d.g.removeOffset(p.topic, p.partition)
 	}
 	return nil
 }
@@ -144,7 +141,7 @@ func (c *Coordinator) TopicDeleted(name string, id [16]byte) {
 	if !c.enter() {
 		return
 	}
-	defer c.life.RUnlock()
+	defer c.closeMu.RUnlock()
 	for _, g := range c.all() {
 		g.mu.Lock()
 		// If this write fails, a restart restores the offsets. They are not returned even then,
@@ -185,7 +182,7 @@ func (g *group) expireOffsets(chosen func(topic string, o *committed) bool, must
 	err := g.deleteOffsets(entries)
 	if err == nil || must {
 		for topic := range topics {
-			g.forgetAll(topic, func(o *committed) bool { return chosen(topic, o) })
+			g.removeOffsets(topic, func(o *committed) bool { return chosen(topic, o) })
 		}
 	}
 	return err
@@ -202,7 +199,7 @@ func (c *Coordinator) Sweep() error {
 		g.mu.Lock()
 		err := g.sweep(now)
 		g.mu.Unlock()
-		c.life.RUnlock()
+		c.closeMu.RUnlock()
 		if err != nil {
 			return err
 		}
@@ -239,7 +236,7 @@ func (g *group) sweep(now time.Time) error {
 		}
 	}
 	if len(g.offsets) == 0 && g.empty() {
-		return g.erase()
+		return g.delete()
 	}
 	return nil
 }

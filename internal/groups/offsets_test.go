@@ -408,7 +408,7 @@ func TestSweep(t *testing.T) {
 		if live := w.store.live(); len(live) != 0 {
 			t.Errorf("%d entries are left in the journal", len(live))
 		}
-		if held := w.held.Load(); held != 0 {
+		if held := w.reserved.Load(); held != 0 {
 			t.Errorf("%d bytes are held", held)
 		}
 	})

@@ -6,10 +6,10 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 )
 
-// extend sets the time at which the member's session expires.
-func (g *group) extend(m *member, until time.Time) {
+// extendSession sets the time at which the member's session expires.
+func (g *group) extendSession(m *member, until time.Time) {
 	m.expires = until
-	g.wakeBy(until)
+	g.scheduleTick(until)
 }
 
 // rebalance starts a rebalance. If one is in progress and all members have joined, it completes it.
@@ -27,7 +27,7 @@ func (g *group) rebalance(now time.Time) {
 func (g *group) prepare(now time.Time) {
 	cg := g.classic
 	if cg.state == completing {
-		g.share(nil, kerr.RebalanceInProgress, now)
+		g.distribute(nil, kerr.RebalanceInProgress, now)
 	}
 	cg.unsynced, cg.syncBy = nil, time.Time{}
 	first := cg.state == empty
@@ -46,7 +46,7 @@ func (g *group) prepare(now time.Time) {
 
 func (g *group) joinBy(at time.Time) {
 	g.classic.joinBy = at
-	g.wakeBy(at)
+	g.scheduleTick(at)
 }
 
 // completeJoin ends the joining phase of a rebalance. It removes dynamic members that have not
@@ -75,28 +75,28 @@ func (g *group) completeJoin(now time.Time) {
 	cg.unsynced = make(map[string]struct{}, len(cg.members))
 	for _, m := range cg.ordered() {
 		cg.answerJoin(m, cg.joined(m))
-		m.fresh = false
-		g.extend(m, now.Add(m.sessionTimeout))
+		m.isNew = false
+		g.extendSession(m, now.Add(m.sessionTimeout))
 		cg.unsynced[m.id] = struct{}{}
 	}
 	cg.syncBy = now.Add(cg.rebalanceTimeout())
-	g.wakeBy(cg.syncBy)
+	g.scheduleTick(cg.syncBy)
 }
 
-// share gives the members their assignments, some of which may be missing. If err is not nil, it
-// answers the waiting SyncGroup requests with that error.
-func (g *group) share(assignments map[string][]byte, err *kerr.Error, now time.Time) {
+// distribute gives the members their assignments, some of which may be missing. If err is not nil,
+// it answers the waiting SyncGroup requests with that error.
+func (g *group) distribute(assignments map[string][]byte, err *kerr.Error, now time.Time) {
 	for _, m := range g.classic.members {
-		held := m.held
+		held := m.reserved
 		m.assignment = assignments[m.id]
-		m.held = m.bytes()
-		g.c.held.Add(m.held - held)
+		m.reserved = m.bytes()
+		g.c.reserved.Add(m.reserved - held)
 		resp := syncError(err)
 		if err == nil {
 			resp = g.classic.synced(m)
 		}
 		if m.answerSync(resp) {
-			g.extend(m, now.Add(m.sessionTimeout)) // the member sent no heartbeats while it waited
+			g.extendSession(m, now.Add(m.sessionTimeout)) // the member sent no heartbeats while it waited
 		}
 	}
 }
@@ -107,7 +107,7 @@ func (g *group) remove(id string) {
 	if m := g.classic.members[id]; m != nil {
 		g.classic.answerJoin(m, joinError("", kerr.UnknownMemberID))
 		m.answerSync(syncError(kerr.UnknownMemberID))
-		g.c.reserve(-m.held)
+		g.c.reserve(-m.reserved)
 	}
 	g.classic.remove(id)
 }
@@ -132,7 +132,7 @@ func (g *group) tickClassic(now time.Time) {
 			m.expires = time.Time{}
 		default:
 			g.remove(m.id)
-			g.c.cfg.Diagnostics.Debug("a session has expired", "group", g.id, "member", m.id)
+			g.c.cfg.Diagnostics.Debug("member session expired", "group", g.id, "member", m.id)
 			if cg.state == preparing && cg.complete() {
 				g.completeJoin(now)
 			} else if cg.state != preparing {
@@ -153,13 +153,13 @@ func (g *group) tickClassic(now time.Time) {
 		}
 	}
 
-	g.wakeBy(cg.joinBy)
-	g.wakeBy(cg.syncBy)
+	g.scheduleTick(cg.joinBy)
+	g.scheduleTick(cg.syncBy)
 	for _, until := range cg.pending {
-		g.wakeBy(until)
+		g.scheduleTick(until)
 	}
 	for _, m := range cg.members {
-		g.wakeBy(m.expires)
+		g.scheduleTick(m.expires)
 	}
 }
 

@@ -13,16 +13,16 @@ func (c *Coordinator) ConsumerGroupHeartbeat(who Caller, req *kmsg.ConsumerGroup
 	if !c.enter() {
 		return consumerHeartbeatError(req, kerr.CoordinatorNotAvailable, "")
 	}
-	defer c.life.RUnlock()
+	defer c.closeMu.RUnlock()
 	if resp := checkConsumerHeartbeat(who, req); resp != nil {
 		return resp
 	}
-	if req.MemberEpoch == 0 && c.held.Load() >= c.cfg.MaxBytes {
+	if req.MemberEpoch == 0 && c.reserved.Load() >= c.cfg.MaxBytes {
 		return consumerHeartbeatError(req, kerr.GroupMaxSizeReached, "The groups of this broker are too large.")
 	}
-	g, made := c.find(req.Group), false
+	g, created := c.find(req.Group), false
 	if g == nil && req.MemberEpoch == 0 {
-		if g, made = c.findOrMake(req.Group); g == nil {
+		if g, created = c.findOrCreate(req.Group); g == nil {
 			return consumerHeartbeatError(req, kerr.GroupMaxSizeReached, "There are too many groups.")
 		}
 	}
@@ -32,7 +32,7 @@ func (c *Coordinator) ConsumerGroupHeartbeat(who Caller, req *kmsg.ConsumerGroup
 	defer g.mu.Unlock()
 	if g.classic != nil {
 		resp := g.becomeConsumer(who, req)
-		if made && g.consumer == nil {
+		if created && g.consumer == nil {
 			g.drop()
 		}
 		return resp
@@ -60,7 +60,7 @@ func (g *group) becomeConsumer(who Caller, req *kmsg.ConsumerGroupHeartbeatReque
 	if next.consumer.empty() {
 		return resp
 	}
-	if err := next.writeConsumer(g.gone()...); err != nil {
+	if err := next.writeConsumer(g.deletionEntries()...); err != nil {
 		return consumerHeartbeatError(req, storeError(err), "")
 	}
 	g.release()
@@ -89,7 +89,7 @@ func (g *group) writeConsumer(more ...entry) error {
 		g.parts = map[string]int{}
 	}
 	for part, size := range sizes {
-		g.c.held.Add(int64(size - g.parts[part]))
+		g.c.reserved.Add(int64(size - g.parts[part]))
 		if g.parts[part] = size; size == 0 {
 			delete(g.parts, part)
 		}
@@ -102,7 +102,7 @@ func (g *group) writeConsumer(more ...entry) error {
 func (g *group) wakeForMember(resp *kmsg.ConsumerGroupHeartbeatResponse) {
 	if resp.MemberID != nil {
 		if m := g.consumer.members[*resp.MemberID]; m != nil {
-			g.wakeBy(m.deadline())
+			g.scheduleTick(m.deadline())
 		}
 	}
 }
@@ -112,7 +112,7 @@ func (g *group) wakeForMember(resp *kmsg.ConsumerGroupHeartbeatResponse) {
 func (g *group) tickConsumer(now time.Time) {
 	g.consumer.expire(now)
 	_ = g.writeConsumer()
-	g.wakeBy(g.consumer.deadline())
+	g.scheduleTick(g.consumer.deadline())
 }
 
 func (g *group) restoreConsumer(parts map[string][]byte, now time.Time) error {
@@ -123,10 +123,10 @@ func (g *group) restoreConsumer(parts map[string][]byte, now time.Time) error {
 			return err
 		}
 		g.parts[part] = len(value)
-		g.c.held.Add(int64(len(value)))
+		g.c.reserved.Add(int64(len(value)))
 	}
 	g.consumer.restored(now)
-	g.wakeBy(g.consumer.deadline())
+	g.scheduleTick(g.consumer.deadline())
 	return nil
 }
 
@@ -173,7 +173,7 @@ func (c *Coordinator) ConsumerGroupDescribe(who Caller, req *kmsg.ConsumerGroupD
 func (c *Coordinator) describeConsumer(who Caller, id string) kmsg.ConsumerGroupDescribeResponseGroup {
 	refuse := func(err *kerr.Error, message string) kmsg.ConsumerGroupDescribeResponseGroup {
 		described := kmsg.NewConsumerGroupDescribeResponseGroup()
-		described.Group, described.ErrorCode, described.ErrorMessage = id, err.Code, nonEmpty(message)
+		described.Group, described.ErrorCode, described.ErrorMessage = id, err.Code, nullable(message)
 		return described
 	}
 	if id == "" {
@@ -182,7 +182,7 @@ func (c *Coordinator) describeConsumer(who Caller, id string) kmsg.ConsumerGroup
 	if !c.enter() {
 		return refuse(kerr.CoordinatorNotAvailable, "")
 	}
-	defer c.life.RUnlock()
+	defer c.closeMu.RUnlock()
 	g := c.find(id)
 	if g == nil {
 		return refuse(kerr.GroupIDNotFound, "Group "+id+" not found.")
