@@ -93,12 +93,12 @@ func (f aclFilter) unknown() bool {
 		f.resource < 0 || f.kind < 0 || f.operation < 0 || f.permission < 0
 }
 
-var errUnsetACL = errors.New("request for ACLs with a field that is zero")
+var errZeroACLField = errors.New("request for ACLs with a field that is zero")
 
 func (b *Broker) describeACLs(r *request, req *kmsg.DescribeACLsRequest) (*kmsg.DescribeACLsResponse, error) {
 	filter := aclFilter{req.ResourceType, req.ResourceName, req.ResourcePatternType, req.Principal, req.Host, req.Operation, req.PermissionType}
 	if filter.unset() {
-		return nil, errUnsetACL
+		return nil, errZeroACLField
 	}
 	response := req.ResponseKind().(*kmsg.DescribeACLsResponse)
 	if refused := b.mayCluster(r, kmsg.ACLOperationDescribe); refused != nil {
@@ -130,7 +130,7 @@ func (b *Broker) createACLs(r *request, req *kmsg.CreateACLsRequest) (*kmsg.Crea
 	for i, c := range req.Creations {
 		x := acl{pattern{c.ResourceType, c.ResourcePatternType, c.ResourceName}, c.Principal, c.Host, c.Operation, c.PermissionType}
 		if (aclFilter{resource: x.resource, kind: x.kind, operation: x.operation, permission: x.permission}).unset() {
-			return nil, errUnsetACL
+			return nil, errZeroACLField
 		}
 		if results[i] = x.invalid(); results[i] == nil {
 			valid = append(valid, x)
@@ -142,15 +142,15 @@ func (b *Broker) createACLs(r *request, req *kmsg.CreateACLsRequest) (*kmsg.Crea
 	switch {
 	case refused != nil:
 	case filters:
-		refused = refuseSilently(kerr.UnknownServerError)
+		refused = refuseWithoutMessage(kerr.UnknownServerError)
 	case len(valid) > maxACLChanges:
 		refused = refusef(kerr.PolicyViolation, "a request can create %d ACLs at most", maxACLChanges)
 	default:
-		refused = b.noRoom()
+		refused = b.refuseIfDiskFull()
 	}
 	if refused == nil {
 		if err := b.acls.create(valid); err != nil {
-			refused = b.notStored("create ACLs", err)
+			refused = b.refuseUnwritten("create ACLs", err)
 		}
 	}
 	response := req.ResponseKind().(*kmsg.CreateACLsResponse)
@@ -160,9 +160,7 @@ func (b *Broker) createACLs(r *request, req *kmsg.CreateACLsRequest) (*kmsg.Crea
 		if refused != nil {
 			own = refused
 		}
-		if own != nil {
-			result.ErrorCode, result.ErrorMessage = own.code, own.reason
-		}
+		own.set(&result.ErrorCode, &result.ErrorMessage)
 		response.Results = append(response.Results, result)
 	}
 	return response, nil
@@ -175,7 +173,7 @@ func (b *Broker) deleteACLs(r *request, req *kmsg.DeleteACLsRequest) (*kmsg.Dele
 	for _, f := range req.Filters {
 		filter := aclFilter{f.ResourceType, f.ResourceName, f.ResourcePatternType, f.Principal, f.Host, f.Operation, f.PermissionType}
 		if filter.unset() {
-			return nil, errUnsetACL
+			return nil, errZeroACLField
 		}
 		if !filter.unknown() {
 			known = append(known, filter)
@@ -189,7 +187,7 @@ func (b *Broker) deleteACLs(r *request, req *kmsg.DeleteACLsRequest) (*kmsg.Dele
 		if errors.Is(err, errTooManyACLs) {
 			refused = refusef(kerr.InvalidRequest, "a request can delete %d ACLs at most", maxACLChanges)
 		} else if err != nil {
-			refused = b.notStored("delete ACLs", err)
+			refused = b.refuseUnwritten("delete ACLs", err)
 		}
 	}
 	response := req.ResponseKind().(*kmsg.DeleteACLsResponse)
@@ -203,7 +201,7 @@ func (b *Broker) deleteACLs(r *request, req *kmsg.DeleteACLsRequest) (*kmsg.Dele
 			result.ErrorCode, result.ErrorMessage = kerr.InvalidRequest.Code, kmsg.StringPtr("the filter has an unknown code")
 		default:
 			for _, x := range matched[0] {
-				result.MatchingACLs = append(result.MatchingACLs, deletedACL(x))
+				result.MatchingACLs = append(result.MatchingACLs, deletedACLResult(x))
 			}
 			matched = matched[1:]
 		}
@@ -212,7 +210,7 @@ func (b *Broker) deleteACLs(r *request, req *kmsg.DeleteACLsRequest) (*kmsg.Dele
 	return response, nil
 }
 
-func deletedACL(x acl) kmsg.DeleteACLsResponseResultMatchingACL {
+func deletedACLResult(x acl) kmsg.DeleteACLsResponseResultMatchingACL {
 	deleted := kmsg.NewDeleteACLsResponseResultMatchingACL()
 	deleted.ResourceType, deleted.ResourceName, deleted.ResourcePatternType = x.resource, x.name, x.kind
 	deleted.Principal, deleted.Host, deleted.Operation, deleted.PermissionType = x.principal, x.host, x.operation, x.permission

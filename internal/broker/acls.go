@@ -403,7 +403,7 @@ func parseACLKey(key []byte) (x acl, err error) {
 	for _, text := range [...]*string{&x.name, &x.principal} {
 		length, n := binary.Uvarint([]byte(b))
 		if n <= 0 || length > uint64(len(b)-n) {
-			return acl{}, fmt.Errorf("ACL %q: a length is wrong", key)
+			return acl{}, fmt.Errorf("ACL %q: wrong length", key)
 		}
 		*text, b = b[n:n+int(length)], b[n+int(length):]
 	}

@@ -45,7 +45,7 @@ func (b *Broker) fill(full bool) {
 		free = 0
 	}
 	b.space.free = func() (int64, error) { return free, nil }
-	b.space.asked.Store(0)
+	b.space.measured.Store(0)
 }
 
 func newTopic(name string, partitions int32, configs ...string) kmsg.CreateTopicsRequestTopic {

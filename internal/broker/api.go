@@ -30,8 +30,8 @@ type api struct {
 	handle func(*Broker, *request) (kmsg.Response, error)
 }
 
-// answer wraps a handler for one request type in an api.
-func answer[Q kmsg.Request, R kmsg.Response](min, max int16, handle func(*Broker, *request, Q) (R, error)) api {
+// handler wraps a handler for one request type in an api.
+func handler[Q kmsg.Request, R kmsg.Response](min, max int16, handle func(*Broker, *request, Q) (R, error)) api {
 	return api{min, max, func(b *Broker, r *request) (kmsg.Response, error) {
 		response, err := handle(b, r, r.Request.(Q))
 		if err != nil {
@@ -55,40 +55,40 @@ func init() {
 	apiTable = map[int16]api{
 		0:  {3, 13, (*Broker).produce},
 		1:  {4, 18, (*Broker).fetch},
-		2:  answer(1, 10, (*Broker).listOffsets),
-		3:  answer(0, 13, (*Broker).metadata),
-		8:  answer(2, 10, (*Broker).offsetCommit),
-		9:  answer(1, 10, (*Broker).offsetFetch),
-		10: answer(0, 6, (*Broker).findCoordinator),
-		11: answer(0, 9, (*Broker).joinGroup),
-		12: answer(0, 4, (*Broker).heartbeat),
-		13: answer(0, 5, (*Broker).leaveGroup),
-		14: answer(0, 5, (*Broker).syncGroup),
-		15: answer(0, 6, (*Broker).describeGroups),
-		16: answer(0, 5, (*Broker).listGroups),
-		18: answer(0, 4, (*Broker).apiVersions),
-		19: answer(2, 7, (*Broker).createTopics),
-		20: answer(1, 6, (*Broker).deleteTopics),
-		21: answer(0, 2, (*Broker).deleteRecords),
-		22: answer(0, 6, (*Broker).initProducerID),
-		23: answer(2, 4, (*Broker).offsetForLeaderEpoch),
-		29: answer(1, 3, (*Broker).describeACLs),
-		30: answer(1, 3, (*Broker).createACLs),
-		31: answer(1, 3, (*Broker).deleteACLs),
-		32: answer(1, 4, (*Broker).describeConfigs),
-		33: answer(0, 2, (*Broker).alterConfigs),
-		35: answer(1, 5, (*Broker).describeLogDirs),
-		37: answer(0, 3, (*Broker).createPartitions),
-		42: answer(0, 2, (*Broker).deleteGroups),
-		44: answer(0, 1, (*Broker).incrementalAlterConfigs),
-		46: answer(0, 0, (*Broker).listPartitionReassignments),
-		47: answer(0, 0, (*Broker).offsetDelete),
-		60: answer(0, 2, (*Broker).describeCluster),
-		61: answer(0, 0, (*Broker).describeProducers),
-		68: answer(0, 1, (*Broker).consumerGroupHeartbeat),
-		69: answer(0, 1, (*Broker).consumerGroupDescribe),
-		74: answer(0, 1, (*Broker).listConfigResources),
-		75: answer(0, 0, (*Broker).describeTopicPartitions),
+		2:  handler(1, 10, (*Broker).listOffsets),
+		3:  handler(0, 13, (*Broker).metadata),
+		8:  handler(2, 10, (*Broker).offsetCommit),
+		9:  handler(1, 10, (*Broker).offsetFetch),
+		10: handler(0, 6, (*Broker).findCoordinator),
+		11: handler(0, 9, (*Broker).joinGroup),
+		12: handler(0, 4, (*Broker).heartbeat),
+		13: handler(0, 5, (*Broker).leaveGroup),
+		14: handler(0, 5, (*Broker).syncGroup),
+		15: handler(0, 6, (*Broker).describeGroups),
+		16: handler(0, 5, (*Broker).listGroups),
+		18: handler(0, 4, (*Broker).apiVersions),
+		19: handler(2, 7, (*Broker).createTopics),
+		20: handler(1, 6, (*Broker).deleteTopics),
+		21: handler(0, 2, (*Broker).deleteRecords),
+		22: handler(0, 6, (*Broker).initProducerID),
+		23: handler(2, 4, (*Broker).offsetForLeaderEpoch),
+		29: handler(1, 3, (*Broker).describeACLs),
+		30: handler(1, 3, (*Broker).createACLs),
+		31: handler(1, 3, (*Broker).deleteACLs),
+		32: handler(1, 4, (*Broker).describeConfigs),
+		33: handler(0, 2, (*Broker).alterConfigs),
+		35: handler(1, 5, (*Broker).describeLogDirs),
+		37: handler(0, 3, (*Broker).createPartitions),
+		42: handler(0, 2, (*Broker).deleteGroups),
+		44: handler(0, 1, (*Broker).incrementalAlterConfigs),
+		46: handler(0, 0, (*Broker).listPartitionReassignments),
+		47: handler(0, 0, (*Broker).offsetDelete),
+		60: handler(0, 2, (*Broker).describeCluster),
+		61: handler(0, 0, (*Broker).describeProducers),
+		68: handler(0, 1, (*Broker).consumerGroupHeartbeat),
+		69: handler(0, 1, (*Broker).consumerGroupDescribe),
+		74: handler(0, 1, (*Broker).listConfigResources),
+		75: handler(0, 0, (*Broker).describeTopicPartitions),
 	}
 	for key, a := range apiTable { // kmsg cannot parse versions that it does not know
 		a.max = min(a.max, kmsg.RequestForKey(key).MaxVersion())
@@ -113,8 +113,8 @@ func (b *Broker) apiVersions(_ *request, req *kmsg.ApiVersionsRequest) (*kmsg.Ap
 		offered.ApiKey, offered.MinVersion, offered.MaxVersion = key, apis()[key].min, apis()[key].max
 		if key == 0 {
 			// Versions 0 to 2 of Produce are offered and not supported, as in Apache Kafka 4
-			// (KAFKA-18659): some versions of librdkafka, such as 2.0.2, do not compress for a broker that does not
-			// offer version 0.
+			// (KAFKA-18659): some versions of librdkafka, such as 2.0.2, do not compress for a
+			// broker that does not offer version 0.
 			offered.MinVersion = 0
 		}
 		response.ApiKeys = append(response.ApiKeys, offered)

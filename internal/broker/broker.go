@@ -83,17 +83,17 @@ type Broker struct {
 	port  int32
 	epoch int32 // number of starts; the leader epoch of every partition
 
-	files     disk.FS
-	lock      io.Closer
-	meta      *journal.Journal
-	state     metaState // the journal's contents, except topics and ACLs
-	topics    *topics
-	acls      *acls
-	groups    *groups.Coordinator
-	producers producerIDs
-	space     *space
-	heavy     *semaphore.Weighted // bytes of the large requests that are being carried out, see heavyBytes
-	sessions  atomic.Int64        // number of partitions in the fetch sessions of all connections
+	files         disk.FS
+	lock          io.Closer
+	meta          *journal.Journal
+	state         metaState // the journal's contents, except topics and ACLs
+	topics        *topics
+	acls          *acls
+	groups        *groups.Coordinator
+	producers     producerIDs
+	space         *space
+	largeRequests *semaphore.Weighted // bytes of the large requests that are being carried out, see largeRequestBudget
+	sessions      atomic.Int64        // number of partitions in the fetch sessions of all connections
 
 	ctx      context.Context // ends with Close
 	stop     context.CancelFunc
@@ -111,7 +111,7 @@ var ErrInUse = disk.ErrInUse
 // Open starts a broker that uses cfg.Dir, or memory if cfg.Dir is empty. It fails if another
 // process uses the directory, or if the directory cannot be written or is damaged.
 func Open(cfg Config) (*Broker, error) {
-	b := &Broker{cfg: cfg, conns: make(map[*conn]struct{}), heavy: semaphore.NewWeighted(heavyBytes)}
+	b := &Broker{cfg: cfg, conns: make(map[*conn]struct{}), largeRequests: semaphore.NewWeighted(largeRequestBudget)}
 	b.ctx, b.stop = context.WithCancel(context.Background())
 	if err := b.open(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open broker: %w", err), b.Close())

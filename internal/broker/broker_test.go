@@ -299,7 +299,7 @@ func TestNearlyFullDisk(t *testing.T) {
 
 	left := func(bytes int64) {
 		b.space.free = func() (int64, error) { return bytes, nil }
-		b.space.asked.Store(0)
+		b.space.measured.Store(0)
 	}
 	left(reserveBytes - 1)
 	produce(t, client, "weather", "sleet") // the super user has a smaller reserve

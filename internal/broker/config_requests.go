@@ -95,9 +95,7 @@ func (b *Broker) describeConfigs(r *request, req *kmsg.DescribeConfigsRequest) (
 		} else if refused = b.mayConfig(r, kmsg.ACLOperationDescribeConfigs, of.ResourceType, of.ResourceName); refused == nil {
 			described.Configs, refused = b.configsOf(of.ResourceType, of.ResourceName)
 		}
-		if refused != nil {
-			described.ErrorCode, described.ErrorMessage = refused.code, refused.reason
-		}
+		refused.set(&described.ErrorCode, &described.ErrorMessage)
 		described.Configs = slices.DeleteFunc(described.Configs, func(c kmsg.DescribeConfigsResponseResourceConfig) bool {
 			return len(of.ConfigNames) > 0 && !slices.Contains(of.ConfigNames, c.Name)
 		})
@@ -251,58 +249,47 @@ type changes struct {
 
 func (b *Broker) alterConfigs(r *request, req *kmsg.AlterConfigsRequest) (*kmsg.AlterConfigsResponse, error) {
 	wanted := make([]changes, len(req.Resources))
-	for i, of := range req.Resources {
-		wanted[i] = changes{configKey: configKey{of.ResourceType, of.ResourceName}, all: true}
-		for _, c := range of.Configs {
+	for i, resource := range req.Resources {
+		wanted[i] = changes{configKey: configKey{resource.ResourceType, resource.ResourceName}, all: true}
+		for _, c := range resource.Configs {
 			wanted[i].changes = append(wanted[i].changes, change{c.Name, kmsg.IncrementalAlterConfigOpSet, c.Value})
 		}
 	}
 	response := req.ResponseKind().(*kmsg.AlterConfigsResponse)
-	for i, refused := range b.changeConfigs(r, wanted, req.ValidateOnly) {
-		result := kmsg.NewAlterConfigsResponseResource()
-		result.ResourceType, result.ResourceName = wanted[i].kind, wanted[i].name
-		if refused != nil {
-			result.ErrorCode, result.ErrorMessage = refused.code, refused.reason
-		}
-		response.Resources = append(response.Resources, result)
+	for _, result := range b.changeConfigs(r, wanted, req.ValidateOnly) {
+		response.Resources = append(response.Resources, kmsg.AlterConfigsResponseResource(result))
 	}
 	return response, nil
 }
 
 func (b *Broker) incrementalAlterConfigs(r *request, req *kmsg.IncrementalAlterConfigsRequest) (*kmsg.IncrementalAlterConfigsResponse, error) {
 	wanted := make([]changes, len(req.Resources))
-	for i, of := range req.Resources {
-		wanted[i] = changes{configKey: configKey{of.ResourceType, of.ResourceName}}
-		for _, c := range of.Configs {
+	for i, resource := range req.Resources {
+		wanted[i] = changes{configKey: configKey{resource.ResourceType, resource.ResourceName}}
+		for _, c := range resource.Configs {
 			wanted[i].changes = append(wanted[i].changes, change{c.Name, c.Op, c.Value})
 		}
 	}
 	response := req.ResponseKind().(*kmsg.IncrementalAlterConfigsResponse)
-	for i, refused := range b.changeConfigs(r, wanted, req.ValidateOnly) {
-		result := kmsg.NewIncrementalAlterConfigsResponseResource()
-		result.ResourceType, result.ResourceName = wanted[i].kind, wanted[i].name
-		if refused != nil {
-			result.ErrorCode, result.ErrorMessage = refused.code, refused.reason
-		}
-		response.Resources = append(response.Resources, result)
-	}
+	response.Resources = b.changeConfigs(r, wanted, req.ValidateOnly)
 	return response, nil
 }
 
-// changeConfigs changes each resource independently of the others. For each it returns a refusal or
-// nil.
-func (b *Broker) changeConfigs(r *request, wanted []changes, validateOnly bool) []*refusal {
+// changeConfigs changes each resource independently of the others, and returns the result for each.
+func (b *Broker) changeConfigs(r *request, wanted []changes, validateOnly bool) []kmsg.IncrementalAlterConfigsResponseResource {
 	named := make(map[configKey]int)
 	for _, w := range wanted {
 		named[w.configKey]++
 	}
-	results := make([]*refusal, len(wanted))
+	results := make([]kmsg.IncrementalAlterConfigsResponseResource, len(wanted))
 	for i, w := range wanted {
-		if named[w.configKey] > 1 {
-			results[i] = refusef(kerr.InvalidRequest, "duplicate resource")
-		} else {
-			results[i] = b.changeConfig(r, w, validateOnly)
+		refused := refusef(kerr.InvalidRequest, "duplicate resource")
+		if named[w.configKey] == 1 {
+			refused = b.changeConfig(r, w, validateOnly)
 		}
+		results[i] = kmsg.NewIncrementalAlterConfigsResponseResource()
+		results[i].ResourceType, results[i].ResourceName = w.kind, w.name
+		refused.set(&results[i].ErrorCode, &results[i].ErrorMessage)
 	}
 	return results
 }
@@ -315,7 +302,7 @@ func (b *Broker) changeConfig(r *request, w changes, validateOnly bool) *refusal
 	}
 	if w.kind == kmsg.ConfigResourceTypeBrokerLogger {
 		if !b.acls.allow(r.caller, kmsg.ACLOperationClusterAction, kmsg.ACLResourceTypeCluster, clusterName) {
-			return refuseSilently(kerr.ClusterAuthorizationFailed)
+			return refuseWithoutMessage(kerr.ClusterAuthorizationFailed)
 		}
 	} else if refused := b.mayConfig(r, kmsg.ACLOperationAlterConfigs, w.kind, w.name); refused != nil {
 		return refused
@@ -378,7 +365,7 @@ func (b *Broker) changeTopicConfig(w changes, validateOnly bool) *refusal {
 	case validateOnly || maps.Equal(next, current):
 		return nil
 	}
-	if refused := b.noRoom(); refused != nil {
+	if refused := b.refuseIfDiskFull(); refused != nil {
 		return refused
 	}
 	_, err := b.topics.change(t.ID, func(record *topicRecord) error {
@@ -397,7 +384,7 @@ func (b *Broker) changeTopicConfig(w changes, validateOnly bool) *refusal {
 	case errors.Is(err, errTopicUnknown):
 		return refusef(kerr.UnknownTopicOrPartition, "topic %q does not exist", w.name)
 	default:
-		return b.notStored("change the settings of a topic", err, "topic", w.name)
+		return b.refuseUnwritten("change the settings of a topic", err, "topic", w.name)
 	}
 }
 
@@ -424,7 +411,7 @@ func (w changes) apply(current map[string]string) (map[string]string, *refusal) 
 			}
 			next[c.name] = c.editList(list)
 		default:
-			return nil, refuseSilently(kerr.UnknownServerError) // Apache Kafka's answer to an unknown operation
+			return nil, refuseWithoutMessage(kerr.UnknownServerError) // Apache Kafka's answer to an unknown operation
 		}
 	}
 	if w.name == "" {

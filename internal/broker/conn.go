@@ -102,7 +102,7 @@ var subjectPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._@-]{0,127}$`)
 // session does not expire.
 func (b *Broker) SignIn(_ context.Context, nc net.Conn, _ kmsg.Requestor, subject string) (again time.Time, err error) {
 	if !subjectPattern.MatchString(subject) {
-		return again, fmt.Errorf("sign in to broker: %q cannot be a subject", subject)
+		return again, fmt.Errorf("sign in to broker: %q is not a valid subject", subject)
 	}
 	client, ok := nc.(*clientConn)
 	if !ok || client.peer.b != b {
@@ -112,12 +112,12 @@ func (b *Broker) SignIn(_ context.Context, nc net.Conn, _ kmsg.Requestor, subjec
 		return again, fmt.Errorf("sign in to broker: %w", net.ErrClosed)
 	}
 	if !client.peer.caller.CompareAndSwap(nil, &caller{principal: "User:" + subject}) {
-		return again, errors.New("sign in to broker: the connection is somebody's already")
+		return again, errors.New("sign in to broker: the connection is already signed in")
 	}
 	return again, nil
 }
 
-var errNobody = errors.New("request before signing in")
+var errNotSignedIn = errors.New("request before signing in")
 
 // serve carries out requests, one after another, until the connection ends.
 func (c *conn) serve() error {
@@ -154,33 +154,34 @@ func (c *conn) serveRequest(in frame) error {
 
 // A request can need far more memory than it has bytes: an element of one or two bytes may take
 // hundreds of bytes while the request is carried out. Every connection may send such a request. So
-// the large requests that are carried out at the same time may have at most heavyBytes in total.
+// the large requests that are carried out at the same time may have at most largeRequestBudget in
+// total.
 const (
-	heavyBytes    = 256 << 10 // total size of the large requests that are carried out at the same time
-	lightBytes    = 1 << 10   // smaller requests are not counted
-	heaviestBytes = 1 << 20   // largest request of a client, unless it is Produce; the gateway has the same limit
+	largeRequestBudget    = 256 << 10 // total size of the large requests that are carried out at the same time
+	smallRequestBytes     = 1 << 10   // smaller requests are not counted
+	maxClientRequestBytes = 1 << 20   // largest request of a client, unless it is Produce; the gateway has the same limit
 )
 
-// admit waits until a request may be carried out within heavyBytes. The caller must call done
-// afterwards. Small requests and Produce are not counted. Neither are requests that may block for
-// long (Fetch, JoinGroup and SyncGroup), because they would keep their share while they wait.
+// admit waits until a request may be carried out within largeRequestBudget. The caller must call
+// done afterwards. Small requests and Produce are not counted. Neither are requests that may block
+// for long (Fetch, JoinGroup and SyncGroup), because they would keep their share while they wait.
 func (c *conn) admit(request []byte) (done func(), err error) {
-	size := int64(min(len(request), heavyBytes))
-	if size < lightBytes {
+	size := int64(min(len(request), largeRequestBudget))
+	if size < smallRequestBytes {
 		return func() {}, nil
 	}
 	key := kmsg.Key(binary.BigEndian.Uint16(request))
-	if who := c.caller.Load(); len(request) > heaviestBytes && key != kmsg.Produce && (who == nil || !who.super) {
+	if who := c.caller.Load(); len(request) > maxClientRequestBytes && key != kmsg.Produce && (who == nil || !who.super) {
 		return nil, fmt.Errorf("request %d of %d bytes", key, len(request))
 	}
 	switch key {
 	case kmsg.Produce, kmsg.Fetch, kmsg.JoinGroup, kmsg.SyncGroup:
 		return func() {}, nil
 	}
-	if err := c.b.heavy.Acquire(c.ctx, size); err != nil {
+	if err := c.b.largeRequests.Acquire(c.ctx, size); err != nil {
 		return nil, err
 	}
-	return func() { c.b.heavy.Release(size) }, nil
+	return func() { c.b.largeRequests.Release(size) }, nil
 }
 
 // respond carries out a request and returns the bytes to send, which are empty if there is no
@@ -231,9 +232,9 @@ func (c *conn) parse(frame []byte) (r *request, correlation int32, err error) {
 	case key == kmsg.ApiVersions.Int16() && version > known.max:
 		return r, correlation, nil
 	case !ok || version < known.min || version > known.max:
-		return nil, 0, fmt.Errorf("request %d version %d is not offered", key, version)
+		return nil, 0, fmt.Errorf("request %d version %d is not supported", key, version)
 	case r.caller == caller{} && key != kmsg.ApiVersions.Int16():
-		return nil, 0, errNobody
+		return nil, 0, errNotSignedIn
 	}
 	r.Request = kmsg.RequestForKey(key)
 	r.SetVersion(version)

@@ -27,9 +27,9 @@ import (
 //
 // If a conversion is interrupted before step 2, the next start begins it again.
 
-// oldName is the directory that the old files are moved to. It is removed if the conversion had no
-// warnings.
-const oldName = "before-conversion"
+// oldFilesDir is the directory that the old files are moved to. It is removed if the conversion had
+// no warnings.
+const oldFilesDir = "before-conversion"
 
 // convert converts the data directory if it has the old layout.
 func (b *Broker) convert() error {
@@ -41,7 +41,7 @@ func (b *Broker) convert() error {
 		return err
 	}
 	keep := true // after an interrupted step 3 it is unknown whether there were warnings
-	if b.state.self.Epoch == 0 {
+	if b.state.broker.Epoch == 0 {
 		b.cfg.Diagnostics.Info("converting the data directory of an earlier version", "dir", b.cfg.Dir)
 		data, err := kfakedir.Read(b.cfg.Dir)
 		if err == nil {
@@ -55,7 +55,7 @@ func (b *Broker) convert() error {
 		}
 		keep = len(data.Warnings) > 0
 	}
-	return b.moveOld(keep)
+	return b.moveOldFiles(keep)
 }
 
 func (b *Broker) convertData(data *kfakedir.Data) error {
@@ -65,7 +65,7 @@ func (b *Broker) convertData(data *kfakedir.Data) error {
 		}
 	}
 	topics := make(map[string]topicRecord)
-	self := selfRecord{ClusterID: data.ClusterID, NextProducerID: data.NextProducerID}
+	self := brokerRecord{ClusterID: data.ClusterID, NextProducerID: data.NextProducerID}
 	if self.ClusterID == "" {
 		self.ClusterID = b.cfg.ClusterID
 	}
@@ -88,7 +88,7 @@ func (b *Broker) convertData(data *kfakedir.Data) error {
 	for _, a := range data.ACLs {
 		x := acl{pattern{a.ResourceType, a.Pattern, a.ResourceName}, a.Principal, a.Host, a.Operation, a.Permission}
 		if r := x.invalid(); r != nil {
-			data.Warnings = append(data.Warnings, fmt.Sprintf("the ACL %+v is left out: %s", a, *r.reason))
+			data.Warnings = append(data.Warnings, fmt.Sprintf("ACL %+v is skipped: %s", a, *r.reason))
 			continue
 		}
 		entries = append(entries, journal.Entry{Key: x.key(), Value: []byte{}})
@@ -210,29 +210,29 @@ func (b *Broker) convertGroups(old []kfakedir.Group, topics map[string]topicReco
 	return epoch, j.Close()
 }
 
-// moveOld moves the old files into the directory oldName. It removes that directory unless keep is
-// set.
-func (b *Broker) moveOld(keep bool) error {
+// moveOldFiles moves the old files into the directory oldFilesDir. It removes that directory unless
+// keep is set.
+func (b *Broker) moveOldFiles(keep bool) error {
 	infos, err := b.files.List()
 	if err != nil {
 		return err
 	}
-	old := b.files.Sub(oldName)
+	old := b.files.Sub(oldFilesDir)
 	if err := old.Make(); err != nil {
 		return err
 	}
 	for _, info := range infos {
 		switch name := info.Name(); name {
-		case ".", "lock", "meta", "groups", "topics", oldName:
+		case ".", "lock", "meta", "groups", "topics", oldFilesDir:
 		default:
-			if err := os.Rename(filepath.Join(b.cfg.Dir, name), filepath.Join(b.cfg.Dir, oldName, name)); err != nil {
+			if err := os.Rename(filepath.Join(b.cfg.Dir, name), filepath.Join(b.cfg.Dir, oldFilesDir, name)); err != nil {
 				return err
 			}
 		}
 	}
 	if keep {
-		b.cfg.Diagnostics.Warn("the files of the earlier version are kept", "dir", filepath.Join(b.cfg.Dir, oldName))
+		b.cfg.Diagnostics.Warn("keeping the files of the earlier version", "dir", filepath.Join(b.cfg.Dir, oldFilesDir))
 		return errors.Join(old.Sync(), b.files.Sync())
 	}
-	return errors.Join(disk.RemoveAll(b.files, oldName), b.files.Sync())
+	return errors.Join(disk.RemoveAll(b.files, oldFilesDir), b.files.Sync())
 }

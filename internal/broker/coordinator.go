@@ -1,6 +1,8 @@
 package broker
 
 import (
+	"slices"
+
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -37,8 +39,8 @@ func (g groupTopics) Names() []string {
 	return names
 }
 
-// member returns the caller in the form that package groups needs.
-func (b *Broker) member(r *request) groups.Caller {
+// groupCaller returns the caller in the form that package groups needs.
+func (b *Broker) groupCaller(r *request) groups.Caller {
 	may := func(op kmsg.ACLOperation) func(string) bool {
 		who := r.caller
 		return func(topic string) bool { return b.acls.allow(who, op, kmsg.ACLResourceTypeTopic, topic) }
@@ -56,62 +58,49 @@ func (b *Broker) mayGroup(r *request, op kmsg.ACLOperation, group string) bool {
 	return b.acls.allow(r.caller, op, kmsg.ACLResourceTypeGroup, group)
 }
 
-// readers calls do if the caller may read the group. Otherwise it returns a response in which deny
-// has set the error code.
-func readers[Q kmsg.Request, R kmsg.Response](b *Broker, r *request, req Q, group string, deny func(R, int16), do func(Q) R) (R, error) {
-	if !b.mayGroup(r, kmsg.ACLOperationRead, group) {
-		response := req.ResponseKind().(R)
-		deny(response, kerr.GroupAuthorizationFailed.Code)
+func (b *Broker) joinGroup(r *request, req *kmsg.JoinGroupRequest) (*kmsg.JoinGroupResponse, error) {
+	if !b.mayGroup(r, kmsg.ACLOperationRead, req.Group) {
+		response := req.ResponseKind().(*kmsg.JoinGroupResponse)
+		response.ErrorCode, response.Generation = kerr.GroupAuthorizationFailed.Code, -1
 		return response, nil
 	}
-	return do(req), nil
-}
-
-func (b *Broker) joinGroup(r *request, req *kmsg.JoinGroupRequest) (*kmsg.JoinGroupResponse, error) {
-	return readers(b, r, req, req.Group,
-		func(response *kmsg.JoinGroupResponse, code int16) { response.ErrorCode, response.Generation = code, -1 },
-		func(req *kmsg.JoinGroupRequest) *kmsg.JoinGroupResponse {
-			return b.groups.JoinGroup(r.ctx, b.member(r), req)
-		})
+	return b.groups.JoinGroup(r.ctx, b.groupCaller(r), req), nil
 }
 
 func (b *Broker) syncGroup(r *request, req *kmsg.SyncGroupRequest) (*kmsg.SyncGroupResponse, error) {
-	return readers(b, r, req, req.Group,
-		func(response *kmsg.SyncGroupResponse, code int16) { response.ErrorCode = code },
-		func(req *kmsg.SyncGroupRequest) *kmsg.SyncGroupResponse {
-			return b.groups.SyncGroup(r.ctx, req)
-		})
+	if !b.mayGroup(r, kmsg.ACLOperationRead, req.Group) {
+		response := req.ResponseKind().(*kmsg.SyncGroupResponse)
+		response.ErrorCode = kerr.GroupAuthorizationFailed.Code
+		return response, nil
+	}
+	return b.groups.SyncGroup(r.ctx, req), nil
 }
 
 func (b *Broker) heartbeat(r *request, req *kmsg.HeartbeatRequest) (*kmsg.HeartbeatResponse, error) {
-	return readers(b, r, req, req.Group,
-		func(response *kmsg.HeartbeatResponse, code int16) { response.ErrorCode = code },
-		func(req *kmsg.HeartbeatRequest) *kmsg.HeartbeatResponse {
-			return b.groups.Heartbeat(req)
-		})
+	if !b.mayGroup(r, kmsg.ACLOperationRead, req.Group) {
+		response := req.ResponseKind().(*kmsg.HeartbeatResponse)
+		response.ErrorCode = kerr.GroupAuthorizationFailed.Code
+		return response, nil
+	}
+	return b.groups.Heartbeat(req), nil
 }
 
 func (b *Broker) leaveGroup(r *request, req *kmsg.LeaveGroupRequest) (*kmsg.LeaveGroupResponse, error) {
-	return readers(b, r, req, req.Group,
-		func(response *kmsg.LeaveGroupResponse, code int16) { response.ErrorCode = code },
-		func(req *kmsg.LeaveGroupRequest) *kmsg.LeaveGroupResponse {
-			return b.groups.LeaveGroup(req)
-		})
+	if !b.mayGroup(r, kmsg.ACLOperationRead, req.Group) {
+		response := req.ResponseKind().(*kmsg.LeaveGroupResponse)
+		response.ErrorCode = kerr.GroupAuthorizationFailed.Code
+		return response, nil
+	}
+	return b.groups.LeaveGroup(req), nil
 }
 
 func (b *Broker) consumerGroupHeartbeat(r *request, req *kmsg.ConsumerGroupHeartbeatRequest) (*kmsg.ConsumerGroupHeartbeatResponse, error) {
-	for _, topic := range req.SubscribedTopicNames {
-		if !b.acls.allow(r.caller, kmsg.ACLOperationDescribe, kmsg.ACLResourceTypeTopic, topic) && b.mayGroup(r, kmsg.ACLOperationRead, req.Group) {
-			response := req.ResponseKind().(*kmsg.ConsumerGroupHeartbeatResponse)
-			response.ErrorCode = kerr.TopicAuthorizationFailed.Code
-			return response, nil
-		}
+	if !b.mayGroup(r, kmsg.ACLOperationRead, req.Group) {
+		response := req.ResponseKind().(*kmsg.ConsumerGroupHeartbeatResponse)
+		response.ErrorCode = kerr.GroupAuthorizationFailed.Code
+		return response, nil
 	}
-	return readers(b, r, req, req.Group,
-		func(response *kmsg.ConsumerGroupHeartbeatResponse, code int16) { response.ErrorCode = code },
-		func(req *kmsg.ConsumerGroupHeartbeatRequest) *kmsg.ConsumerGroupHeartbeatResponse {
-			return b.groups.ConsumerGroupHeartbeat(b.member(r), req)
-		})
+	return b.groups.ConsumerGroupHeartbeat(b.groupCaller(r), req), nil
 }
 
 // offsetCommit stores the committed offsets of a group. If the disk is nearly full, it stores none
@@ -123,7 +112,7 @@ func (b *Broker) offsetCommit(r *request, req *kmsg.OffsetCommitRequest) (*kmsg.
 	case b.space.low():
 		return refuseCommit(req, kerr.CoordinatorNotAvailable), nil
 	}
-	return b.groups.OffsetCommit(b.member(r), req), nil
+	return b.groups.OffsetCommit(b.groupCaller(r), req), nil
 }
 
 func refuseCommit(req *kmsg.OffsetCommitRequest, refusal *kerr.Error) *kmsg.OffsetCommitResponse {
@@ -148,7 +137,7 @@ func (b *Broker) offsetFetch(r *request, req *kmsg.OffsetFetchRequest) (*kmsg.Of
 		if !b.mayGroup(r, kmsg.ACLOperationDescribe, req.Group) {
 			return refuseOffsets(req, kerr.GroupAuthorizationFailed), nil
 		}
-		return b.groups.OffsetFetch(b.member(r), req), nil
+		return b.groups.OffsetFetch(b.groupCaller(r), req), nil
 	}
 	for _, group := range req.Groups {
 		if !b.mayGroup(r, kmsg.ACLOperationDescribe, group.Group) {
@@ -159,7 +148,7 @@ func (b *Broker) offsetFetch(r *request, req *kmsg.OffsetFetchRequest) (*kmsg.Of
 		}
 		one := *req
 		one.Groups = []kmsg.OffsetFetchRequestGroup{group}
-		response.Groups = append(response.Groups, b.groups.OffsetFetch(b.member(r), &one).Groups...)
+		response.Groups = append(response.Groups, b.groups.OffsetFetch(b.groupCaller(r), &one).Groups...)
 	}
 	return response, nil
 }
@@ -191,12 +180,12 @@ func (b *Broker) offsetDelete(r *request, req *kmsg.OffsetDeleteRequest) (*kmsg.
 		response.ErrorCode = kerr.GroupAuthorizationFailed.Code
 		return response, nil
 	}
-	return b.groups.OffsetDelete(b.member(r), req), nil
+	return b.groups.OffsetDelete(b.groupCaller(r), req), nil
 }
 
-// split separates the groups that a request names into those that the caller may do op to, and the
-// others.
-func (b *Broker) split(r *request, op kmsg.ACLOperation, names []string) (allowed, refused []string) {
+// splitAuthorized separates the groups that a request names into those that the caller may do op
+// to, and the others.
+func (b *Broker) splitAuthorized(r *request, op kmsg.ACLOperation, names []string) (allowed, refused []string) {
 	for _, name := range names {
 		if b.mayGroup(r, op, name) {
 			allowed = append(allowed, name)
@@ -208,7 +197,7 @@ func (b *Broker) split(r *request, op kmsg.ACLOperation, names []string) (allowe
 }
 
 func (b *Broker) describeGroups(r *request, req *kmsg.DescribeGroupsRequest) (*kmsg.DescribeGroupsResponse, error) {
-	allowed, refused := b.split(r, kmsg.ACLOperationDescribe, req.Groups)
+	allowed, refused := b.splitAuthorized(r, kmsg.ACLOperationDescribe, req.Groups)
 	response := req.ResponseKind().(*kmsg.DescribeGroupsResponse)
 	for _, name := range refused { // refused groups come first, as in Apache Kafka
 		g := kmsg.NewDescribeGroupsResponseGroup()
@@ -232,18 +221,14 @@ func (b *Broker) listGroups(r *request, req *kmsg.ListGroupsRequest) (*kmsg.List
 	if b.acls.allow(r.caller, kmsg.ACLOperationDescribe, kmsg.ACLResourceTypeCluster, clusterName) {
 		return response, nil
 	}
-	listed := response.Groups[:0]
-	for _, g := range response.Groups {
-		if b.mayGroup(r, kmsg.ACLOperationDescribe, g.Group) {
-			listed = append(listed, g)
-		}
-	}
-	response.Groups = listed
+	response.Groups = slices.DeleteFunc(response.Groups, func(g kmsg.ListGroupsResponseGroup) bool {
+		return !b.mayGroup(r, kmsg.ACLOperationDescribe, g.Group)
+	})
 	return response, nil
 }
 
 func (b *Broker) deleteGroups(r *request, req *kmsg.DeleteGroupsRequest) (*kmsg.DeleteGroupsResponse, error) {
-	allowed, refused := b.split(r, kmsg.ACLOperationDelete, req.Groups)
+	allowed, refused := b.splitAuthorized(r, kmsg.ACLOperationDelete, req.Groups)
 	one := *req
 	one.Groups = allowed
 	response := b.groups.DeleteGroups(&one)
@@ -257,10 +242,10 @@ func (b *Broker) deleteGroups(r *request, req *kmsg.DeleteGroupsRequest) (*kmsg.
 
 // consumerGroupDescribe describes consumer groups of the KIP-848 protocol.
 func (b *Broker) consumerGroupDescribe(r *request, req *kmsg.ConsumerGroupDescribeRequest) (*kmsg.ConsumerGroupDescribeResponse, error) {
-	allowed, refused := b.split(r, kmsg.ACLOperationDescribe, req.Groups)
+	allowed, refused := b.splitAuthorized(r, kmsg.ACLOperationDescribe, req.Groups)
 	one := *req
 	one.Groups = allowed
-	response := b.groups.ConsumerGroupDescribe(b.member(r), &one)
+	response := b.groups.ConsumerGroupDescribe(b.groupCaller(r), &one)
 	for i := range response.Groups {
 		if g := &response.Groups[i]; req.IncludeAuthorizedOperations && g.ErrorCode == 0 {
 			g.AuthorizedOperations = b.acls.operations(r.caller, kmsg.ACLResourceTypeGroup, g.Group)

@@ -721,7 +721,7 @@ func (p *program) step() error {
 	case 4:
 		return p.deleteTopic(t)
 	case 5:
-		return p.growTopic(t)
+		return p.addPartitions(t)
 	case 6:
 		return p.alterTopic(t)
 	case 7, 8:
@@ -788,7 +788,7 @@ func (p *program) deleteTopic(t *topic) error {
 	return nil
 }
 
-func (p *program) growTopic(t *topic) error {
+func (p *program) addPartitions(t *topic) error {
 	if t.Partitions == 4 {
 		return nil
 	}

@@ -120,7 +120,7 @@ func (f *fetching) readPartition(p *fetchPartition, limit int, result *kmsg.Fetc
 	case errors.Is(err, commitlog.ErrClosed):
 		return kerr.UnknownTopicOrPartition // deleted a moment ago
 	case err != nil:
-		f.b.failed("read records", err, "topic", p.name, "partition", p.partition)
+		f.b.logError("read records", err, "topic", p.name, "partition", p.partition)
 		return kerr.KafkaStorageError
 	}
 	if len(records) > 0 {

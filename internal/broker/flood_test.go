@@ -710,8 +710,8 @@ func TestFloodOfFrames(t *testing.T) {
 	f.again()
 }
 
-// TestFloodOfLies takes valid requests of each kind. At many positions it overwrites the bytes with a
-// large number or zero, or cuts the request off, except where the result may be a large number of
+// TestFloodOfLies takes valid requests of each kind. At many positions it overwrites the bytes with
+// a large number or zero, or cuts the request off, except where the result may be a large number of
 // tags: see parse.
 func TestFloodOfLies(t *testing.T) {
 	f := flood(t)
@@ -763,7 +763,7 @@ func TestFloodOfLargeRequests(t *testing.T) {
 		eachArray(reflect.ValueOf(request).Elem(), func(array reflect.Value) {
 			for n := elements; ; n = n * 9 / 10 {
 				array.Set(reflect.MakeSlice(array.Type(), n, n))
-				if frame := encode(request); len(frame) <= heaviestBytes {
+				if frame := encode(request); len(frame) <= maxClientRequestBytes {
 					frames = append(frames, frame)
 					break
 				}

@@ -38,7 +38,7 @@ func takeBuffer(class int) []byte {
 	return make([]byte, min(classBytes(class), maxRequestBytes))
 }
 
-func giveBuffer(buf []byte, class int) {
+func returnBuffer(buf []byte, class int) {
 	if class < frameClasses {
 		framePools[class].Put(&buf)
 	}
@@ -58,7 +58,7 @@ func takeFrame(size int) frame {
 }
 
 // free returns the frame's buffer to its pool. Nothing may refer to the buffer any more.
-func (f frame) free() { giveBuffer(f.bytes[:cap(f.bytes)], f.class) }
+func (f frame) free() { returnBuffer(f.bytes[:cap(f.bytes)], f.class) }
 
 // readFrame reads a request. Its buffer grows as bytes arrive, because a client could otherwise
 // make the broker allocate memory by claiming a large size.

@@ -36,10 +36,10 @@ func (b *Broker) maintainOnce() {
 				return
 			}
 			if err := log.Expire(t.settings.retention, t.settings.retentionBytes); err != nil {
-				b.failed("drop expired records", err, "topic", t.Name, "partition", n)
+				b.logError("drop expired records", err, "topic", t.Name, "partition", n)
 			}
 			if err := log.Maintain(); err != nil {
-				b.failed("write a checkpoint", err, "topic", t.Name, "partition", n)
+				b.logError("write a checkpoint", err, "topic", t.Name, "partition", n)
 			}
 		}
 	}
@@ -47,11 +47,11 @@ func (b *Broker) maintainOnce() {
 
 func (b *Broker) sweep() {
 	if err := b.groups.Sweep(); err != nil {
-		b.failed("drop expired offsets", err)
+		b.logError("drop expired offsets", err)
 	}
 }
 
-// failed logs a failure that is not the client's fault.
-func (b *Broker) failed(what string, err error, attrs ...any) {
+// logError logs a failure that is not the client's fault.
+func (b *Broker) logError(what string, err error, attrs ...any) {
 	b.cfg.Diagnostics.Error("embedded broker: cannot "+what, append(attrs, "err", err)...)
 }

@@ -14,22 +14,22 @@ import (
 // metaState holds what the journal in meta/ contains at the start. Afterwards topics and acls keep
 // their own state, and only self remains in use.
 type metaState struct {
-	self   selfRecord
+	broker brokerRecord
 	topics map[topicID]topicRecord // used only until the topics are loaded
 }
 
-// selfRecord is the journal's record of the broker itself.
-type selfRecord struct {
+// brokerRecord is the journal's record of the broker itself.
+type brokerRecord struct {
 	ClusterID      string `json:"cluster_id"`
 	Epoch          int32  `json:"epoch"`            // number of starts so far
-	NextProducerID int64  `json:"next_producer_id"` // the next start gives out IDs from here on
+	NextProducerID int64  `json:"next_producer_id"` // the next start assigns IDs from here on
 }
 
-const selfKey = "broker" // key of selfRecord in the journal
+const brokerKey = "broker" // key of brokerRecord in the journal
 
-func (s selfRecord) entry() (journal.Entry, error) {
+func (s brokerRecord) entry() (journal.Entry, error) {
 	value, err := json.Marshal(s)
-	return journal.Entry{Key: []byte(selfKey), Value: value}, err
+	return journal.Entry{Key: []byte(brokerKey), Value: value}, err
 }
 
 // openMeta reads the journal and counts this start. The number of starts is the leader epoch of all
@@ -49,13 +49,13 @@ func (b *Broker) openMeta() (err error) {
 	if err := b.convert(); err != nil {
 		return err
 	}
-	self := b.state.self
+	self := b.state.broker
 	if self.ClusterID == "" {
 		self.ClusterID = b.cfg.ClusterID
 	}
 	b.cfg.ClusterID = self.ClusterID
 	self.Epoch++
-	if err := b.saveSelf(self); err != nil {
+	if err := b.saveBrokerRecord(self); err != nil {
 		return err
 	}
 	b.epoch = self.Epoch
@@ -65,8 +65,8 @@ func (b *Broker) openMeta() (err error) {
 
 func (b *Broker) loadMeta(e journal.Entry) error {
 	switch key := string(e.Key); {
-	case key == selfKey:
-		return json.Unmarshal(e.Value, &b.state.self)
+	case key == brokerKey:
+		return json.Unmarshal(e.Value, &b.state.broker)
 	case strings.HasPrefix(key, topicKey):
 		var id topicID
 		if err := id.UnmarshalText(e.Key[len(topicKey):]); err != nil {
@@ -85,12 +85,12 @@ func (b *Broker) loadMeta(e journal.Entry) error {
 	case strings.HasPrefix(key, aclKey):
 		return b.acls.load(e)
 	default:
-		return fmt.Errorf("unknown key %q: the data directory is of a later version", key)
+		return fmt.Errorf("unknown key %q: a later version has written the data directory", key)
 	}
 }
 
-// saveSelf replaces the journal's record of the broker itself.
-func (b *Broker) saveSelf(s selfRecord) error {
+// saveBrokerRecord replaces the journal's record of the broker itself.
+func (b *Broker) saveBrokerRecord(s brokerRecord) error {
 	entry, err := s.entry()
 	if err != nil {
 		return err
@@ -98,7 +98,7 @@ func (b *Broker) saveSelf(s selfRecord) error {
 	if err := b.meta.Append(entry); err != nil {
 		return err
 	}
-	b.state.self = s
+	b.state.broker = s
 	return nil
 }
 
@@ -109,7 +109,7 @@ func (ts *topics) load(records map[topicID]topicRecord) error {
 	opening.SetLimit(2 * runtime.GOMAXPROCS(0))
 	for id, record := range records {
 		if record.ID != id {
-			return fmt.Errorf("topic %v: the journal has it under the ID of another", id)
+			return fmt.Errorf("topic %v: its key in the journal has another ID", id)
 		}
 		opening.Go(func() error {
 			if record.Deleting {

@@ -37,7 +37,7 @@ func TestModel(t *testing.T) {
 		defer m.close()
 		t.Repeat(map[string]func(*rapid.T){
 			"create topic":      m.createTopic,
-			"grow topic":        m.growTopic,
+			"grow topic":        m.addPartitions,
 			"alter topic":       m.alterTopic,
 			"delete topic":      m.deleteTopic,
 			"produce":           m.produce,
@@ -239,7 +239,7 @@ func (m *brokerModel) createTopic(t *rapid.T) {
 	m.topics[name] = fresh
 }
 
-func (m *brokerModel) growTopic(t *rapid.T) {
+func (m *brokerModel) addPartitions(t *rapid.T) {
 	topic := m.someTopic(t)
 	count := rapid.IntRange(1, 6).Draw(t, "partitions")
 	request := kmsg.NewPtrCreatePartitionsRequest()

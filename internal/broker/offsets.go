@@ -9,9 +9,10 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/commitlog"
 )
 
-// logFor returns the log of a partition that a request names, if the caller may do op to its topic.
-func (b *Broker) logFor(r *request, op kmsg.ACLOperation, topic string, partition int32) (*commitlog.Log, *kerr.Error) {
-	if !b.acls.allow(r.caller, op, kmsg.ACLResourceTypeTopic, topic) {
+// authorizedLog returns the log of a partition that a request names, if the caller may do op to its
+// topic.
+func (b *Broker) authorizedLog(r *request, op kmsg.ACLOperation, topic string, partition int32) (*commitlog.Log, *kerr.Error) {
+	if !b.mayTopic(r, op, topic) {
 		return nil, kerr.TopicAuthorizationFailed
 	}
 	log, ok := b.topics.named(topic).partition(partition)
@@ -30,8 +31,8 @@ const (
 	latestTieredOffset  = -5 // KIP-1005
 )
 
-// since is the version of ListOffsets that introduced each special timestamp.
-var since = map[int64]int16{latestOffset: 0, earliestOffset: 0, maxTimestampOffset: 7, earliestLocalOffset: 8, latestTieredOffset: 9}
+// timestampSince is the version of ListOffsets that introduced each special timestamp.
+var timestampSince = map[int64]int16{latestOffset: 0, earliestOffset: 0, maxTimestampOffset: 7, earliestLocalOffset: 8, latestTieredOffset: 9}
 
 // listOffsets finds offsets: the start, the end, or the first record that is not older than a
 // timestamp.
@@ -54,9 +55,7 @@ func (b *Broker) listOffsets(r *request, req *kmsg.ListOffsetsRequest) (*kmsg.Li
 				continue // already answered
 			}
 			refusal := b.listOffset(r, req.Version, t.Topic, &p, named[at] > 1, &found)
-			if refusal != nil {
-				found.ErrorCode = refusal.Code
-			}
+			found.ErrorCode = codeOf(refusal)
 			if refusal != kerr.TopicAuthorizationFailed {
 				named[at] = 0
 			}
@@ -75,8 +74,8 @@ type topicPartition struct {
 // listOffset finds one offset. twice means that the request names the partition more than once. The
 // checks are in the same order as in Apache Kafka.
 func (b *Broker) listOffset(r *request, version int16, topic string, p *kmsg.ListOffsetsRequestTopicPartition, twice bool, found *kmsg.ListOffsetsResponseTopicPartition) *kerr.Error {
-	log, refusal := b.logFor(r, kmsg.ACLOperationDescribe, topic, p.Partition)
-	first, known := since[p.Timestamp]
+	log, refusal := b.authorizedLog(r, kmsg.ACLOperationDescribe, topic, p.Partition)
+	first, known := timestampSince[p.Timestamp]
 	switch {
 	case refusal == kerr.TopicAuthorizationFailed:
 		return refusal
@@ -104,7 +103,7 @@ func (b *Broker) listOffset(r *request, version int16, topic string, p *kmsg.Lis
 		found.Offset, found.Timestamp, found.LeaderEpoch, err = log.OffsetForTime(p.Timestamp)
 	}
 	if err != nil {
-		b.failed("find an offset by time", err, "topic", topic, "partition", p.Partition)
+		b.logError("find an offset by time", err, "topic", topic, "partition", p.Partition)
 		return kerr.KafkaStorageError
 	}
 	return nil
@@ -144,7 +143,7 @@ func (b *Broker) deleteRecords(r *request, req *kmsg.DeleteRecordsRequest) (*kms
 }
 
 func (b *Broker) deleteRecordsBefore(r *request, topic string, partition int32, offset int64) (int64, *kerr.Error) {
-	log, refusal := b.logFor(r, kmsg.ACLOperationDelete, topic, partition)
+	log, refusal := b.authorizedLog(r, kmsg.ACLOperationDelete, topic, partition)
 	if refusal != nil {
 		return -1, refusal
 	}
@@ -153,7 +152,7 @@ func (b *Broker) deleteRecordsBefore(r *request, topic string, partition int32, 
 	case errors.Is(err, commitlog.ErrOutOfRange):
 		return -1, kerr.OffsetOutOfRange
 	case err != nil:
-		b.failed("delete records", err, "topic", topic, "partition", partition)
+		b.logError("delete records", err, "topic", topic, "partition", partition)
 		return -1, kerr.KafkaStorageError
 	}
 	return start, nil
@@ -172,7 +171,7 @@ func (b *Broker) offsetForLeaderEpoch(r *request, req *kmsg.OffsetForLeaderEpoch
 		for _, p := range t.Partitions {
 			end := kmsg.NewOffsetForLeaderEpochResponseTopicPartition()
 			end.Partition, end.LeaderEpoch, end.EndOffset = p.Partition, -1, -1
-			log, refusal := b.logFor(r, kmsg.ACLOperationDescribe, t.Topic, p.Partition)
+			log, refusal := b.authorizedLog(r, kmsg.ACLOperationDescribe, t.Topic, p.Partition)
 			if refusal == nil {
 				refusal = b.checkEpoch(p.CurrentLeaderEpoch)
 			}

@@ -11,9 +11,9 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/commitlog"
 )
 
-// errUnanswered closes the connection of a producer with acks=0 when a batch is rejected. Such a
-// producer gets no response, so it cannot learn of the error in another way.
-var errUnanswered = errors.New("a batch was refused, and the producer wants no answers")
+// errRejectedUnanswered closes the connection of a producer with acks=0 when a batch is rejected.
+// Such a producer gets no response, so it cannot learn of the error in another way.
+var errRejectedUnanswered = errors.New("a batch was rejected, and a producer with acks=0 gets no response")
 
 // produce appends batches of records to partitions. All batches are checked
 // before the first is appended, because some faults reject the whole request.
@@ -37,7 +37,7 @@ func (b *Broker) produce(r *request) (kmsg.Response, error) {
 		response.Topics = mergeTopics(response.Topics)
 		return response, nil
 	case failed:
-		return nil, errUnanswered
+		return nil, errRejectedUnanswered
 	default:
 		return nil, nil
 	}
@@ -170,14 +170,14 @@ func (b *Broker) topicToWrite(r *request, req *kmsg.ProduceRequest, from *kmsg.P
 		}
 		name = t.Name
 	}
-	if !b.acls.allow(r.caller, kmsg.ACLOperationWrite, kmsg.ACLResourceTypeTopic, name) {
+	if !b.mayTopic(r, kmsg.ACLOperationWrite, name) {
 		return nil, kerr.TopicAuthorizationFailed
 	}
 	return b.topics.named(name), nil
 }
 
-// appenders is the number of batches of one request that are appended concurrently.
-const appenders = 32
+// maxConcurrentAppends is the number of batches of one request that are appended concurrently.
+const maxConcurrentAppends = 32
 
 // appendAll appends the batches that passed the checks. With [Config.SyncWrites] each append waits
 // for the disk, so batches of different partitions are appended concurrently.
@@ -189,7 +189,7 @@ func (b *Broker) appendAll(checked []checkedBatch) {
 		return
 	}
 	var appending errgroup.Group
-	appending.SetLimit(appenders)
+	appending.SetLimit(maxConcurrentAppends)
 	under := make(map[*commitlog.Log]bool)
 	for _, c := range checked {
 		if !c.ok {
@@ -223,7 +223,7 @@ func (b *Broker) append(c checkedBatch) {
 	case errors.Is(err, commitlog.ErrClosed):
 		c.to.ErrorCode = kerr.UnknownTopicOrPartition.Code // deleted a moment ago
 	default:
-		b.failed("append records", err, "topic", c.topic.Name, "partition", c.to.Partition)
+		b.logError("append records", err, "topic", c.topic.Name, "partition", c.to.Partition)
 		c.to.ErrorCode = kerr.KafkaStorageError.Code
 	}
 }

@@ -7,7 +7,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// producerIDs gives out producer IDs. Each is given out once. To avoid a write for each ID, the
+// producerIDs assigns producer IDs, each of them once. To avoid a write for each ID, the
 // journal reserves a block of them at a time. IDs of a block that are left when the process ends
 // are never used.
 type producerIDs struct {
@@ -21,9 +21,9 @@ func (b *Broker) nextProducerID() (int64, error) {
 	b.producers.mu.Lock()
 	defer b.producers.mu.Unlock()
 	if b.producers.next == b.producers.end {
-		self := b.state.self
+		self := b.state.broker
 		self.NextProducerID = b.producers.end + producerIDBlock
-		if err := b.saveSelf(self); err != nil {
+		if err := b.saveBrokerRecord(self); err != nil {
 			return 0, err
 		}
 		b.producers.end = self.NextProducerID
@@ -49,7 +49,7 @@ func (b *Broker) initProducerID(r *request, req *kmsg.InitProducerIDRequest) (*k
 	}
 	id, err := b.nextProducerID()
 	if err != nil {
-		b.failed("give out a producer ID", err)
+		b.logError("assign a producer ID", err)
 		response.ErrorCode = kerr.CoordinatorNotAvailable.Code // producers retry this error
 		return response, nil
 	}

@@ -17,12 +17,27 @@ type refusal struct {
 // refuse returns a refusal with the description of the code as its message.
 func refuse(code *kerr.Error) *refusal { return &refusal{code.Code, &code.Description} }
 
-// refuseSilently returns a refusal without a message, where Apache Kafka sends none.
-func refuseSilently(code *kerr.Error) *refusal { return &refusal{code: code.Code} }
+// refuseWithoutMessage returns a refusal without a message, where Apache Kafka sends none.
+func refuseWithoutMessage(code *kerr.Error) *refusal { return &refusal{code: code.Code} }
 
 // refusef returns a refusal with a message.
 func refusef(code *kerr.Error, format string, args ...any) *refusal {
 	return &refusal{code.Code, kmsg.StringPtr(fmt.Sprintf(format, args...))}
+}
+
+// set puts the refusal into the fields of a response. It does nothing if r is nil.
+func (r *refusal) set(code *int16, message **string) {
+	if r != nil {
+		*code, *message = r.code, r.reason
+	}
+}
+
+// codeOf returns the error code of a response: 0 if err is nil.
+func codeOf(err *kerr.Error) int16 {
+	if err == nil {
+		return 0
+	}
+	return err.Code
 }
 
 // Error makes a refusal an error, so that it can pass through functions that return errors.
@@ -33,17 +48,17 @@ func (r *refusal) Error() string {
 	return kerr.ErrorForCode(r.code).Error()
 }
 
-// noRoom refuses a change that needs disk space when the disk is nearly full.
-func (b *Broker) noRoom() *refusal {
+// refuseIfDiskFull refuses a change that needs disk space when the disk is nearly full.
+func (b *Broker) refuseIfDiskFull() *refusal {
 	if !b.space.low() {
 		return nil
 	}
 	return refusef(kerr.KafkaStorageError, "the disk of the broker is nearly full; free some space, or delete topics or records")
 }
 
-// notStored logs that a change could not be written, and returns the refusal for the client.
-func (b *Broker) notStored(what string, err error, attrs ...any) *refusal {
-	b.failed(what, err, attrs...)
+// refuseUnwritten logs that a change could not be written, and returns the refusal for the client.
+func (b *Broker) refuseUnwritten(what string, err error, attrs ...any) *refusal {
+	b.logError(what, err, attrs...)
 	return refusef(kerr.KafkaStorageError, "the broker cannot %s: a write to its disk failed", what)
 }
 

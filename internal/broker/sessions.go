@@ -191,7 +191,7 @@ func (s *fetchSession) partitions() []*fetchPartition { return slices.Clone(s.pa
 func (s *fetchSession) answer(response *kmsg.FetchResponse, results []fetchResult) {
 	for rank := range 3 {
 		for i := range results {
-			if result := &results[i]; result.rank() == rank && (s.whole || result.news()) {
+			if result := &results[i]; result.rank() == rank && (s.whole || result.changed()) {
 				appendResult(response, result)
 			}
 		}
@@ -224,7 +224,7 @@ func (r *fetchResult) rank() int {
 	return 0
 }
 
-func (r *fetchResult) news() bool {
+func (r *fetchResult) changed() bool {
 	return len(r.RecordBatches) > 0 || r.ErrorCode != 0 || r.DivergingEpoch.Epoch >= 0 ||
 		r.HighWatermark != r.end || r.LogStartOffset != r.start
 }

@@ -77,15 +77,15 @@ type synonym struct {
 // effect here. They accept the same values as in Apache Kafka, because they change nothing that a
 // client can observe.
 var topicConfigs = map[string]topicConfig{
-	"cleanup.policy":                          listConfig("delete", "log.cleanup.policy", oneOf("compact", "delete")).set().only("this broker does not support compaction", "delete", ""),
+	"cleanup.policy":                          listConfig("delete", "log.cleanup.policy", oneOf("compact", "delete")).distinctElements().supportingOnly("this broker does not support compaction", "delete", ""),
 	"compression.gzip.level":                  intConfig("-1", "compression.gzip.level", gzipLevel),
 	"compression.lz4.level":                   intConfig("9", "compression.lz4.level", between(1, 17)),
-	"compression.type":                        stringConfig("producer", "compression.type", oneOf("uncompressed", "zstd", "lz4", "snappy", "gzip", "producer")).only("this broker stores records with the compression of the producer", "producer"),
+	"compression.type":                        stringConfig("producer", "compression.type", oneOf("uncompressed", "zstd", "lz4", "snappy", "gzip", "producer")).supportingOnly("this broker stores records with the compression of the producer", "producer"),
 	"compression.zstd.level":                  intConfig("3", "compression.zstd.level", between(-131072, 22)),
 	"delete.retention.ms":                     longConfig("86400000", "log.cleaner.delete.retention.ms", atLeast(0)),
 	"file.delete.delay.ms":                    longConfig("60000", "log.segment.delete.delay.ms", atLeast(0)),
-	"flush.messages":                          longConfig(maxInt64, "log.flush.interval.messages", atLeast(1)).only(syncIsGlobal, maxInt64),
-	"flush.ms":                                longConfig(maxInt64, "", atLeast(0)).only(syncIsGlobal, maxInt64),
+	"flush.messages":                          longConfig(maxInt64, "log.flush.interval.messages", atLeast(1)).supportingOnly(syncIsGlobal, maxInt64),
+	"flush.ms":                                longConfig(maxInt64, "", atLeast(0)).supportingOnly(syncIsGlobal, maxInt64),
 	"follower.replication.throttled.replicas": listConfig("", "", throttled),
 	"index.interval.bytes":                    intConfig("4096", "log.index.interval.bytes", atLeast(0)),
 	"internal.segment.bytes":                  intConfig("", "", nil).unlisted(),
@@ -96,21 +96,21 @@ var topicConfigs = map[string]topicConfig{
 	"max.message.bytes":                       intConfig("1048588", "message.max.bytes", atLeast(0)),
 	"message.timestamp.after.max.ms":          longConfig("3600000", "log.message.timestamp.after.max.ms", atLeast(0)),
 	"message.timestamp.before.max.ms":         longConfig(maxInt64, "log.message.timestamp.before.max.ms", atLeast(0)),
-	"message.timestamp.type":                  stringConfig("CreateTime", "log.message.timestamp.type", oneOf("CreateTime", "LogAppendTime")).only("this broker stamps records with the time of their arrival", "LogAppendTime").here("LogAppendTime", kmsg.ConfigSourceStaticBrokerConfig),
+	"message.timestamp.type":                  stringConfig("CreateTime", "log.message.timestamp.type", oneOf("CreateTime", "LogAppendTime")).supportingOnly("this broker stamps records with the time of their arrival", "LogAppendTime").withDefault("LogAppendTime", kmsg.ConfigSourceStaticBrokerConfig),
 	"min.cleanable.dirty.ratio":               doubleConfig("0.5", "log.cleaner.min.cleanable.ratio"),
 	"min.compaction.lag.ms":                   longConfig("0", "log.cleaner.min.compaction.lag.ms", atLeast(0)),
-	"min.insync.replicas":                     intConfig("1", "min.insync.replicas", atLeast(1)).here("1", kmsg.ConfigSourceStaticBrokerConfig).here("1", kmsg.ConfigSourceDynamicDefaultBrokerConfig),
+	"min.insync.replicas":                     intConfig("1", "min.insync.replicas", atLeast(1)).withDefault("1", kmsg.ConfigSourceStaticBrokerConfig).withDefault("1", kmsg.ConfigSourceDynamicDefaultBrokerConfig),
 	"preallocate":                             boolConfig("false", "log.preallocate"),
 	"remote.log.copy.disable":                 boolConfig("false", ""),
 	"remote.log.delete.on.disable":            boolConfig("false", ""),
-	"remote.storage.enable":                   boolConfig("false", "").only("this broker has no tiered storage", "false"),
+	"remote.storage.enable":                   boolConfig("false", "").supportingOnly("this broker has no tiered storage", "false"),
 	"retention.bytes":                         longConfig("-1", "log.retention.bytes", nil),
 	"retention.ms":                            longConfig("604800000", "", atLeast(-1)),
-	"segment.bytes":                           intConfig("1073741824", "log.segment.bytes", atLeast(1<<20)).here("67108864", kmsg.ConfigSourceStaticBrokerConfig),
+	"segment.bytes":                           intConfig("1073741824", "log.segment.bytes", atLeast(1<<20)).withDefault("67108864", kmsg.ConfigSourceStaticBrokerConfig),
 	"segment.index.bytes":                     intConfig("10485760", "log.index.size.max.bytes", atLeast(4)),
 	"segment.jitter.ms":                       longConfig("0", "", atLeast(0)),
 	"segment.ms":                              longConfig("604800000", "", atLeast(1)),
-	"unclean.leader.election.enable":          boolConfig("false", "unclean.leader.election.enable").here("false", kmsg.ConfigSourceStaticBrokerConfig),
+	"unclean.leader.election.enable":          boolConfig("false", "unclean.leader.election.enable").withDefault("false", kmsg.ConfigSourceStaticBrokerConfig),
 }
 
 var maxInt64 = strconv.Itoa(math.MaxInt64)
@@ -151,15 +151,16 @@ func longConfig(value, from string, valid func(int64) error) topicConfig {
 	return newConfig(kmsg.ConfigTypeLong, value, from, numeric(valid))
 }
 
-// here replaces the default of Apache Kafka with the default of this broker.
-func (c topicConfig) here(value string, source kmsg.ConfigSource) topicConfig {
+// withDefault replaces the default of Apache Kafka with the default of this broker.
+func (c topicConfig) withDefault(value string, source kmsg.ConfigSource) topicConfig {
 	c.value, c.source = value, source
 	c.synonyms = append([]synonym{{c.synonyms[0].name, value, source}}, c.synonyms...)
 	return c
 }
 
-// only limits the values to those that this broker supports. why becomes part of the error.
-func (c topicConfig) only(why string, values ...string) topicConfig {
+// supportingOnly limits the values to those that this broker supports. why becomes part of the
+// error.
+func (c topicConfig) supportingOnly(why string, values ...string) topicConfig {
 	c.possible = func(value string) error {
 		if slices.Contains(values, value) {
 			return nil
@@ -175,8 +176,8 @@ func (c topicConfig) unlisted() topicConfig {
 	return c
 }
 
-// set makes repeated elements of a list count once.
-func (c topicConfig) set() topicConfig {
+// distinctElements makes repeated elements of a list count once.
+func (c topicConfig) distinctElements() topicConfig {
 	c.distinct = true
 	return c
 }

@@ -18,27 +18,27 @@ const (
 	// the service is the super user: to release a topic it has to write a few hundred bytes, and
 	// that frees more.
 	superReserveBytes = 16 << 20
-	// spaceFor is how long a measurement of the free space is used. At 1 GB/s the disk loses a
-	// quarter of the reserve in that time.
-	spaceFor = 16 * time.Millisecond
-	// complainEvery is the minimum time between diagnostics.
-	complainEvery = time.Minute
+	// measureInterval is how long a measurement of the free space is used. At 1 GB/s the disk loses
+	// a quarter of the reserve in that time.
+	measureInterval = 16 * time.Millisecond
+	// warnInterval is the minimum time between diagnostics.
+	warnInterval = time.Minute
 )
 
 // space measures whether the disk is nearly full.
 type space struct {
-	dir   string
-	diag  *slog.Logger
-	free  func() (int64, error)
-	start time.Time
-	asked atomic.Int64 // time of the last call to free, in ns since start; 0 means never
-	told  atomic.Int64 // time of the last diagnostic, in the same form
-	left  atomic.Int64 // last result of free, in bytes
+	dir       string
+	diag      *slog.Logger
+	free      func() (int64, error)
+	start     time.Time
+	measured  atomic.Int64 // time of the last call to free, in ns since start; 0 means never
+	warned    atomic.Int64 // time of the last diagnostic, in the same form
+	freeBytes atomic.Int64 // last result of free, in bytes
 }
 
 func newSpace(dir string, diag *slog.Logger) *space {
 	s := &space{dir: dir, diag: diag, start: time.Now()}
-	s.left.Store(math.MaxInt64)
+	s.freeBytes.Store(math.MaxInt64)
 	if dir != "" {
 		s.free = func() (int64, error) {
 			free, _, err := disk.Space(dir)
@@ -64,22 +64,22 @@ func (s *space) below(reserve int64) bool {
 	if s.free == nil {
 		return false
 	}
-	now, last := int64(time.Since(s.start))+1, s.asked.Load()
-	if (last == 0 || now-last > int64(spaceFor)) && s.asked.CompareAndSwap(last, now) {
+	now, last := int64(time.Since(s.start))+1, s.measured.Load()
+	if (last == 0 || now-last > int64(measureInterval)) && s.measured.CompareAndSwap(last, now) {
 		left, err := s.free()
 		if err != nil {
 			left = math.MaxInt64
 		}
-		s.left.Store(left)
-		s.complain(now, left)
+		s.freeBytes.Store(left)
+		s.warn(now, left)
 	}
-	return s.left.Load() < reserve
+	return s.freeBytes.Load() < reserve
 }
 
-// complain logs a diagnostic if there is too little space, at most once per complainEvery.
-func (s *space) complain(now, left int64) {
-	last := s.told.Load()
-	if left >= reserveBytes || last != 0 && now-last < int64(complainEvery) || !s.told.CompareAndSwap(last, now) {
+// warn logs a diagnostic if there is too little space, at most once per warnInterval.
+func (s *space) warn(now, left int64) {
+	last := s.warned.Load()
+	if left >= reserveBytes || last != 0 && now-last < int64(warnInterval) || !s.warned.CompareAndSwap(last, now) {
 		return
 	}
 	s.diag.Error("the disk is nearly full: no events, topics or committed offsets are accepted until some space is freed; "+

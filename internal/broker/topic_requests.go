@@ -304,15 +304,15 @@ func (b *Broker) createTopics(r *request, req *kmsg.CreateTopicsRequest) (*kmsg.
 		}
 		return response, nil
 	}
-	made := false
+	created := false
 	for _, plan := range plans {
 		if plan.refused == nil && !req.ValidateOnly {
 			plan.refused = b.createTopic(plan.record)
-			made = made || plan.refused == nil
+			created = created || plan.refused == nil
 		}
 		response.Topics = append(response.Topics, b.createdTopic(r, plan))
 	}
-	if made {
+	if created {
 		b.groups.TopicsChanged()
 	}
 	return response, nil
@@ -338,15 +338,15 @@ func (b *Broker) planTopics(plans []*topicPlan) *refusal {
 		return refusef(kerr.PolicyViolation, "a request can create at most %d partitions", maxPartitions)
 	}
 	sum += b.topics.countPartitions()
-	noRoom, like := b.noRoom(), b.topics.unified()
+	noSpace, similar := b.refuseIfDiskFull(), b.topics.byMetricName()
 	for _, plan := range plans {
 		if plan.refused == nil {
-			plan.check(b.topics, like)
+			plan.check(b.topics, similar)
 		}
 		if plan.refused != nil {
 			continue
 		}
-		if plan.refused = noRoom; sum > maxAllPartitions {
+		if plan.refused = noSpace; sum > maxAllPartitions {
 			plan.refused = refusef(kerr.PolicyViolation, "this broker can have at most %d partitions", maxAllPartitions)
 		}
 	}
@@ -365,10 +365,10 @@ func (p *topicPlan) partitions() int64 {
 }
 
 // check completes or refuses the plan. The checks are in the same order as in Apache Kafka.
-func (p *topicPlan) check(topics *topics, like map[string]string) {
+func (p *topicPlan) check(topics *topics, similar map[string]string) {
 	name := p.request.Topic
 	configs := make(map[string]string)
-	if p.refused = checkNewName(name, topics, like); p.refused != nil {
+	if p.refused = checkNewName(name, topics, similar); p.refused != nil {
 		return
 	}
 	for _, c := range p.request.Configs {
@@ -388,17 +388,17 @@ func (p *topicPlan) check(topics *topics, like map[string]string) {
 	p.record = topicRecord{Name: name, ID: newTopicID(), Partitions: int32(p.partitions()), Configs: configs}
 }
 
-// unify maps topic names that collide to the same string. They collide because Apache Kafka
-// replaces dots with underscores in the names of metrics.
-func unify(name string) string { return strings.ReplaceAll(name, ".", "_") }
+// metricName returns a topic's name as it is in the names of Apache Kafka's metrics, which have
+// underscores instead of dots. Topics whose names are equal there collide.
+func metricName(name string) string { return strings.ReplaceAll(name, ".", "_") }
 
-// unified returns the names of all topics, keyed by their unified names.
-func (ts *topics) unified() map[string]string {
+// byMetricName returns the names of all topics, keyed by their byMetricName names.
+func (ts *topics) byMetricName() map[string]string {
 	ts.mu.RLock()
 	defer ts.mu.RUnlock()
 	all := make(map[string]string, len(ts.byName))
 	for name := range ts.byName {
-		all[unify(name)] = name
+		all[metricName(name)] = name
 	}
 	return all
 }
@@ -414,14 +414,14 @@ func (ts *topics) countPartitions() (n int64) {
 }
 
 // checkNewName returns a refusal if a name is in use, is not valid or collides with another name.
-func checkNewName(name string, topics *topics, like map[string]string) *refusal {
+func checkNewName(name string, topics *topics, similar map[string]string) *refusal {
 	if topics.named(name) != nil {
 		return refusef(kerr.TopicAlreadyExists, "topic %q already exists", name)
 	}
 	if err := checkTopicName(name); err != nil {
 		return refusef(kerr.InvalidTopicException, "%v", err)
 	}
-	if other, ok := like[unify(name)]; ok {
+	if other, ok := similar[metricName(name)]; ok {
 		return refusef(kerr.InvalidTopicException, "topic name %q collides with %q: they differ only in . and _", name, other)
 	}
 	return nil
@@ -475,7 +475,7 @@ func (b *Broker) createTopic(record topicRecord) *refusal {
 	case errors.Is(err, errTopicExists):
 		return refusef(kerr.TopicAlreadyExists, "topic %q already exists", record.Name)
 	case err != nil:
-		return b.notStored("create a topic", err, "topic", record.Name)
+		return b.refuseUnwritten("create a topic", err, "topic", record.Name)
 	}
 	return nil
 }
@@ -514,12 +514,10 @@ func (b *Broker) createdTopic(r *request, plan *topicPlan) kmsg.CreateTopicsResp
 // the disk is nearly full.
 func (b *Broker) deleteTopics(r *request, req *kmsg.DeleteTopicsRequest) (*kmsg.DeleteTopicsResponse, error) {
 	response := req.ResponseKind().(*kmsg.DeleteTopicsResponse)
-	tell := func(name *string, id topicID, refused *refusal) {
+	respond := func(name *string, id topicID, refused *refusal) {
 		deleted := kmsg.NewDeleteTopicsResponseTopic()
 		deleted.Topic, deleted.TopicID = name, id
-		if refused != nil {
-			deleted.ErrorCode, deleted.ErrorMessage = refused.code, refused.reason
-		}
+		refused.set(&deleted.ErrorCode, &deleted.ErrorMessage)
 		response.Topics = append(response.Topics, deleted)
 	}
 	names, ids := make(map[string]int), make(map[topicID]int)
@@ -529,13 +527,13 @@ func (b *Broker) deleteTopics(r *request, req *kmsg.DeleteTopicsRequest) (*kmsg.
 	for _, t := range req.Topics {
 		switch id := topicID(t.TopicID); {
 		case t.Topic == nil && id == topicID{}:
-			tell(nil, id, refusef(kerr.InvalidRequest, "the topic has neither a name nor an ID"))
+			respond(nil, id, refusef(kerr.InvalidRequest, "the topic has neither a name nor an ID"))
 		case t.Topic == nil:
 			ids[id]++
 		case id == topicID{}:
 			names[*t.Topic]++
 		default:
-			tell(t.Topic, id, refusef(kerr.InvalidRequest, "the topic has both a name and an ID"))
+			respond(t.Topic, id, refusef(kerr.InvalidRequest, "the topic has both a name and an ID"))
 		}
 	}
 	mayAll := b.acls.allow(r.caller, kmsg.ACLOperationDelete, kmsg.ACLResourceTypeCluster, clusterName)
@@ -545,37 +543,37 @@ func (b *Broker) deleteTopics(r *request, req *kmsg.DeleteTopicsRequest) (*kmsg.
 		t := b.topics.withID(id)
 		switch {
 		case times > 1:
-			tell(nil, id, refusef(kerr.InvalidRequest, "duplicate topic ID"))
+			respond(nil, id, refusef(kerr.InvalidRequest, "duplicate topic ID"))
 		case t == nil:
-			tell(nil, id, refuse(kerr.UnknownTopicID))
+			respond(nil, id, refuse(kerr.UnknownTopicID))
 		case may(kmsg.ACLOperationDelete, t.Name):
 			chosen[id] = t.Name
 		case may(kmsg.ACLOperationDescribe, t.Name):
-			tell(&t.Name, id, refuse(kerr.TopicAuthorizationFailed))
+			respond(&t.Name, id, refuse(kerr.TopicAuthorizationFailed))
 		default:
-			tell(nil, id, refuse(kerr.TopicAuthorizationFailed))
+			respond(nil, id, refuse(kerr.TopicAuthorizationFailed))
 		}
 	}
 	for name, times := range names {
 		t := b.topics.named(name)
 		switch {
 		case times > 1:
-			tell(&name, topicID{}, refusef(kerr.InvalidRequest, "duplicate topic name"))
+			respond(&name, topicID{}, refusef(kerr.InvalidRequest, "duplicate topic name"))
 		case !may(kmsg.ACLOperationDescribe, name):
-			tell(&name, topicID{}, refuse(kerr.TopicAuthorizationFailed))
+			respond(&name, topicID{}, refuse(kerr.TopicAuthorizationFailed))
 		case t == nil:
-			tell(&name, topicID{}, refuse(kerr.UnknownTopicOrPartition))
+			respond(&name, topicID{}, refuse(kerr.UnknownTopicOrPartition))
 		case !may(kmsg.ACLOperationDelete, name):
-			tell(&name, topicID{}, refuse(kerr.TopicAuthorizationFailed))
+			respond(&name, topicID{}, refuse(kerr.TopicAuthorizationFailed))
 		case ids[t.ID] > 0:
 			delete(chosen, t.ID)
-			tell(&name, t.ID, refusef(kerr.InvalidRequest, "the request also contains the ID of the topic"))
+			respond(&name, t.ID, refusef(kerr.InvalidRequest, "the request also contains the ID of the topic"))
 		default:
 			chosen[t.ID] = name
 		}
 	}
 	for id, name := range chosen {
-		tell(&name, id, b.deleteTopic(id, name))
+		respond(&name, id, b.deleteTopic(id, name))
 	}
 	return response, nil
 }
@@ -588,9 +586,9 @@ func (b *Broker) deleteTopic(id topicID, name string) *refusal {
 	case errors.Is(err, errTopicUnknown):
 		return refuse(kerr.UnknownTopicID)
 	case err != nil && b.topics.withID(id) != nil:
-		return b.notStored("delete a topic", err, "topic", name)
+		return b.refuseUnwritten("delete a topic", err, "topic", name)
 	case err != nil:
-		b.failed("remove all files of a deleted topic", err, "topic", name)
+		b.logError("remove all files of a deleted topic", err, "topic", name)
 	}
 	b.groups.TopicDeleted(name, id)
 	return nil
@@ -613,16 +611,14 @@ func (b *Broker) createPartitions(r *request, req *kmsg.CreatePartitionsRequest)
 			named[t.Topic] = 0
 			refused = refusef(kerr.InvalidRequest, "duplicate topic name")
 		case !b.mayTopic(r, kmsg.ACLOperationAlter, t.Topic):
-			refused = refuseSilently(kerr.TopicAuthorizationFailed)
+			refused = refuseWithoutMessage(kerr.TopicAuthorizationFailed)
 		default:
-			refused = b.growTopic(&t, req.ValidateOnly)
+			refused = b.addPartitions(&t, req.ValidateOnly)
 			grown = grown || refused == nil && !req.ValidateOnly
 		}
 		result := kmsg.NewCreatePartitionsResponseTopic()
 		result.Topic = t.Topic
-		if refused != nil {
-			result.ErrorCode, result.ErrorMessage = refused.code, refused.reason
-		}
+		refused.set(&result.ErrorCode, &result.ErrorMessage)
 		response.Topics = append(response.Topics, result)
 	}
 	if grown {
@@ -631,15 +627,15 @@ func (b *Broker) createPartitions(r *request, req *kmsg.CreatePartitionsRequest)
 	return response, nil
 }
 
-func (b *Broker) growTopic(to *kmsg.CreatePartitionsRequestTopic, validateOnly bool) *refusal {
+func (b *Broker) addPartitions(to *kmsg.CreatePartitionsRequestTopic, validateOnly bool) *refusal {
 	t := b.topics.named(to.Topic)
 	if t == nil {
-		return refuseSilently(kerr.UnknownTopicOrPartition)
+		return refuseWithoutMessage(kerr.UnknownTopicOrPartition)
 	}
-	if refused := b.checkGrowth(t, to); refused != nil || validateOnly {
+	if refused := b.checkAddPartitions(t, to); refused != nil || validateOnly {
 		return refused
 	}
-	if refused := b.noRoom(); refused != nil {
+	if refused := b.refuseIfDiskFull(); refused != nil {
 		return refused
 	}
 	_, err := b.topics.change(t.ID, func(record *topicRecord) error {
@@ -656,13 +652,13 @@ func (b *Broker) growTopic(to *kmsg.CreatePartitionsRequestTopic, validateOnly b
 	case errors.As(err, &refused):
 		return refused
 	case errors.Is(err, errTopicUnknown):
-		return refuseSilently(kerr.UnknownTopicOrPartition)
+		return refuseWithoutMessage(kerr.UnknownTopicOrPartition)
 	default:
-		return b.notStored("create partitions", err, "topic", to.Topic)
+		return b.refuseUnwritten("create partitions", err, "topic", to.Topic)
 	}
 }
 
-func (b *Broker) checkGrowth(t *topic, to *kmsg.CreatePartitionsRequestTopic) *refusal {
+func (b *Broker) checkAddPartitions(t *topic, to *kmsg.CreatePartitionsRequestTopic) *refusal {
 	more := to.Count - t.Partitions
 	switch {
 	case to.Count <= t.Partitions:

@@ -271,11 +271,11 @@ func (t *topic) close() error {
 // close closes all logs, several at a time, because each may have to sync.
 func (ts *topics) close() error {
 	var closing errgroup.Group
-	closing.SetLimit(closers)
+	closing.SetLimit(maxConcurrentCloses)
 	for _, t := range ts.all() {
 		closing.Go(t.close)
 	}
 	return closing.Wait()
 }
 
-const closers = 32
+const maxConcurrentCloses = 32
