@@ -376,7 +376,7 @@ func (l *ledger) verify(ctx context.Context, opts []kgo.Opt, cp checkpoint) erro
 	}
 }
 
-// saveCheckpoint writes a checkpoint if at least "least" records were added since the last one.
+// saveCheckpoint writes a checkpoint if at least minRecords records were added since the last one.
 func (l *ledger) saveCheckpoint(minRecords int64) {
 	if l.checkpoints == nil || l.checkpoints.lock == nil {
 		return

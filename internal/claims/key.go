@@ -202,7 +202,7 @@ func (s *state) issueKey(r record) {
 	s.keysIssued[r.By]++
 }
 
-// intern returns an equal string whose memory is intern by all its users. That saves memory,
+// intern returns an equal string whose memory is shared by all its users. That saves memory,
 // because a subject is stored with each of its keys, and many keys have the same name.
 func intern(text string) string { return unique.Make(text).Value() }
 

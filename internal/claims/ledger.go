@@ -266,7 +266,7 @@ func (l *ledger) apply(fetched *kgo.Record, e entry) {
 	l.next, l.last = fetched.Offset+1, fetched.Value
 }
 
-// reportEffect reports the reportEffect of a record to its writer, if that is a goroutine of this
+// reportEffect reports the effect of a record to its writer, if that is a goroutine of this
 // process. l.mu is held.
 func (l *ledger) reportEffect(r record, err error) {
 	l.doneWriting(r)
@@ -352,7 +352,7 @@ func (l *ledger) begin(ctx context.Context, r record, effect chan<- error) error
 	}
 }
 
-// doneWriting records that a record is not being doneWriting any more. l.mu is held.
+// doneWriting records that a record is not being written any more. l.mu is held.
 func (l *ledger) doneWriting(r record) {
 	if w, ok := l.pending[r.key()]; ok && w.id == r.ID {
 		delete(l.pending, r.key())

@@ -119,7 +119,7 @@ type keyUses struct {
 	queue chan string // IDs of keys
 
 	mu       sync.Mutex          // guards the fields below
-	day      time.Time           // the day that recorded is about
+	day      time.Time           // to which recorded applies
 	recorded map[string]struct{} // by ID
 }
 

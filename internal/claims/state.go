@@ -153,8 +153,8 @@ func (s *state) add(offset int64, r record) error {
 	return s.apply(offset, r)
 }
 
-// count counts a record, and forgets what ended long before it was written. It uses the times of
-// the records, not the clock, so that all replicas get the same state.
+// count counts a record against its subject, and forgets what ended long before it was written. It
+// uses the times of the records, not the clock, so that all replicas get the same state.
 func (s *state) count(r record) {
 	hour := r.Time.Unix() / 3600
 	switch h := s.recent[r.By]; {

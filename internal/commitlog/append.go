@@ -47,12 +47,12 @@ func (l *Log) Append(b []byte, h batch.Header, leaderEpoch int32) (Appended, err
 // append checks and writes a batch. It returns the offset after it. The caller holds appending.
 func (l *Log) append(b []byte, h batch.Header, leaderEpoch int32, now int64) (a Appended, end int64, err error) {
 	if h.Size() != len(b) {
-		return a, 0, fmt.Errorf("a batch of %d bytes in %d", h.Size(), len(b))
+		return a, 0, fmt.Errorf("the header says %d bytes, but the batch has %d", h.Size(), len(b))
 	}
 	l.mu.Lock()
 	err = l.writable()
 	if err == nil && h.HasProducer() {
-		var duplicate *sent
+		var duplicate *producedBatch
 		if duplicate, err = l.producers.check(h); duplicate != nil {
 			a = Appended{BaseOffset: duplicate.base, Time: duplicate.time, Duplicate: true}
 			end = duplicate.base + int64(duplicate.delta) + 1
@@ -79,9 +79,9 @@ func (l *Log) append(b []byte, h batch.Header, leaderEpoch int32, now int64) (a 
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	o.index.add(h, g.size)
-	l.note(g, h, now)
+	l.addBatch(g, h, now)
 	if l.pending += int64(len(b)); l.pending >= recoveryBytes {
-		l.saveSoon()
+		l.saveInBackground()
 	}
 	if !l.opts.Sync {
 		l.advanceEnd(l.next, g.size)
@@ -91,12 +91,12 @@ func (l *Log) append(b []byte, h batch.Header, leaderEpoch int32, now int64) (a 
 
 // segmentFor returns the segment for a batch, with its file open: the active segment or, if that is
 // too large or too old, a new one. The caller holds appending.
-func (l *Log) segmentFor(bytes, now int64) (*segment, *opened, error) {
+func (l *Log) segmentFor(bytes, now int64) (*segment, *openSegment, error) {
 	l.mu.Lock()
 	g := l.active()
 	due := g.size > 0 && (g.size+bytes > l.segmentBytes.Load() || now-g.first >= l.rollAfter.Milliseconds())
-	o, made := g.open, g.made
-	g.round = l.round
+	o, made := g.open, g.exists
+	g.lastUsedRound = l.maintainRound
 	l.mu.Unlock()
 	switch {
 	case due:
@@ -105,7 +105,7 @@ func (l *Log) segmentFor(bytes, now int64) (*segment, *opened, error) {
 			return nil, nil, err
 		}
 		l.mu.Lock()
-		l.saveSoon()
+		l.saveInBackground()
 		l.mu.Unlock()
 		return g, g.open, nil // no other goroutine closes it while appending is held
 	case o != nil:
@@ -114,9 +114,9 @@ func (l *Log) segmentFor(bytes, now int64) (*segment, *opened, error) {
 		err := l.create(g)
 		return g, g.open, err
 	}
-	o, err := l.use(g)
+	o, err := l.acquire(g)
 	if err == nil {
-		l.done(g)
+		l.release(g)
 	}
 	return g, o, err
 }
@@ -125,7 +125,7 @@ func (l *Log) segmentFor(bytes, now int64) (*segment, *opened, error) {
 // returns, so that only the active segment can have unsynced batches. The caller holds appending.
 func (l *Log) roll() (*segment, error) {
 	l.mu.Lock()
-	next, stored := l.next, l.stored
+	next, stored := l.next, l.checkpointSynced
 	l.mu.Unlock()
 	if l.opts.Sync {
 		if err := l.commit(next); err != nil {
@@ -133,7 +133,7 @@ func (l *Log) roll() (*segment, error) {
 		}
 	}
 	if !stored {
-		if err := l.saveFirst(); err != nil {
+		if err := l.ensureCheckpoint(); err != nil {
 			return nil, err
 		}
 	}
@@ -145,13 +145,13 @@ func (l *Log) roll() (*segment, error) {
 	defer l.mu.Unlock()
 	l.segments = append(l.segments, g)
 	l.endPos = 0
-	g.round = l.round
+	g.lastUsedRound = l.maintainRound
 	return g, nil
 }
 
 // write writes a batch at the end of a segment. If that fails, it removes what was written of the
 // batch. The caller holds appending.
-func (l *Log) write(g *segment, o *opened, b []byte) error {
+func (l *Log) write(g *segment, o *openSegment, b []byte) error {
 	n, err := o.file.WriteAt(b, g.size)
 	if err == nil && n < len(b) {
 		err = io.ErrShortWrite
@@ -172,9 +172,9 @@ func (l *Log) write(g *segment, o *opened, b []byte) error {
 	return err
 }
 
-// note adds a batch that is in the segment's file to the state of the log. Recovery uses it too.
-// The caller holds mu.
-func (l *Log) note(g *segment, h batch.Header, arrived int64) {
+// addBatch adds a batch that is in the segment's file to the state of the log. Recovery uses it
+// too. The caller holds mu.
+func (l *Log) addBatch(g *segment, h batch.Header, arrived int64) {
 	if g.size == 0 {
 		g.first = arrived
 	}
@@ -187,12 +187,12 @@ func (l *Log) note(g *segment, h batch.Header, arrived int64) {
 	l.clock = max(l.clock, arrived)
 	l.epochs.assign(h.LeaderEpoch, h.BaseOffset)
 	if h.HasProducer() && !h.Control() {
-		l.producers.add(h.ProducerID, h.ProducerEpoch, sent{h.BaseOffset, arrived, h.LastSequence(), h.LastOffsetDelta})
+		l.producers.add(h.ProducerID, h.ProducerEpoch, producedBatch{h.BaseOffset, arrived, h.LastSequence(), h.LastOffsetDelta})
 	}
 }
 
-// advanceEnd makes what was written up to an offset visible to readers. pos is the position of the offset
-// in the active segment. The caller holds mu.
+// advanceEnd makes what was written up to an offset visible to readers. pos is the position of the
+// offset in the active segment. The caller holds mu.
 func (l *Log) advanceEnd(offset, pos int64) {
 	l.end, l.endPos = offset, pos
 	l.wake()

@@ -54,7 +54,7 @@ func parseCheckpoint(b []byte) (*checkpoint, error) {
 		return nil, errCheckpoint
 	}
 	if v := d.int64(); v != checkpointVersion {
-		return nil, fmt.Errorf("%w: the checkpoint has version %d, this one knows %d", ErrVersion, v, checkpointVersion)
+		return nil, fmt.Errorf("%w: the checkpoint has version %d, this software supports %d", ErrVersion, v, checkpointVersion)
 	}
 	c := &checkpoint{start: d.int64(), clock: d.int64()}
 	for i := range d.count(6 * 8) {
@@ -65,7 +65,7 @@ func parseCheckpoint(b []byte) (*checkpoint, error) {
 		if i > 0 && (g.base != c.segments[i-1].end || g.base == c.segments[i-1].base) {
 			return nil, errCheckpoint
 		}
-		g.made, g.named, g.synced = g.size > 0, g.size > 0, g.size // an empty segment may not have a file yet
+		g.exists, g.nameSynced, g.synced = g.size > 0, g.size > 0, g.size // an empty segment may not have a file yet
 		c.segments = append(c.segments, g)
 	}
 	c.epochs = d.epochs()
@@ -91,10 +91,10 @@ func (l *Log) save() error {
 	return err
 }
 
-// saveSoon runs save in the background, unless it is running already. It is called when a segment
-// is complete or much was appended. It limits what a start has to read to that amount, plus what
-// was appended while the disk was too slow. The caller holds mu.
-func (l *Log) saveSoon() {
+// saveInBackground runs save in the background, unless it is running already. It is called when a
+// segment is complete or much was appended. It limits what a start has to read to that amount, plus
+// what was appended while the disk was too slow. The caller holds mu.
+func (l *Log) saveInBackground() {
 	if l.saving {
 		return
 	}
@@ -103,7 +103,7 @@ func (l *Log) saveSoon() {
 		for again := true; again; {
 			err := l.save()
 			if err != nil && !errors.Is(err, ErrFailed) {
-				l.diag.Warn("the recovery point stays where it was", "err", err)
+				l.diag.Warn("cannot write a checkpoint; the next start reads more of the log", "err", err)
 			}
 			l.mu.Lock()
 			before := l.segments[max(0, len(l.segments)-2)]
@@ -114,19 +114,19 @@ func (l *Log) saveSoon() {
 	})
 }
 
-// saveFirst ensures that a durable checkpoint exists, even if that only contains the start of the
-// log. It runs before a log gets its second segment. So if a log has several segments and no
+// ensureCheckpoint ensures that a durable checkpoint exists, even if that only contains the start
+// of the log. It runs before a log gets its second segment. So if a log has several segments and no
 // checkpoint, the checkpoint was lost to damage and not in a power cut. See rebuild.
-func (l *Log) saveFirst() error {
+func (l *Log) ensureCheckpoint() error {
 	l.maintaining.Lock()
 	defer l.maintaining.Unlock()
 	return l.ensureStored()
 }
 
-// ensureStored is saveFirst for callers that hold maintaining.
+// ensureStored is ensureCheckpoint for callers that hold maintaining.
 func (l *Log) ensureStored() error {
 	l.mu.Lock()
-	stored, found, first := l.stored, l.found, l.segments[0].base
+	stored, found, first := l.checkpointSynced, l.foundCheckpoint, l.segments[0].base
 	l.mu.Unlock()
 	switch {
 	case stored:
@@ -157,7 +157,7 @@ func (l *Log) saveFrom(start int64) (removed int, err error) {
 	}
 	c := &checkpoint{start, l.clock, l.segments[removed:], l.epochs, l.producers}
 	content, pending := c.encode(), l.pending
-	loose := l.loose()
+	loose := l.unsyncedSegments()
 	l.mu.Unlock()
 
 	if err := l.store(content, loose); err != nil {
@@ -165,7 +165,7 @@ func (l *Log) saveFrom(start int64) (removed int, err error) {
 	}
 	l.mu.Lock()
 	l.pending -= pending
-	files := l.shutExcess() // they could not be closed before they were synced
+	files := l.closeExcess() // they could not be closed before they were synced
 	l.mu.Unlock()
 	closeAll(files)
 	return removed, nil
@@ -173,7 +173,7 @@ func (l *Log) saveFrom(start int64) (removed int, err error) {
 
 // store makes the given segments durable and then writes a checkpoint. The caller holds
 // maintaining.
-func (l *Log) store(content []byte, loose []unsaved) error {
+func (l *Log) store(content []byte, loose []unsyncedSegment) error {
 	if err := l.makeDurable(loose); err != nil {
 		return err
 	}
@@ -181,26 +181,26 @@ func (l *Log) store(content []byte, loose []unsaved) error {
 		return fmt.Errorf("write the checkpoint: %w", err)
 	}
 	l.mu.Lock()
-	l.stored = true
+	l.checkpointSynced = true
 	l.mu.Unlock()
 	return nil
 }
 
-// unsaved is a segment that is not completely on disk. Its index is copied before the sync, so that
-// the index covers no more than the sync makes durable. If an index were ahead of its segment, it
-// would be wrong after a power cut, once other batches have replaced the lost ones.
-type unsaved struct {
+// unsyncedSegment is a segment that is not completely on disk. Its index is copied before the sync,
+// so that the index covers no more than the sync makes durable. If an index were ahead of its
+// segment, it would be wrong after a power cut, once other batches have replaced the lost ones.
+type unsyncedSegment struct {
 	segment *segment
 	index   index
 }
 
-// loose returns the segments that are not completely on disk. The caller holds mu.
-func (l *Log) loose() (loose []unsaved) {
+// unsyncedSegments returns the segments that are not completely on disk. The caller holds mu.
+func (l *Log) unsyncedSegments() (loose []unsyncedSegment) {
 	for _, g := range l.segments {
 		if g.durable() {
 			continue
 		}
-		u := unsaved{segment: g}
+		u := unsyncedSegment{segment: g}
 		if g.open != nil {
 			u.index = g.open.index
 		}
@@ -210,7 +210,7 @@ func (l *Log) loose() (loose []unsaved) {
 }
 
 // makeDurable syncs the segments and their names.
-func (l *Log) makeDurable(loose []unsaved) error {
+func (l *Log) makeDurable(loose []unsyncedSegment) error {
 	if err := l.makeDir(); err != nil {
 		return err
 	}
@@ -223,7 +223,7 @@ func (l *Log) makeDurable(loose []unsaved) error {
 		}
 		l.writeIndex(u.segment.base, &u.index)
 		l.mu.Lock()
-		names = names || !u.segment.named
+		names = names || !u.segment.nameSynced
 		if o := u.segment.open; o != nil {
 			o.index.saved = u.index.covered
 		}
@@ -238,7 +238,7 @@ func (l *Log) makeDurable(loose []unsaved) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, u := range loose {
-		u.segment.named = true
+		u.segment.nameSynced = true
 	}
 	return nil
 }

@@ -32,8 +32,8 @@ func (es *epochs) assign(epoch int32, offset int64) {
 	*es = append(all, epochStart{epoch, offset})
 }
 
-// startAt drops the epochs of records before start, which have been removed.
-func (es *epochs) startAt(start int64) {
+// truncateBefore drops the epochs of records before start, which have been removed.
+func (es *epochs) truncateBefore(start int64) {
 	n := 0
 	for n+1 < len(*es) && (*es)[n+1].offset <= start {
 		n++
@@ -128,8 +128,8 @@ func (d *decoder) epochs() (es epochs) {
 	return es
 }
 
-// span returns the epoch of an offset, or -1, and the offset at which it ends.
-func (es epochs) span(offset int64) (epoch int32, until int64) {
+// rangeOf returns the epoch of an offset, or -1, and the offset at which it ends.
+func (es epochs) rangeOf(offset int64) (epoch int32, until int64) {
 	epoch, until = -1, math.MaxInt64
 	for i := len(es) - 1; i >= 0; i-- {
 		if es[i].offset <= offset {

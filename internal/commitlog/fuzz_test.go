@@ -50,9 +50,9 @@ func FuzzCheckpoint(f *testing.F) {
 	c := checkpoint{start: 1, clock: 7, segments: []*segment{{base: 0, end: 5, size: 100, first: 1, last: 2, maxTime: 2}, {base: 5, end: 5, maxTime: -1}}}
 	c.epochs.assign(1, 0)
 	c.epochs.assign(3, 2)
-	c.producers.add(4, 1, sent{1, 2, 3, 0})
-	c.producers.add(4, 1, sent{2, 2, 4, 0})
-	c.producers.add(5, 0, sent{3, 2, 0, 0})
+	c.producers.add(4, 1, producedBatch{1, 2, 3, 0})
+	c.producers.add(4, 1, producedBatch{2, 2, 4, 0})
+	c.producers.add(5, 0, producedBatch{3, 2, 0, 0})
 	whole := c.encode()
 	f.Add(whole[len(checkpointMagic) : len(whole)-4])
 	f.Fuzz(func(t *testing.T, b []byte) {

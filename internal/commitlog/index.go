@@ -143,7 +143,7 @@ func (l *Log) readIndex(base, size int64) index {
 		err = errIndex
 	}
 	if err != nil {
-		l.diag.Warn("an index cannot be used; its segment is scanned", "file", indexName(base), "err", err)
+		l.diag.Warn("cannot use an index; scanning its segment", "file", indexName(base), "err", err)
 		return l.newIndex(base)
 	}
 	return x
@@ -155,6 +155,6 @@ func (l *Log) writeIndex(base int64, x *index) {
 		return
 	}
 	if err := disk.Replace(l.fs, indexName(base), x.encode(), false); err != nil {
-		l.diag.Warn("an index cannot be saved", "file", indexName(base), "err", err)
+		l.diag.Warn("cannot write an index", "file", indexName(base), "err", err)
 	}
 }

@@ -18,7 +18,7 @@ var (
 	ErrDamaged = errors.New("the log is damaged")
 	// ErrFailed means that a sync has failed, so it is unknown what is on the disk. Records can be
 	// read, but nothing is written until the log is opened again.
-	ErrFailed = errors.New("the log takes no writes since a sync failed")
+	ErrFailed = errors.New("the log accepts no writes after a failed sync")
 	// ErrClosed means that the log was closed.
 	ErrClosed = errors.New("the log is closed")
 	// ErrVersion means that a later version of this software wrote the log.
@@ -50,7 +50,7 @@ const (
 	defaultSegmentBytes = 64 << 20
 	checkpointBytes     = 1 << 20        // Maintain moves the recovery point when at least this much was appended
 	recoveryBytes       = 16 << 20       // Append moves it when this much was appended, to limit what a start has to read
-	producerIdle        = 24 * time.Hour // a producer that was idle for this long is forgotten, as in Apache Kafka
+	producerRetention   = 24 * time.Hour // a producer that was idle for this long is forgotten, as in Apache Kafka
 	maxOpen             = 4              // maximum number of open segments, not counting the active one
 )
 
@@ -73,34 +73,34 @@ type Log struct {
 	maintaining sync.Mutex
 
 	// mu guards the fields below. It is never held while a file is read, written or synced.
-	mu        sync.Mutex
-	start     int64      // offset of the first record
-	end       int64      // offset after the last record that readers may see
-	endPos    int64      // position in the active segment at which that record ends
-	next      int64      // offset of the next batch; larger than end only with Options.Sync
-	bytes     int64      // size of all segments
-	clock     int64      // when the last batch arrived, in milliseconds; never decreases
-	segments  []*segment // in the order of their offsets, without gaps; the last one is active
-	opened    []*segment // segments with an open file
-	epochs    epochs
-	producers producers
-	rollAfter time.Duration // age at which the active segment is closed
-	marks     marks
-	waiters   map[chan<- struct{}]struct{}
+	mu           sync.Mutex
+	start        int64      // offset of the first record
+	end          int64      // offset after the last record that readers may see
+	endPos       int64      // position in the active segment at which that record ends
+	next         int64      // offset of the next batch; larger than end only with Options.Sync
+	bytes        int64      // size of all segments
+	clock        int64      // when the last batch arrived, in milliseconds; never decreases
+	segments     []*segment // in the order of their offsets, without gaps; the last one is active
+	openSegments []*segment // segments with an open file
+	epochs       epochs
+	producers    producers
+	rollAfter    time.Duration // age at which the active segment is closed
+	marks        readPositions
+	waiters      map[chan<- struct{}]struct{}
 
-	syncing bool       // whether an Append is syncing, for all that wait
-	synced  *sync.Cond // uses mu; signaled when a sync has ended
-	saving  bool       // whether save is running in the background
-	pending int64      // bytes appended since the last checkpoint
-	round   int        // number of calls of Maintain, to measure how long a segment has been unused
+	syncing       bool       // whether an Append is syncing, for all that wait
+	synced        *sync.Cond // uses mu; signaled when a sync has ended
+	saving        bool       // whether save is running in the background
+	pending       int64      // bytes appended since the last checkpoint
+	maintainRound int        // number of calls of Maintain, to measure how long a segment has been unused
 
-	dirMade   bool  // the directory exists
-	dirSynced bool  // the directory is durable
-	found     bool  // Open has found a checkpoint
-	stored    bool  // a checkpoint is durable
-	swept     bool  // files that do not belong to the log have been removed
-	failed    error // if not nil, nothing may be written any more
-	closed    bool
+	dirMade          bool  // the directory exists
+	dirSynced        bool  // the directory is durable
+	foundCheckpoint  bool  // Open has found a checkpoint
+	checkpointSynced bool  // a checkpoint is durable
+	orphansRemoved   bool  // files that do not belong to the log have been removed
+	failed           error // if not nil, nothing may be written any more
+	closed           bool
 }
 
 // Open opens a log. If its directory is missing or empty, the log is empty. After a clean stop Open
@@ -110,7 +110,7 @@ type Log struct {
 // Open succeeds even if batches are damaged. Reading those batches fails.
 func Open(o Options) (*Log, error) {
 	if o.FS == nil {
-		return nil, errors.New("open log: no directory given")
+		return nil, errors.New("open log: FS is required")
 	}
 	if o.Now == nil {
 		o.Now = time.Now
@@ -172,7 +172,7 @@ func (l *Log) writable() error {
 func (l *Log) fail(err error) error {
 	if l.failed == nil {
 		l.failed = fmt.Errorf("%w: %w", ErrFailed, err)
-		l.diag.Error("the log takes no more writes", "err", err)
+		l.diag.Error("the log accepts no more writes", "err", err)
 		l.synced.Broadcast()
 	}
 	return l.failed
@@ -186,10 +186,10 @@ func (l *Log) Maintain() error {
 		return err
 	}
 	l.mu.Lock()
-	l.round++
-	due := l.writable() == nil && (l.pending >= checkpointBytes || l.pending > 0 && l.active().idle(l.round))
-	before := l.opts.Now().Add(-producerIdle).UnixMilli()
-	l.producers.forget(before)
+	l.maintainRound++
+	due := l.writable() == nil && (l.pending >= checkpointBytes || l.pending > 0 && l.active().idle(l.maintainRound))
+	before := l.opts.Now().Add(-producerRetention).UnixMilli()
+	l.producers.expire(before)
 	l.mu.Unlock()
 	if due {
 		if err := l.save(); err != nil {
@@ -199,7 +199,7 @@ func (l *Log) Maintain() error {
 	l.appending.Lock() // the file of the active segment may only be closed while nothing is appended
 	defer l.appending.Unlock()
 	l.mu.Lock()
-	idle := l.shut(func(g *segment) bool { return g.idle(l.round) })
+	idle := l.closeSegments(func(g *segment) bool { return g.idle(l.maintainRound) })
 	l.mu.Unlock()
 	return closeAll(idle)
 }
@@ -226,7 +226,7 @@ func (l *Log) close(clean bool) error {
 		err = l.save()
 	}
 	l.mu.Lock()
-	rest := l.shut(func(*segment) bool { return true })
+	rest := l.closeSegments(func(*segment) bool { return true })
 	l.mu.Unlock()
 	return errors.Join(err, closeAll(rest))
 }

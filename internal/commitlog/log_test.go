@@ -83,8 +83,8 @@ func TestCleanOpen(t *testing.T) {
 		want = append(want, b)
 	}
 	mustClose(t, l)
-	strays := []string{logName(5), logName(1000), indexName(7), checkpointName + ".tmp", "notes.txt"}
-	for _, name := range strays {
+	orphans := []string{logName(5), logName(1000), indexName(7), checkpointName + ".tmp", "notes.txt"}
+	for _, name := range orphans {
 		f, err := fsys.Create(name)
 		testkit.Must(t, err)
 		if _, err := f.WriteAt(want[0], 0); err != nil {
@@ -107,7 +107,7 @@ func TestCleanOpen(t *testing.T) {
 	}
 	mustHave(t, l, 0, want)
 	testkit.Must(t, l.Maintain())
-	left := slices.DeleteFunc(fsys.Names(), func(name string) bool { return !slices.Contains(strays, name) })
+	left := slices.DeleteFunc(fsys.Names(), func(name string) bool { return !slices.Contains(orphans, name) })
 	if !slices.Equal(left, []string{"notes.txt"}) {
 		t.Errorf("Maintain left %q, want only what does not look like a file of ours", left)
 	}
@@ -266,7 +266,7 @@ func TestDeleteRecords(t *testing.T) {
 	}
 	g, _, err := l.find(0)
 	testkit.Must(t, err)
-	o, err := l.openUsed(g)
+	o, err := l.openAcquired(g)
 	testkit.Must(t, err)
 	if start, err := l.DeleteRecords(-1); err != nil || start != 20 {
 		t.Fatalf("DeleteRecords(-1): %d, %v, want 20", start, err)
@@ -274,7 +274,7 @@ func TestDeleteRecords(t *testing.T) {
 	if err := readFull(o.file, make([]byte, 10), 0); err != nil {
 		t.Errorf("a removed segment cannot be read by who reads it already: %v", err)
 	}
-	l.done(g)
+	l.release(g)
 	if want := []string{logName(20), checkpointName}; !slices.Equal(fsys.Names(), want) {
 		t.Errorf("files %q, want %q", fsys.Names(), want)
 	}
@@ -573,13 +573,13 @@ func TestIdle(t *testing.T) {
 	}
 	l.tasks.Wait()
 	mustHave(t, l, 0, want)
-	if n := len(l.opened); n > maxOpen+1 {
+	if n := len(l.openSegments); n > maxOpen+1 {
 		t.Errorf("%d segments are open, want at most %d", n, maxOpen+1)
 	}
 	for range 4 { // the second call may have to save, which uses the last segment once more
 		testkit.Must(t, l.Maintain())
 	}
-	if n := len(l.opened); n != 0 {
+	if n := len(l.openSegments); n != 0 {
 		t.Errorf("%d segments of an idle log are open", n)
 	}
 	fsys.Fault(func(call, name string) error { t.Errorf("an idle log calls %s %s", call, name); return nil })

@@ -287,7 +287,7 @@ func (m *model) maintain(t *rapid.T) {
 	if err := m.log.Maintain(); err != nil {
 		t.Fatalf("Maintain: %v", err)
 	}
-	before := m.clock.Now().Add(-producerIdle).UnixMilli()
+	before := m.clock.Now().Add(-producerRetention).UnixMilli()
 	for _, s := range m.sent {
 		if s.MaxTimestamp < before {
 			t.Fatalf("the test does not go on for a day")

@@ -11,7 +11,7 @@ func (l *Log) Notify(after int64, ready chan<- struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.end > after || l.closed {
-		tell(ready)
+		notify(ready)
 		return
 	}
 	if l.waiters == nil {
@@ -27,32 +27,32 @@ func (l *Log) Forget(ready chan<- struct{}) {
 	delete(l.waiters, ready)
 }
 
-// Up to fewWaiters waiters are notified by the Append that they have waited for. More are notified
-// in the background, so that Append does not have to wait.
-const fewWaiters = 64
+// Up to maxInlineNotifies waiters are notified by the Append that they have waited for. More are
+// notified in the background, so that Append does not have to wait.
+const maxInlineNotifies = 64
 
 // wake notifies all waiters. The caller holds mu.
 func (l *Log) wake() {
 	if len(l.waiters) == 0 {
 		return
 	}
-	if len(l.waiters) > fewWaiters {
+	if len(l.waiters) > maxInlineNotifies {
 		waiters := l.waiters
 		l.waiters = nil
-		l.tasks.Go(func() { tellAll(waiters) })
+		l.tasks.Go(func() { notifyAll(waiters) })
 		return
 	}
-	tellAll(l.waiters)
+	notifyAll(l.waiters)
 	clear(l.waiters)
 }
 
-func tellAll(waiters map[chan<- struct{}]struct{}) {
+func notifyAll(waiters map[chan<- struct{}]struct{}) {
 	for ready := range waiters {
-		tell(ready)
+		notify(ready)
 	}
 }
 
-func tell(ready chan<- struct{}) {
+func notify(ready chan<- struct{}) {
 	select {
 	case ready <- struct{}{}:
 	default:

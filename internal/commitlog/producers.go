@@ -38,13 +38,13 @@ type producer struct {
 	id           int64
 	epoch        int16
 	count        int8 // number of valid entries in sent and earlier
-	sent         sent
-	earlier      *[maxSent - 1]sent // batches before sent, latest first; nil until the second batch, because most producers never send one
+	sent         producedBatch
+	earlier      *[maxSent - 1]producedBatch // batches before sent, latest first; nil until the second batch, because most producers never send one
 	older, newer *producer
 }
 
-// sent is a batch that a producer has appended.
-type sent struct {
+// producedBatch is a batch that a producer has appended.
+type producedBatch struct {
 	base     int64 // offset of the first record
 	time     int64 // time of arrival, in milliseconds
 	sequence int32 // of the last record
@@ -54,7 +54,7 @@ type sent struct {
 // check checks a batch. If it is a duplicate of one of the producer's last batches, check returns
 // that one. If it returns nil and no error, the batch may be appended. The rules are those of
 // Apache Kafka's ProducerAppendInfo.
-func (ps *producers) check(h batch.Header) (*sent, error) {
+func (ps *producers) check(h batch.Header) (*producedBatch, error) {
 	p := ps.byID[h.ProducerID]
 	if p == nil && h.ProducerEpoch < noEpoch { // Apache Kafka assumes noEpoch for an unknown producer
 		return nil, fmt.Errorf("producer %d: epoch %d: %w", h.ProducerID, h.ProducerEpoch, kerr.InvalidProducerEpoch)
@@ -87,7 +87,7 @@ func (ps *producers) check(h batch.Header) (*sent, error) {
 }
 
 // at returns the i-th of the last batches; 0 is the latest.
-func (p *producer) at(i int) *sent {
+func (p *producer) at(i int) *producedBatch {
 	if i == 0 {
 		return &p.sent
 	}
@@ -95,7 +95,7 @@ func (p *producer) at(i int) *sent {
 }
 
 // add records a batch that was appended.
-func (ps *producers) add(id int64, epoch int16, s sent) {
+func (ps *producers) add(id int64, epoch int16, s producedBatch) {
 	p := ps.byID[id]
 	if p == nil {
 		if len(ps.byID) >= maxProducers {
@@ -114,7 +114,7 @@ func (ps *producers) add(id int64, epoch int16, s sent) {
 	}
 	if p.count > 0 {
 		if p.earlier == nil {
-			p.earlier = new([maxSent - 1]sent)
+			p.earlier = new([maxSent - 1]producedBatch)
 		}
 		copy(p.earlier[1:], p.earlier[:])
 		p.earlier[0] = p.sent
@@ -153,8 +153,8 @@ func (ps *producers) remove(p *producer) {
 	delete(ps.byID, p.id)
 }
 
-// forget removes the producers whose last append was before the given time.
-func (ps *producers) forget(before int64) {
+// expire removes the producers whose last append was before the given time.
+func (ps *producers) expire(before int64) {
 	for ps.oldest != nil && ps.oldest.sent.time < before {
 		ps.remove(ps.oldest)
 	}
@@ -192,7 +192,7 @@ func (d *decoder) producers() (ps producers) {
 			d.fail()
 		}
 		for range count {
-			s := sent{base: d.int64(), time: d.int64()}
+			s := producedBatch{base: d.int64(), time: d.int64()}
 			sequence, delta := d.int64(), d.int64()
 			s.sequence, s.delta = int32(sequence), int32(delta)
 			if int64(s.sequence) != sequence || int64(s.delta) != delta {

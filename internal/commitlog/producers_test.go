@@ -54,7 +54,7 @@ func TestProducerRules(t *testing.T) {
 			t.Errorf("%s: %+v, %v, want a duplicate of %d, %v", s.name, duplicate, err, s.offset, s.err)
 		}
 		if err == nil && duplicate == nil {
-			ps.add(s.from.id, s.from.epoch, sent{next, next, h.LastSequence(), h.LastOffsetDelta})
+			ps.add(s.from.id, s.from.epoch, producedBatch{next, next, h.LastSequence(), h.LastOffsetDelta})
 			next += int64(s.count)
 		}
 	}
@@ -65,7 +65,7 @@ func TestFiveDuplicates(t *testing.T) {
 	var ps producers
 	header := func(n int32) batch.Header { return batch.Header{ProducerID: 1, BaseSequence: n} }
 	for n := range int32(20) {
-		ps.add(1, 0, sent{int64(n), 0, n, 0})
+		ps.add(1, 0, producedBatch{int64(n), 0, n, 0})
 		for back := range min(n+1, 8) {
 			duplicate, err := ps.check(header(n - back))
 			if known := back < maxSent; known != (duplicate != nil) || known != (err == nil) {
@@ -79,8 +79,8 @@ func TestFiveDuplicates(t *testing.T) {
 func TestProducersAreBounded(t *testing.T) {
 	var ps producers
 	for id := range int64(maxProducers + 100) {
-		ps.add(id, 0, sent{id, id, 0, 0})
-		ps.add(5, 0, sent{id, id, int32(id), 0}) // always busy
+		ps.add(id, 0, producedBatch{id, id, 0, 0})
+		ps.add(5, 0, producedBatch{id, id, int32(id), 0}) // always busy
 	}
 	if n := len(ps.byID); n != maxProducers {
 		t.Errorf("%d producers, want %d", n, maxProducers)
@@ -88,7 +88,7 @@ func TestProducersAreBounded(t *testing.T) {
 	if ps.byID[5] == nil || ps.byID[90] != nil || ps.byID[110] == nil {
 		t.Error("not those are known that were busy last")
 	}
-	ps.forget(maxProducers)
+	ps.expire(maxProducers)
 	if n := len(ps.byID); n != 101 { // the last hundred, and the busy one
 		t.Errorf("%d producers after the others were forgotten, want 101", n)
 	}

@@ -22,7 +22,7 @@ func (l *Log) Read(buf []byte, offset int64, maxBytes int, atLeastOne bool) ([]b
 	r := reading{Log: l, out: buf[:0], offset: offset, maxBytes: maxBytes, atLeastOne: atLeastOne}
 	for more := true; more; {
 		var err error
-		if more, err = r.part(); err != nil && len(r.out) == 0 {
+		if more, err = r.readSegment(); err != nil && len(r.out) == 0 {
 			return nil, fmt.Errorf("read: %w", err)
 		}
 	}
@@ -42,35 +42,35 @@ func (r *reading) missing() error {
 	return fmt.Errorf("%w: offset %d is missing", ErrDamaged, r.offset)
 }
 
-// place is an offset, and the position of its batch in a segment.
-type place struct{ offset, pos int64 }
+// batchPosition is an offset, and the position of its batch in a segment.
+type batchPosition struct{ offset, pos int64 }
 
-// part reads from one segment. It reports whether to continue with the next one.
-func (r *reading) part() (more bool, err error) {
+// readSegment reads from one segment. It reports whether to continue with the next one.
+func (r *reading) readSegment() (more bool, err error) {
 	g, limit, err := r.find(r.offset)
 	if g == nil {
 		return false, err
 	}
-	o, err := r.openUsed(g)
+	o, err := r.openAcquired(g)
 	if err != nil {
 		return false, err
 	}
-	defer r.done(g)
+	defer r.release(g)
 	at, err := r.locate(g, o, limit)
 	if err == nil && at >= limit {
 		err = r.missing()
 	}
 	if err != nil {
-		return false, r.report(g, err)
+		return false, r.reportDamage(g, err)
 	}
 	if at < o.trusted {
 		limit = min(limit, o.trusted) // a part is either checked completely or not at all
 	}
 	before := len(r.out)
-	b, err := r.fill(o, at, limit)
+	b, err := r.readBytes(o, at, limit)
 	if err != nil {
 		r.out = r.out[:before]
-		return false, r.report(g, err)
+		return false, r.reportDamage(g, err)
 	}
 	var n int
 	var next int64
@@ -81,14 +81,14 @@ func (r *reading) part() (more bool, err error) {
 	}
 	r.out = r.out[:before+n]
 	if err != nil {
-		r.report(g, fmt.Errorf("at byte %d: %w", at+int64(n), err))
+		r.reportDamage(g, fmt.Errorf("at byte %d: %w", at+int64(n), err))
 	}
 	if n == 0 {
 		return false, err
 	}
 	r.offset = next
 	r.mu.Lock()
-	r.marks.set(g, place{next, at + int64(n)})
+	r.marks.set(g, batchPosition{next, at + int64(n)})
 	r.mu.Unlock()
 	return at+int64(n) == limit, nil
 }
@@ -116,7 +116,7 @@ func (l *Log) find(offset int64) (g *segment, limit int64, err error) {
 }
 
 // locate returns the position of the batch that contains r.offset.
-func (r *reading) locate(g *segment, o *opened, limit int64) (int64, error) {
+func (r *reading) locate(g *segment, o *openSegment, limit int64) (int64, error) {
 	r.mu.Lock()
 	pos, known := r.marks.get(g, r.offset)
 	near := o.index.before(func(e entry) bool { return e.offset > r.offset })
@@ -129,7 +129,7 @@ func (r *reading) locate(g *segment, o *opened, limit int64) (int64, error) {
 	}
 	s := newScanner(o.file, near.pos, limit, near.offset)
 	defer s.free()
-	s.loose, s.chunk = true, int(o.index.interval)
+	s.skipChecksums, s.chunk = true, int(o.index.interval)
 	for {
 		h, at, err := s.next()
 		switch {
@@ -143,9 +143,9 @@ func (r *reading) locate(g *segment, o *opened, limit int64) (int64, error) {
 	}
 }
 
-// fill reads up to the allowed number of bytes from position at. It appends them to out, and
+// readBytes reads up to the allowed number of bytes from position at. It appends them to out, and
 // returns them.
-func (r *reading) fill(o *opened, at, limit int64) ([]byte, error) {
+func (r *reading) readBytes(o *openSegment, at, limit int64) ([]byte, error) {
 	before := len(r.out)
 	least := r.atLeastOne && before == 0
 	bytes := r.maxBytes - before
@@ -170,9 +170,9 @@ func (r *reading) fill(o *opened, at, limit int64) ([]byte, error) {
 	}
 }
 
-// skipBatches finds the whole batches in bytes that this process wrote itself. b begins at position at of
-// the segment. It returns their total size, and the offset after them.
-func (r *reading) skipBatches(b []byte, o *opened, at int64) (n int, next int64) {
+// skipBatches finds the whole batches in bytes that this process wrote itself. b begins at position
+// at of the segment. It returns their total size, and the offset after them.
+func (r *reading) skipBatches(b []byte, o *openSegment, at int64) (n int, next int64) {
 	r.mu.Lock()
 	last := o.index.before(func(e entry) bool { return e.pos > at+int64(len(b)) })
 	r.mu.Unlock()
@@ -192,9 +192,9 @@ func (r *reading) skipBatches(b []byte, o *opened, at int64) (n int, next int64)
 	}
 }
 
-// check is like skipBatches for bytes that may be damaged. The first batch must contain r.offset. space is
-// the number of bytes that are left in the segment. err describes what is wrong with the batch
-// after those that are counted in n.
+// check is like skipBatches for bytes that may be damaged. The first batch must contain r.offset.
+// space is the number of bytes that are left in the segment. err describes what is wrong with the
+// batch after those that are counted in n.
 func (r *reading) check(b []byte, space int64) (n int, next int64, err error) {
 	next = r.offset
 	epoch, until := int32(-1), int64(-1)
@@ -220,7 +220,7 @@ func (r *reading) check(b []byte, space int64) (n int, next int64, err error) {
 		}
 		if h.LastOffset() >= until {
 			r.mu.Lock()
-			epoch, until = r.epochs.span(h.LastOffset())
+			epoch, until = r.epochs.rangeOf(h.LastOffset())
 			r.mu.Unlock()
 		}
 		if epoch >= 0 && h.LeaderEpoch != epoch { // no checksum covers the epoch
@@ -247,19 +247,19 @@ func sizeOf(b []byte) int {
 // field.
 const lengthAt = 8
 
-// marks remember where the last reads ended. Most reads continue where an earlier one ended, and
-// then do not have to search for the position.
-type marks struct {
-	all    [8]mark
+// readPositions remember where the last reads ended. Most reads continue where an earlier one
+// ended, and then do not have to search for the position.
+type readPositions struct {
+	all    [8]readPosition
 	oldest int
 }
 
-type mark struct {
+type readPosition struct {
 	segment *segment
-	place
+	batchPosition
 }
 
-func (m *marks) get(g *segment, offset int64) (pos int64, ok bool) {
+func (m *readPositions) get(g *segment, offset int64) (pos int64, ok bool) {
 	for i := range m.all {
 		if m.all[i].segment == g && m.all[i].offset == offset {
 			return m.all[i].pos, true
@@ -268,9 +268,9 @@ func (m *marks) get(g *segment, offset int64) (pos int64, ok bool) {
 	return 0, false
 }
 
-func (m *marks) set(g *segment, p place) {
+func (m *readPositions) set(g *segment, p batchPosition) {
 	if _, ok := m.get(g, p.offset); !ok {
-		m.all[m.oldest] = mark{g, p}
+		m.all[m.oldest] = readPosition{g, p}
 		m.oldest = (m.oldest + 1) % len(m.all)
 	}
 }

@@ -23,7 +23,7 @@ func (l *Log) recover() error {
 	case errors.Is(err, fs.ErrNotExist):
 		err = l.rebuild()
 	case errors.Is(err, errCheckpoint):
-		l.diag.Error("the checkpoint is damaged; all records are read instead", "file", checkpointName)
+		l.diag.Error("the checkpoint is damaged; reading all records instead", "file", checkpointName)
 		err = l.rebuild()
 	}
 	if err != nil {
@@ -32,9 +32,9 @@ func (l *Log) recover() error {
 	if g := l.active(); g.size == 0 {
 		// If the sync of the directory has failed when the file was created, its name may only exist in
 		// memory, and another sync would not write it. The next append replaces the file.
-		g.made = false
+		g.exists = false
 	}
-	if loose := l.loose(); l.opts.Sync && len(loose) > 0 {
+	if loose := l.unsyncedSegments(); l.opts.Sync && len(loose) > 0 {
 		// Readers will see these batches, so a power cut must not lose them any more. The name of
 		// the file must be durable as well, because the next batches may be appended to it.
 		if err := l.rewriteActive(); err != nil {
@@ -46,7 +46,7 @@ func (l *Log) recover() error {
 	}
 	l.end, l.endPos = l.next, l.active().size
 	l.start = min(max(l.start, l.segments[0].base), l.end)
-	l.epochs.startAt(l.start)
+	l.epochs.truncateBefore(l.start)
 	return nil
 }
 
@@ -54,7 +54,7 @@ func (l *Log) recover() error {
 // nothing: the file of the last segment has the recorded size, and there is no next segment.
 func (l *Log) restore(c *checkpoint) error {
 	l.start, l.clock, l.segments, l.epochs, l.producers = c.start, c.clock, c.segments, c.epochs, c.producers
-	l.dirMade, l.dirSynced, l.found = true, true, true
+	l.dirMade, l.dirSynced, l.foundCheckpoint = true, true, true
 	for _, g := range l.segments {
 		l.bytes += g.size
 	}
@@ -68,7 +68,7 @@ func (l *Log) restore(c *checkpoint) error {
 			return err
 		}
 		if tail.torn > 0 {
-			if err := l.cut(g, tail); err != nil {
+			if err := l.truncate(g, tail); err != nil {
 				return err
 			}
 		}
@@ -79,10 +79,10 @@ func (l *Log) restore(c *checkpoint) error {
 		}
 		switch {
 		case next && l.next > g.base:
-			g = l.begin(l.next)
+			g = l.addSegment(l.next)
 			continue
 		case tail.lost:
-			l.begin(l.next) // do not append to a file that has lost its end
+			l.addSegment(l.next) // do not append to a file that has lost its end
 		}
 		if clean {
 			return nil
@@ -109,28 +109,28 @@ func (l *Log) rebuild() error {
 	}
 	slices.SortFunc(files, func(a, b file) int { return int(min(max(a.base-b.base, -1), 1)) })
 	if len(files) == 0 {
-		l.begin(0)
+		l.addSegment(0)
 		return nil
 	}
-	l.start, l.next, l.swept = files[0].base, files[0].base, true
+	l.start, l.next, l.orphansRemoved = files[0].base, files[0].base, true
 	for i, f := range files {
 		if f.base < l.next {
-			l.diag.Error("a segment has offsets of the one before and is not used", "file", logName(f.base))
+			l.diag.Error("ignoring a segment whose offsets overlap with the one before", "file", logName(f.base))
 			continue
 		}
 		if f.base > l.next {
 			before := l.active()
-			l.report(before, fmt.Errorf("%w: offsets %d to %d are missing", ErrDamaged, l.next, f.base-1))
+			l.reportDamage(before, fmt.Errorf("%w: offsets %d to %d are missing", ErrDamaged, l.next, f.base-1))
 			before.end, l.next = f.base, f.base
 		}
-		g := l.begin(f.base)
+		g := l.addSegment(f.base)
 		tail, err := l.readTail(g, f.modified)
 		if err != nil {
 			return err
 		}
 		switch {
 		case tail.torn > 0 && i == len(files)-1:
-			err = l.cut(g, tail)
+			err = l.truncate(g, tail)
 		case tail.torn > 0:
 			g.size += tail.torn // the index may find batches after the damage
 			l.bytes += tail.torn
@@ -142,8 +142,8 @@ func (l *Log) rebuild() error {
 	return nil
 }
 
-// begin adds a segment without a known file.
-func (l *Log) begin(base int64) *segment {
+// addSegment adds a segment without a known file.
+func (l *Log) addSegment(base int64) *segment {
 	g := &segment{base: base, end: base, maxTime: -1}
 	l.segments = append(l.segments, g)
 	return g
@@ -162,7 +162,7 @@ func (l *Log) readTail(g *segment, arrived int64) (tail, error) {
 	f, err := l.fs.Open(logName(g.base), false)
 	if errors.Is(err, fs.ErrNotExist) {
 		if g.size > 0 {
-			l.report(g, fmt.Errorf("%w: %w", ErrDamaged, err))
+			l.reportDamage(g, fmt.Errorf("%w: %w", ErrDamaged, err))
 		}
 		return tail{lost: g.size > 0}, nil
 	}
@@ -170,13 +170,13 @@ func (l *Log) readTail(g *segment, arrived int64) (tail, error) {
 		return tail{}, err
 	}
 	defer f.Close()
-	g.made = true
+	g.exists = true
 	size, err := f.Size()
 	switch {
 	case err != nil || size == g.size:
 		return tail{}, err
 	case size < g.size:
-		l.report(g, fmt.Errorf("%w: the file has %d bytes of %d", ErrDamaged, size, g.size))
+		l.reportDamage(g, fmt.Errorf("%w: the file has %d bytes of %d", ErrDamaged, size, g.size))
 		return tail{lost: true}, nil
 	}
 	s := newScanner(f, g.size, size, l.next)
@@ -198,15 +198,15 @@ func (l *Log) readTail(g *segment, arrived int64) (tail, error) {
 		if h.LogAppendTime() {
 			when = h.MaxTimestamp
 		}
-		l.note(g, h, when)
+		l.addBatch(g, h, when)
 		l.pending += int64(h.Size())
 	}
 }
 
-// cut removes an incomplete end and syncs the file. Otherwise the removed bytes could reappear
+// truncate removes an incomplete end and syncs the file. Otherwise the removed bytes could reappear
 // after a power cut, behind new batches.
-func (l *Log) cut(g *segment, t tail) error {
-	l.diag.Warn("the end of the log was not written as a whole and is cut off",
+func (l *Log) truncate(g *segment, t tail) error {
+	l.diag.Warn("removing an incomplete write at the end of the log",
 		"file", logName(g.base), "bytes", t.torn, "end", l.next, "err", t.why)
 	if err := l.fs.Remove(indexName(g.base)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err

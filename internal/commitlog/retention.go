@@ -39,7 +39,7 @@ func (l *Log) Expire(keep time.Duration, maxBytes int64) error {
 	}
 	l.mu.Unlock()
 	if err == nil {
-		err = l.free(start)
+		err = l.rollIfEmptied(start)
 	}
 	l.appending.Unlock()
 	if err == nil {
@@ -62,15 +62,15 @@ func (l *Log) DeleteRecords(before int64) (start int64, err error) {
 	}
 	err = l.writable()
 	if err == nil && (before < 0 || before > l.end) {
-		err = fmt.Errorf("%w: %d is behind %d", ErrOutOfRange, before, l.end)
+		err = fmt.Errorf("%w: %d is after the end at %d", ErrOutOfRange, before, l.end)
 	}
 	l.mu.Unlock()
 	if err == nil {
-		err = l.free(before)
+		err = l.rollIfEmptied(before)
 	}
 	l.appending.Unlock()
 	if err == nil {
-		err = l.saveFirst() // with the start that the log has already
+		err = l.ensureCheckpoint() // with the start that the log has already
 	}
 	if err == nil {
 		err = l.advance(before)
@@ -81,9 +81,9 @@ func (l *Log) DeleteRecords(before int64) (start int64, err error) {
 	return l.Start(), nil
 }
 
-// free begins a new segment if the log is about to start at its end. The active segment cannot be
-// removed, and the name of the new one preserves the offset. The caller holds appending.
-func (l *Log) free(start int64) error {
+// rollIfEmptied begins a new segment if the log is about to start at its end. The active segment
+// cannot be removed, and the name of the new one preserves the offset. The caller holds appending.
+func (l *Log) rollIfEmptied(start int64) error {
 	l.mu.Lock()
 	due := start >= l.next && l.active().size > 0
 	l.mu.Unlock()
@@ -112,7 +112,7 @@ func (l *Log) advance(start int64) error {
 	}
 	l.mu.Lock()
 	l.start = start
-	l.epochs.startAt(start)
+	l.epochs.truncateBefore(start)
 	var unused []*segment
 	for _, g := range l.segments[:n] {
 		g.removed = true
@@ -122,7 +122,7 @@ func (l *Log) advance(start int64) error {
 		}
 	}
 	l.segments = append([]*segment(nil), l.segments[n:]...)
-	files := l.shut(func(g *segment) bool { return g.removed })
+	files := l.closeSegments(func(g *segment) bool { return g.removed })
 	l.mu.Unlock()
 	closeAll(files)
 	for _, g := range unused {
@@ -136,9 +136,9 @@ func (l *Log) advance(start int64) error {
 func (l *Log) deleteFiles(g *segment) {
 	for _, name := range []string{indexName(g.base), logName(g.base)} {
 		if err := l.fs.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			l.diag.Warn("a file of removed records cannot be deleted", "file", name, "err", err)
+			l.diag.Warn("cannot delete a file of removed records", "file", name, "err", err)
 			l.mu.Lock()
-			l.swept = false
+			l.orphansRemoved = false
 			l.mu.Unlock()
 		}
 	}
@@ -148,7 +148,7 @@ func (l *Log) deleteFiles(g *segment) {
 // look for such files after a clean stop.
 func (l *Log) sweep() error {
 	l.mu.Lock()
-	due := !l.swept && l.dirMade && l.writable() == nil
+	due := !l.orphansRemoved && l.dirMade && l.writable() == nil
 	l.mu.Unlock()
 	if !due {
 		return nil
@@ -175,31 +175,31 @@ func (l *Log) sweepNow() error {
 		known[g.base] = true
 	}
 	l.mu.Unlock()
-	var strays []string
+	var orphans []string
 	for _, info := range infos {
 		name, isTemp := strings.CutSuffix(info.Name(), ".tmp")
 		base, _, ok := parseName(name)
 		if ok && (isTemp || !known[base]) || isTemp && name == checkpointName {
-			strays = append(strays, info.Name())
+			orphans = append(orphans, info.Name())
 		}
 	}
-	if len(strays) > 0 {
+	if len(orphans) > 0 {
 		// After a kill, the checkpoint that no longer needs these files may not be durable yet, so
 		// it is made durable first. The removal itself need not be durable: if a file comes back,
 		// its leader epoch is too old.
 		if err = l.ensureStored(); err == nil {
-			err = l.removeAll(strays)
+			err = l.removeAll(orphans)
 		}
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.swept = err == nil
+	l.orphansRemoved = err == nil
 	return err
 }
 
 func (l *Log) removeAll(names []string) (err error) {
 	for _, name := range names {
-		l.diag.Info("a file that is not part of the log is removed", "file", name)
+		l.diag.Info("removing a file that is not part of the log", "file", name)
 		if e := l.fs.Remove(name); e != nil && !errors.Is(e, fs.ErrNotExist) {
 			err = errors.Join(err, e)
 		}

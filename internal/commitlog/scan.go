@@ -14,11 +14,11 @@ import (
 // offset where the one before it ends, and its checksum must be correct. The scanner has one buffer
 // of fixed size, whatever the size of the batches.
 type scanner struct {
-	file   io.ReaderAt
-	at     int64 // position of the next batch
-	end    int64 // end of the segment
-	offset int64 // the expected offset of the next batch
-	loose  bool  // do not check checksums
+	file          io.ReaderAt
+	at            int64 // position of the next batch
+	end           int64 // end of the segment
+	offset        int64 // the expected offset of the next batch
+	skipChecksums bool  // do not check checksums
 
 	buf   *[scanBytes]byte
 	from  int64 // position of the buffered bytes
@@ -61,7 +61,7 @@ func (s *scanner) next() (h batch.Header, at int64, err error) {
 		return h, at, err
 	}
 	h, err = checkHeader(b, s.offset, s.end-at)
-	if err == nil && !s.loose {
+	if err == nil && !s.skipChecksums {
 		err = s.checksum(h, at)
 	}
 	if err != nil {

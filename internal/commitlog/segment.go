@@ -24,21 +24,21 @@ type segment struct {
 	last    int64 // when its last batch arrived
 	maxTime int64 // greatest timestamp of its records; -1 if it has no records
 
-	made   bool  // the file exists
-	named  bool  // the file's name is durable
-	synced int64 // number of bytes that are durable
+	exists     bool  // the file exists
+	nameSynced bool  // the file's name is durable
+	synced     int64 // number of bytes that are durable
 
-	syncing  sync.Mutex // held while the content is synced; acquired before mu
-	opening  sync.Mutex // held while open is being set; acquired before mu
-	open     *opened    // nil while the segment is not in use
-	users    int        // number of users of open
-	round    int        // Log.round at its last use
-	removed  bool       // the last user deletes the files
-	reported bool       // a diagnostic has reported that it is damaged
+	syncing       sync.Mutex   // held while the content is synced; acquired before mu
+	opening       sync.Mutex   // held while open is being set; acquired before mu
+	open          *openSegment // nil while the segment is not in use
+	users         int          // number of users of open
+	lastUsedRound int          // Log.maintainRound at its last use
+	removed       bool         // the last user deletes the files
+	reported      bool         // a diagnostic has reported that it is damaged
 }
 
-// opened is the in-memory state of a segment that is in use.
-type opened struct {
+// openSegment is the in-memory state of a segment that is in use.
+type openSegment struct {
 	file  disk.File
 	index index
 
@@ -62,14 +62,14 @@ func parseName(name string) (base int64, kind string, ok bool) {
 }
 
 // idle reports whether the segment was not used between the last two calls of Maintain.
-func (g *segment) idle(round int) bool { return g.round < round-1 }
+func (g *segment) idle(round int) bool { return g.lastUsedRound < round-1 }
 
 // durable reports whether the whole segment is on disk.
-func (g *segment) durable() bool { return !g.made || g.named && g.synced >= g.size }
+func (g *segment) durable() bool { return !g.exists || g.nameSynced && g.synced >= g.size }
 
-// use opens a segment if necessary, and counts the caller as a user. The caller must call done
-// afterwards.
-func (l *Log) use(g *segment) (*opened, error) {
+// acquire opens a segment if necessary, and counts the caller as a user. The caller must call
+// release afterwards.
+func (l *Log) acquire(g *segment) (*openSegment, error) {
 	l.mu.Lock()
 	if g.removed {
 		l.mu.Unlock()
@@ -77,14 +77,14 @@ func (l *Log) use(g *segment) (*opened, error) {
 	}
 	g.users++
 	l.mu.Unlock()
-	return l.openUsed(g)
+	return l.openAcquired(g)
 }
 
-// openUsed is like use for a caller that is already counted as a user. If it fails, the caller must
-// not call done.
-func (l *Log) openUsed(g *segment) (*opened, error) {
+// openAcquired is like acquire for a caller that is already counted as a user. If it fails, the
+// caller must not call release.
+func (l *Log) openAcquired(g *segment) (*openSegment, error) {
 	l.mu.Lock()
-	g.round = l.round
+	g.lastUsedRound = l.maintainRound
 	o := g.open
 	l.mu.Unlock()
 	if o != nil {
@@ -101,23 +101,23 @@ func (l *Log) openUsed(g *segment) (*opened, error) {
 	}
 	o, err := l.load(g, size, !final)
 	if err != nil {
-		l.done(g)
-		return nil, l.report(g, err)
+		l.release(g)
+		return nil, l.reportDamage(g, err)
 	}
 	if final && o.trusted < size {
 		l.writeIndex(g.base, &o.index) // so that there is less to scan next time
 	}
 	l.mu.Lock()
 	g.open = o
-	l.opened = append(l.opened, g)
-	rest := l.shutExcess()
+	l.openSegments = append(l.openSegments, g)
+	rest := l.closeExcess()
 	l.mu.Unlock()
 	closeAll(rest)
 	return o, nil
 }
 
 // load opens the file of a segment, reads its index, and scans what the index does not cover.
-func (l *Log) load(g *segment, size int64, write bool) (*opened, error) {
+func (l *Log) load(g *segment, size int64, write bool) (*openSegment, error) {
 	f, err := l.fs.Open(logName(g.base), write)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
@@ -125,7 +125,7 @@ func (l *Log) load(g *segment, size int64, write bool) (*opened, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := &opened{file: f, index: l.readIndex(g.base, size)}
+	o := &openSegment{file: f, index: l.readIndex(g.base, size)}
 	o.trusted = o.index.covered
 	s := newScanner(f, o.index.covered, size, o.index.next)
 	defer s.free()
@@ -135,7 +135,7 @@ func (l *Log) load(g *segment, size int64, write bool) (*opened, error) {
 			return o, nil
 		}
 		if err != nil {
-			l.report(g, err) // reads of the damaged place return an error
+			l.reportDamage(g, err) // reads of the damaged place return an error
 			o.trusted = size
 			return o, nil
 		}
@@ -143,14 +143,14 @@ func (l *Log) load(g *segment, size int64, write bool) (*opened, error) {
 	}
 }
 
-// done must be called when a user no longer needs the segment. It closes and deletes the segment if
-// that is due.
-func (l *Log) done(g *segment) {
+// release must be called when a user no longer needs the segment. It closes and deletes the segment
+// if that is due.
+func (l *Log) release(g *segment) {
 	l.mu.Lock()
 	g.users--
-	var rest []*opened
+	var rest []*openSegment
 	if g.users == 0 && (g.removed || l.closed) {
-		rest = l.shut(func(other *segment) bool { return other == g })
+		rest = l.closeSegments(func(other *segment) bool { return other == g })
 	}
 	remove := g.users == 0 && g.removed
 	l.mu.Unlock()
@@ -160,10 +160,10 @@ func (l *Log) done(g *segment) {
 	}
 }
 
-// shut closes the open segments that due selects, except those that are in use or not yet synced.
-// The caller holds mu, and closes the returned files after releasing mu.
-func (l *Log) shut(due func(*segment) bool) (rest []*opened) {
-	l.opened = slices.DeleteFunc(l.opened, func(g *segment) bool {
+// closeSegments closes the open segments that due selects, except those that are in use or not yet
+// synced. The caller holds mu, and closes the returned files after releasing mu.
+func (l *Log) closeSegments(due func(*segment) bool) (rest []*openSegment) {
+	l.openSegments = slices.DeleteFunc(l.openSegments, func(g *segment) bool {
 		if g.users > 0 || !g.durable() && !g.removed && !l.closed || !due(g) {
 			return false
 		}
@@ -174,11 +174,11 @@ func (l *Log) shut(due func(*segment) bool) (rest []*opened) {
 	return rest
 }
 
-// shutExcess closes the segments that were opened first, if too many are open. The caller must do
-// the same as for shut.
-func (l *Log) shutExcess() (rest []*opened) {
-	excess := len(l.opened) - maxOpen - 1
-	return l.shut(func(g *segment) bool {
+// closeExcess closes the segments that were opened first, if too many are open. The caller must do
+// the same as for closeSegments.
+func (l *Log) closeExcess() (rest []*openSegment) {
+	excess := len(l.openSegments) - maxOpen - 1
+	return l.closeSegments(func(g *segment) bool {
 		if g == l.active() {
 			return false
 		}
@@ -187,7 +187,7 @@ func (l *Log) shutExcess() (rest []*opened) {
 	})
 }
 
-func closeAll(all []*opened) (err error) {
+func closeAll(all []*openSegment) (err error) {
 	for _, o := range all {
 		err = errors.Join(err, o.file.Close())
 	}
@@ -220,14 +220,14 @@ func (l *Log) create(g *segment) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	g.made, g.named = true, l.opts.Sync
-	g.open = &opened{file: f, index: l.newIndex(g.base)}
-	l.opened = append(l.opened, g)
+	g.exists, g.nameSynced = true, l.opts.Sync
+	g.open = &openSegment{file: f, index: l.newIndex(g.base)}
+	l.openSegments = append(l.openSegments, g)
 	return nil
 }
 
-// report logs that a segment is damaged, once per segment. It returns err.
-func (l *Log) report(g *segment, err error) error {
+// reportDamage logs that a segment is damaged, once per segment. It returns err.
+func (l *Log) reportDamage(g *segment, err error) error {
 	l.mu.Lock()
 	known := g.reported || l.closed
 	g.reported = true

@@ -79,11 +79,11 @@ func (l *Log) failedSync(what string, err error) error {
 // syncContent makes durable what was written to a segment so far. With Options.Sync, readers then
 // see it.
 func (l *Log) syncContent(g *segment) error {
-	o, err := l.use(g)
+	o, err := l.acquire(g)
 	if err != nil {
 		return err
 	}
-	defer l.done(g)
+	defer l.release(g)
 	// The system reports a failed write to only one of several syncs. If two ran at the same time,
 	// the other one would succeed although data is lost.
 	g.syncing.Lock()
@@ -97,7 +97,7 @@ func (l *Log) syncContent(g *segment) error {
 	if err := o.file.Sync(); err != nil {
 		err = l.failedSync(logName(g.base), err)
 		if again := l.writeAgain(g, o.file); again != nil {
-			l.diag.Error("batches that could not be synced cannot be written again", "file", logName(g.base), "err", again)
+			l.diag.Error("cannot write batches again after a failed sync", "file", logName(g.base), "err", again)
 		}
 		return err
 	}
@@ -141,10 +141,10 @@ func (l *Log) rewriteActive() error {
 	if g.durable() {
 		return nil
 	}
-	o, err := l.use(g)
+	o, err := l.acquire(g)
 	if err != nil {
 		return err
 	}
-	defer l.done(g)
+	defer l.release(g)
 	return l.writeAgain(g, o.file)
 }

@@ -23,7 +23,7 @@ func (l *Log) OffsetForTime(t int64) (offset, timestamp int64, epoch int32, err 
 	for _, g := range later {
 		offset, timestamp, epoch, err = l.findTime(g, start, t)
 		if err != nil {
-			return -1, -1, -1, fmt.Errorf("look for a time: %w", l.report(g, err))
+			return -1, -1, -1, fmt.Errorf("find an offset by time: %w", l.reportDamage(g, err))
 		}
 		if offset >= 0 {
 			return offset, timestamp, epoch, nil
@@ -50,12 +50,12 @@ func (l *Log) MaxTimestamp() (offset, timestamp int64, epoch int32, err error) {
 	}
 	l.mu.Unlock()
 	for _, g := range partial {
-		err := l.walk(g, start, -1, func(o *opened, h batch.Header, _ int64) (bool, error) {
+		err := l.walk(g, start, -1, func(o *openSegment, h batch.Header, _ int64) (bool, error) {
 			greatest = max(greatest, h.MaxTimestamp)
 			return true, nil
 		})
 		if err != nil {
-			return -1, -1, -1, fmt.Errorf("look for the greatest time: %w", l.report(g, err))
+			return -1, -1, -1, fmt.Errorf("find the greatest timestamp: %w", l.reportDamage(g, err))
 		}
 	}
 	if greatest < 0 {
@@ -67,7 +67,7 @@ func (l *Log) MaxTimestamp() (offset, timestamp int64, epoch int32, err error) {
 // findTime is OffsetForTime for one segment.
 func (l *Log) findTime(g *segment, start, t int64) (offset, timestamp int64, epoch int32, err error) {
 	offset, timestamp, epoch = -1, -1, -1
-	err = l.walk(g, start, t, func(o *opened, h batch.Header, at int64) (bool, error) {
+	err = l.walk(g, start, t, func(o *openSegment, h batch.Header, at int64) (bool, error) {
 		if h.MaxTimestamp < t {
 			return true, nil
 		}
@@ -93,15 +93,15 @@ func (l *Log) findTime(g *segment, start, t int64) (offset, timestamp int64, epo
 
 // walk calls f for the visible batches of a segment with offsets of at least start that may have
 // timestamps of at least t, until f returns false.
-func (l *Log) walk(g *segment, start, t int64, f func(o *opened, h batch.Header, at int64) (bool, error)) error {
-	o, err := l.use(g)
+func (l *Log) walk(g *segment, start, t int64, f func(o *openSegment, h batch.Header, at int64) (bool, error)) error {
+	o, err := l.acquire(g)
 	if errors.Is(err, ErrOutOfRange) {
 		return nil // it was removed in the meantime
 	}
 	if err != nil {
 		return err
 	}
-	defer l.done(g)
+	defer l.release(g)
 	l.mu.Lock()
 	limit := g.size
 	if g == l.active() {
