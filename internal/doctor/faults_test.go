@@ -370,7 +370,7 @@ var faults = []fault{
 			testkit.Must(w, err)
 			w.chmod(files[0], 0o644)
 		}},
-	{"spool files", "something that is not its own", Failure, `"stranger" is no file of the spool$`, `diaspora spool verify`, fabric.Config{},
+	{"spool files", "something that is not its own", Failure, `"stranger" is not a file of the spool$`, `diaspora spool verify`, fabric.Config{},
 		func(w *world) {
 			dir := w.spool(spool.Options{}, func(s *spool.Spool) { w.append(s, "a") })
 			w.overwrite(filepath.Join(dir, "stranger"), "x")

@@ -23,7 +23,7 @@ const (
 
 // request holds the entries of one call. They go to disk together, in one batch.
 type request struct {
-	// Frame headers and bodies; layOut completes the headers: first flag, index and checksum.
+	// Frame headers and bodies; encodeBatch completes the headers: first flag, index and checksum.
 	frames  []byte
 	entries int
 	done    func(error) // the callback of AppendAsync; nil for Append
@@ -51,7 +51,7 @@ func (s *Spool) newRequest(entries ...Entry) (*request, error) {
 		le.PutUint32(r.frames[at+8:], checksum(s.seeds.body, body))
 	}
 	if room := s.opts.MaxBytes / 4; int64(len(r.frames)) > room {
-		return nil, fmt.Errorf("%w: %d bytes in one call, of at most %d", ErrTooLarge, len(r.frames), room)
+		return nil, fmt.Errorf("%w: %d bytes in one call, and at most %d are allowed", ErrTooLarge, len(r.frames), room)
 	}
 	return r, nil
 }
@@ -135,7 +135,7 @@ func (s *Spool) Sync(ctx context.Context) error {
 			s.mu.Unlock()
 			return nil
 		}
-		changed := s.change()
+		changed := s.nextChange()
 		s.mu.Unlock()
 		select {
 		case <-changed:
@@ -157,7 +157,7 @@ func (s *Spool) enqueue(ctx context.Context, r *request) error {
 		if s.held == 0 || s.held+len(r.frames) <= maxHeldBytes {
 			break
 		}
-		changed := s.change()
+		changed := s.nextChange()
 		s.mu.Unlock()
 		select {
 		case <-changed:
@@ -170,12 +170,12 @@ func (s *Spool) enqueue(ctx context.Context, r *request) error {
 	s.queued += len(r.frames)
 	s.held += len(r.frames)
 	s.mu.Unlock()
-	s.raise(s.wake)
+	s.notify(s.queueReady)
 	return nil
 }
 
 // withdraw takes r out of the queue if it is still there. If r is being committed at the moment,
-// withdraw marks it, so that putBack drops it instead of queueing it again.
+// withdraw marks it, so that requeue drops it instead of queueing it again.
 func (s *Spool) withdraw(r *request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -198,23 +198,23 @@ type batch struct {
 	entries  int
 }
 
-// commitAll is the goroutine that commits. It ends when the spool is closing and the queue is
+// commitLoop is the goroutine that commits. It ends when the spool is closing and the queue is
 // empty.
-func (s *Spool) commitAll() {
+func (s *Spool) commitLoop() {
 	defer close(s.quit)
 	var b batch
 	for {
-		last, ok := s.take(&b)
+		last, ok := s.nextBatch(&b)
 		if !ok {
-			s.raise(s.note)
+			s.notify(s.completionsDue)
 			return
 		}
 		err := s.commit(&b)
 		var wait *waitError
 		if errors.As(err, &wait) {
 			if !last {
-				s.putBack(b.requests)
-				s.await(wait)
+				s.requeue(b.requests)
+				s.awaitSpace(wait)
 				continue
 			}
 			err = fmt.Errorf("%w: %w", ErrClosed, wait.cause)
@@ -223,11 +223,11 @@ func (s *Spool) commitAll() {
 	}
 }
 
-// take waits for requests and puts them into b. last is true once the spool is closing: then a
+// nextBatch waits for requests and puts them into b. last is true once the spool is closing: then a
 // batch for which there is no room must fail instead of waiting. ok is false when the spool is
 // closing and the queue is empty.
-func (s *Spool) take(b *batch) (last, ok bool) {
-	s.gather()
+func (s *Spool) nextBatch(b *batch) (last, ok bool) {
+	s.awaitBatch()
 	s.mu.Lock()
 	for len(s.queue) == 0 {
 		if s.closing {
@@ -235,7 +235,7 @@ func (s *Spool) take(b *batch) (last, ok bool) {
 			return true, false
 		}
 		s.mu.Unlock()
-		<-s.wake
+		<-s.queueReady
 		s.mu.Lock()
 	}
 	defer s.mu.Unlock()
@@ -256,10 +256,10 @@ func (s *Spool) take(b *batch) (last, ok bool) {
 	return s.closing, true
 }
 
-// gather yields the processor so that callers of Append whose entries have just become durable can
-// append their next ones. Without it, the first of them would start a sync on its own and the
+// awaitBatch yields the processor so that callers of Append whose entries have just become durable
+// can append their next ones. Without it, the first of them would start a sync on its own and the
 // others would wait for another one.
-func (s *Spool) gather() {
+func (s *Spool) awaitBatch() {
 	for range 2 * s.lastBatch {
 		s.mu.Lock()
 		n := len(s.queue)
@@ -271,9 +271,9 @@ func (s *Spool) gather() {
 	}
 }
 
-// putBack returns requests that cannot be committed yet to the head of the queue, except those that
+// requeue returns requests that cannot be committed yet to the head of the queue, except those that
 // their callers have withdrawn.
-func (s *Spool) putBack(requests []*request) {
+func (s *Spool) requeue(requests []*request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	queue := make([]*request, 0, len(requests)+len(s.queue))
@@ -297,7 +297,7 @@ func (s *Spool) halve(b *batch) bool {
 	if n == 0 {
 		return false
 	}
-	s.putBack(b.requests[n:])
+	s.requeue(b.requests[n:])
 	b.requests, b.bytes, b.entries = b.requests[:n], 0, 0
 	for _, r := range b.requests {
 		b.bytes += len(r.frames)
@@ -315,20 +315,20 @@ type waitError struct {
 
 func (e *waitError) Error() string { return e.why }
 
-// await waits until there may be room, but no longer than retryAfter.
-func (s *Spool) await(e *waitError) {
+// awaitSpace waits until there may be room, but no longer than retryAfter.
+func (s *Spool) awaitSpace(e *waitError) {
 	s.mu.Lock()
 	news := s.waiting != e.why
 	s.waiting = e.why
 	s.mu.Unlock()
 	if news {
-		s.log.Warn("the spool waits for room", "why", e.why)
+		s.log.Warn("the spool is full; waiting for space", "why", e.why)
 	}
 	s.setFull(e.why)
 	retry := time.NewTimer(retryAfter)
 	defer retry.Stop()
 	select {
-	case <-s.room:
+	case <-s.spaceFreed:
 	case <-retry.C:
 	}
 }
@@ -348,7 +348,7 @@ func (s *Spool) setFull(why string) {
 	s.full = why
 	s.mu.Unlock()
 	if news {
-		s.owner.tell(why)
+		s.owner.setFull(why)
 	}
 }
 
@@ -375,12 +375,12 @@ func (s *Spool) commit(b *batch) error {
 			s.batchBytes = min(2*s.batchBytes, maxBatchBytes)
 			return nil
 		}
-		s.failed("the spool cannot write", err)
+		s.failed("cannot write to the spool", err)
 		switch {
 		case !disk.Full(err) && failures == maxFailures:
 			return err
 		case !disk.Full(err):
-		case s.relieve(b):
+		case s.freeSpace(b):
 			failures = 0
 		case s.opts.Policy == Block:
 			return &waitError{DiskFull, err}
@@ -391,11 +391,11 @@ func (s *Spool) commit(b *batch) error {
 	}
 }
 
-// relieve takes the first measure that may free space on a full disk. It reports false if none is
+// freeSpace takes the first measure that may free space on a full disk. It reports false if none is
 // left.
-func (s *Spool) relieve(b *batch) bool {
-	s.retire() // so that the segment can be removed once all of it is acknowledged
-	s.segmentBytes = max(s.segmentBytes/4, s.leastSegmentBytes())
+func (s *Spool) freeSpace(b *batch) bool {
+	s.closeActive() // so that the segment can be removed once all of it is acknowledged
+	s.segmentBytes = max(s.segmentBytes/4, s.minSegmentSize())
 	return s.reclaim() ||
 		s.opts.Policy == DropOldest && s.dropOldest() == nil ||
 		s.halve(b) ||
@@ -434,21 +434,21 @@ func (s *Spool) write(b *batch) (err error) {
 		return s.writeNew(b)
 	}
 	s.out = s.out[:0]
-	s.layOut(b, s.active.base, !s.synced)
-	if err = s.store(s.file, s.active.size); err == nil {
+	s.encodeBatch(b, s.active.base, !s.synced)
+	if err = s.writeAndSync(s.file, s.active.size); err == nil {
 		s.synced = true
-		s.written(b, s.active, int64(len(s.out)))
+		s.batchWritten(b, s.active, int64(len(s.out)))
 		return nil
 	}
 	// Free the space of the partly written batch. If truncating fails too, the frames are ignored,
 	// because the next segment begins with the same position.
 	err = errors.Join(err, s.file.Truncate(s.active.size))
-	s.retire()
+	s.closeActive()
 	return err
 }
 
-// retire closes the active segment. The next batch goes into a new one.
-func (s *Spool) retire() {
+// closeActive closes the active segment. The next batch goes into a new one.
+func (s *Spool) closeActive() {
 	if s.file != nil {
 		s.file.Close() // every batch that succeeded is synced, so an error of Close is harmless
 	}
@@ -461,14 +461,14 @@ func (s *Spool) writeNew(b *batch) error {
 	h := segmentHeader{spool: s.id, id: s.lastID, base: s.next, settled: min(s.next, s.settled), created: time.Now(), subject: s.opts.Subject}
 	s.mu.Unlock()
 	s.out = append(s.out[:0], h.encode()...)
-	s.layOut(b, h.base, false)
+	s.encodeBatch(b, h.base, false)
 	name := segmentName(h.id, h.base)
 	f, err := s.fs.Create(name)
 	if err != nil {
-		s.retire()
+		s.closeActive()
 		return err
 	}
-	err = s.store(f, 0)
+	err = s.writeAndSync(f, 0)
 	if err == nil {
 		if err = s.fs.Sync(); err != nil {
 			err = fmt.Errorf("sync the directory: %w", err)
@@ -479,21 +479,21 @@ func (s *Spool) writeNew(b *batch) error {
 		// with the same position.
 		f.Close()
 		s.fs.Remove(name)
-		s.retire()
+		s.closeActive()
 		return err
 	}
-	s.retire()
+	s.closeActive()
 	g := &segment{name: name, id: h.id, base: h.base, limit: noLimit, settled: h.settled, created: h.created, subject: h.subject, spool: h.spool}
 	s.active, s.file, s.synced = g, f, true
-	s.written(b, g, int64(len(s.out)))
-	s.raise(s.tidy) // the segment before may be removable now
+	s.batchWritten(b, g, int64(len(s.out)))
+	s.notify(s.cursorDue) // the segment before may be removable now
 	return nil
 }
 
-func (s *Spool) store(f File, at int64) error {
+func (s *Spool) writeAndSync(f File, at int64) error {
 	n, err := f.WriteAt(s.out, at)
 	if err == nil && n < len(s.out) {
-		err = fmt.Errorf("%d of %d bytes were written", n, len(s.out))
+		err = fmt.Errorf("short write: %d of %d bytes", n, len(s.out))
 	}
 	if err != nil {
 		return err
@@ -501,9 +501,9 @@ func (s *Spool) store(f File, at int64) error {
 	return f.Sync()
 }
 
-// layOut appends the batch's frames to s.out. If joined is true, the batch does not begin with the
-// flag "first", because the frames before it in the segment may not be synced.
-func (s *Spool) layOut(b *batch, base uint64, joined bool) {
+// encodeBatch appends the batch's frames to s.out. If joined is true, the batch does not begin with
+// the flag "first", because the frames before it in the segment may not be synced.
+func (s *Spool) encodeBatch(b *batch, base uint64, joined bool) {
 	index := uint32(s.next - base)
 	seeds := newSeeds(s.id, base)
 	for _, r := range b.requests {
@@ -528,8 +528,8 @@ func (s *Spool) layOut(b *batch, base uint64, joined bool) {
 	}
 }
 
-// written makes a batch that is durable visible to the reader.
-func (s *Spool) written(b *batch, g *segment, bytes int64) {
+// batchWritten makes a batch that is durable visible to the reader.
+func (s *Spool) batchWritten(b *batch, g *segment, bytes int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if g.size == 0 {
@@ -554,12 +554,12 @@ func (s *Spool) written(b *batch, g *segment, bytes int64) {
 // ctx ends. It returns at once if the spool is closing, a batch waits for room or more than a
 // quarter of MaxBytes is used, because then reading is what frees space.
 func (s *Spool) Yield(ctx context.Context, worked time.Duration) {
-	ctx, cancel := context.WithTimeout(ctx, min(yieldShare*worked, yieldMost))
+	ctx, cancel := context.WithTimeout(ctx, min(yieldShare*worked, maxYield))
 	defer cancel()
 	for {
 		s.mu.Lock()
 		over := s.queued == 0 || s.closing || s.waiting != "" || s.bytes > s.opts.MaxBytes/4
-		changed := s.change()
+		changed := s.nextChange()
 		s.mu.Unlock()
 		if over {
 			return
@@ -574,7 +574,7 @@ func (s *Spool) Yield(ctx context.Context, worked time.Duration) {
 
 const (
 	yieldShare = 3
-	yieldMost  = 100 * time.Millisecond // because worked may include time spent waiting for the network
+	maxYield   = 100 * time.Millisecond // because worked may include time spent waiting for the network
 )
 
 // A completion is a callback of AppendAsync that is due, with its result.
@@ -615,12 +615,12 @@ func (s *Spool) finish(b *batch, err error) {
 		}
 	}
 	if async {
-		s.raise(s.note)
+		s.notify(s.completionsDue)
 	}
 }
 
-// notifyAll is the goroutine that runs the callbacks of AppendAsync.
-func (s *Spool) notifyAll() {
+// callbackLoop is the goroutine that runs the callbacks of AppendAsync.
+func (s *Spool) callbackLoop() {
 	for {
 		s.mu.Lock()
 		due := s.completions
@@ -639,7 +639,7 @@ func (s *Spool) notifyAll() {
 			continue
 		}
 		select {
-		case <-s.note:
+		case <-s.completionsDue:
 		case <-s.quit:
 			s.mu.Lock()
 			rest := len(s.completions)

@@ -97,7 +97,7 @@ func parseCursor(b []byte) (cursor, error) {
 		return c, errCursor
 	}
 	if v := le.Uint32(b[8:]); v != version {
-		return c, fmt.Errorf("%w: the cursor has version %d, this one knows %d", ErrVersion, v, version)
+		return c, fmt.Errorf("%w: the cursor has version %d, this software supports %d", ErrVersion, v, version)
 	}
 	c.spool = uuid(b[16:32])
 	for i, n := range []*uint64{&c.generation, &c.end, &c.counts.acknowledged, &c.counts.dropped, &c.counts.quarantined, &c.counts.damaged, &c.done.low} {

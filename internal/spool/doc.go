@@ -43,8 +43,8 @@
 //
 // A crash can leave a torn frame at the end of a segment. Open finds the last good frame, and the
 // next segment begins after it. A flag in each frame says whether all frames before it were synced
-// when it was written. With that flag the spool distinguishes torn frames, which were never reported
-// as durable, from damaged ones, which were.
+// when it was written. With that flag the spool distinguishes torn frames, which were never
+// reported as durable, from damaged ones, which were.
 //
 // After a failed sync, the bytes and the name of a segment may exist only in memory. The next process
 // sees them there, but no later sync writes them. So a process appends to a segment of an earlier one

@@ -102,7 +102,7 @@ func entryBytes(e *Entry) int {
 	return n
 }
 
-var errEntry = errors.New("the body is no entry")
+var errEntry = errors.New("the frame does not hold an entry")
 
 // parseEntry is the inverse of appendEntry. The entry's slices point into body.
 func parseEntry(flags byte, body []byte) (Entry, error) {
@@ -141,16 +141,16 @@ type parser struct {
 
 func (p *parser) uvarint() uint64 {
 	v, n := binary.Uvarint(p.rest)
-	return v * uint64(p.took(n))
+	return v * uint64(p.advance(n))
 }
 
 func (p *parser) varint() int64 {
 	v, n := binary.Varint(p.rest)
-	return v * int64(p.took(n))
+	return v * int64(p.advance(n))
 }
 
-// took removes n bytes. It returns 1, or 0 if n says that the field was not valid.
-func (p *parser) took(n int) int {
+// advance removes n bytes. It returns 1, or 0 if n says that the field was not valid.
+func (p *parser) advance(n int) int {
 	if n <= 0 || p.bad {
 		p.bad = true
 		return 0

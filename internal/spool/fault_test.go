@@ -169,7 +169,7 @@ func TestFailedSyncThenRestart(t *testing.T) {
 							h.states[n] = sent
 							s.Ack(r.Position)
 						}
-						s.recycle()
+						s.maintain()
 					}
 					killed := fsys.Kill()
 					if err == nil {

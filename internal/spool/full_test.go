@@ -413,7 +413,7 @@ func TestFullIsSeenFromOutside(t *testing.T) {
 					}
 					s := mustOpen(t, opts)
 					seen := func() [2]string {
-						look, err := lookAt(fsys)
+						look, err := openReadOnlyFS(fsys)
 						testkit.Must(t, err)
 						return [2]string{s.Stats().Full, look.report.Owner.Full}
 					}

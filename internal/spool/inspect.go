@@ -14,8 +14,8 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/disk"
 )
 
-// Inspect, Check, Verify, Entries, Topics and Quarantined read a spool without taking its lock, so they
-// work while another process uses it. They change no file.
+// Inspect, Check, Verify, Entries, Topics and Quarantined read a spool without taking its lock, so
+// they work while another process uses it. They change no file.
 
 // Info is what the files of a spool say without reading all its events.
 type Info struct {
@@ -61,19 +61,19 @@ func (r *Report) problem(format string, args ...any) {
 
 // Inspect returns information about the spool in a directory.
 func Inspect(dir string) (Info, error) {
-	s, err := look(dir)
+	s, err := openReadOnly(dir)
 	if err != nil {
 		return Info{}, err
 	}
-	defer s.dismiss()
+	defer s.closeReadOnly()
 	info := s.report.Info
 	s.dateOldest(&info)
 	return info, nil
 }
 
-// dateOldest takes info.Oldest from the oldest pending event, if the event's time is plausible: after the
-// segment was created, and not in the future. The segment's own time can be hours too early, because one
-// segment lasts through many outages.
+// dateOldest takes info.Oldest from the oldest pending event, if the event's time is plausible:
+// after the segment was created, and not in the future. The segment's own time can be hours too
+// early, because one segment lasts through many outages.
 func (s *Spool) dateOldest(info *Info) {
 	if info.Events == 0 {
 		return
@@ -90,34 +90,34 @@ func (s *Spool) dateOldest(info *Info) {
 // Check does the same as [Verify] without reading the events, so it is quick even if many are
 // pending.
 func Check(dir string) (Report, error) {
-	s, err := look(dir)
+	s, err := openReadOnly(dir)
 	if err != nil {
 		return Report{}, err
 	}
-	defer s.dismiss()
+	defer s.closeReadOnly()
 	return *s.report, nil
 }
 
-// look opens a spool for reading only.
-func look(dir string) (*Spool, error) {
+// openReadOnly opens a spool for reading only.
+func openReadOnly(dir string) (*Spool, error) {
 	fsys, err := disk.New(dir)
 	if err != nil {
 		return nil, err
 	}
-	s, err := lookAt(fsys)
+	s, err := openReadOnlyFS(fsys)
 	if err != nil {
 		return nil, fmt.Errorf("read spool %s: %w", dir, errors.Join(err, fsys.Close()))
 	}
 	return s, nil
 }
 
-func lookAt(fsys FS) (*Spool, error) {
+func openReadOnlyFS(fsys FS) (*Spool, error) {
 	infos, err := fsys.List()
 	if err != nil {
 		return nil, err
 	}
 	s := &Spool{fs: fsys, log: slog.New(slog.DiscardHandler), report: &Report{}}
-	im, err := s.look(infos)
+	im, err := s.loadState(infos)
 	if err != nil {
 		return nil, err
 	}
@@ -136,7 +136,7 @@ func lookAt(fsys FS) (*Spool, error) {
 }
 
 // checkFiles adds what is wrong with the directory to the report.
-func (s *Spool) checkFiles(infos []fs.FileInfo, im image) {
+func (s *Spool) checkFiles(infos []fs.FileInfo, im diskState) {
 	if err := checkModes(infos); err != nil {
 		s.report.problem("%v", err)
 	}
@@ -147,8 +147,8 @@ func (s *Spool) checkFiles(infos []fs.FileInfo, im image) {
 		}
 	}
 	for _, info := range infos {
-		if !isOurs(info.Name()) {
-			s.report.problem("%q is no file of the spool", info.Name())
+		if !isSpoolFile(info.Name()) {
+			s.report.problem("%q is not a file of the spool", info.Name())
 		}
 	}
 	for _, name := range []string{cursorName(0), cursorName(1)} {
@@ -163,18 +163,18 @@ func (s *Spool) checkFiles(infos []fs.FileInfo, im image) {
 	}
 }
 
-// dismiss closes what look opened. It has nothing to do with [Dismiss].
-func (s *Spool) dismiss() error {
+// closeReadOnly closes what openReadOnly opened.
+func (s *Spool) closeReadOnly() error {
 	return errors.Join(s.reader.close(), s.fs.Close())
 }
 
 // Verify reads all pending events and the quarantine, and reports what is damaged.
 func Verify(dir string) (Report, error) {
-	s, err := look(dir)
+	s, err := openReadOnly(dir)
 	if err != nil {
 		return Report{}, err
 	}
-	defer s.dismiss()
+	defer s.closeReadOnly()
 	return s.verify()
 }
 
@@ -197,12 +197,12 @@ func (s *Spool) verify() (Report, error) {
 // Entries returns the pending events, in order.
 func Entries(dir string) iter.Seq2[Record, error] {
 	return func(yield func(Record, error) bool) {
-		s, err := look(dir)
+		s, err := openReadOnly(dir)
 		if err != nil {
 			yield(Record{}, err)
 			return
 		}
-		defer s.dismiss()
+		defer s.closeReadOnly()
 		s.entries()(yield)
 	}
 }

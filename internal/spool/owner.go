@@ -97,24 +97,24 @@ func readOwner(fsys FS) (*Owner, error) {
 
 // owner is this process's ownership of a spool.
 type owner struct {
-	fs     FS // without the guard
-	lock   io.Closer
-	shared bool
-	wrung  bool // taken from an owner that may still be alive, and may write until it notices
+	fs       FS // without the guard
+	lock     io.Closer
+	shared   bool
+	tookOver bool // taken from an owner that may still be alive, and may write until it notices
 
 	stop chan struct{}
 	beat sync.WaitGroup
 
-	mu   sync.Mutex // guards the fields below
-	me   Owner
-	seen time.Time // when the owner file last named this process
-	lost error     // set once another process has taken the spool
+	mu          sync.Mutex // guards the fields below
+	me          Owner
+	confirmedAt time.Time // when the owner file last named this process
+	lost        error     // set once another process has taken the spool
 }
 
-// living holds the tokens of all owners in this process. After a restart in a container, a process
-// may have the PID of the previous owner. The tokens tell that case from another Spool in this
-// process.
-var living sync.Map
+// ownTokens holds the tokens of all owners in this process. After a restart in a container, a
+// process may have the PID of the previous owner. The tokens tell that case from another Spool in
+// this process.
+var ownTokens sync.Map
 
 func takeOwnership(ctx context.Context, fsys FS) (*owner, error) {
 	lock, err := fsys.Lock(lockName)
@@ -132,9 +132,9 @@ func takeOwnership(ctx context.Context, fsys FS) (*owner, error) {
 	if err := o.claim(ctx); err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
-	living.Store(o.me.Token, true)
+	ownTokens.Store(o.me.Token, true)
 	if o.shared {
-		o.beat.Go(o.beatAll)
+		o.beat.Go(o.beatLoop)
 	}
 	return o, nil
 }
@@ -146,17 +146,17 @@ func (o *owner) claim(ctx context.Context) error {
 	if err != nil && o.shared {
 		return err
 	}
-	if o.wrung = last != nil && o.mayLive(last); o.wrung && o.shared {
-		if o.wrung, err = o.awaitDeath(ctx, last); err != nil {
+	if o.tookOver = last != nil && o.mayBeAlive(last); o.tookOver && o.shared {
+		if o.tookOver, err = o.awaitDeath(ctx, last); err != nil {
 			return err
 		}
 	}
-	o.seen = time.Now()
+	o.confirmedAt = time.Now()
 	err = o.write()
-	if err != nil && (o.wrung || !disk.Full(err)) {
+	if err != nil && (o.tookOver || !disk.Full(err)) {
 		return fmt.Errorf("write the owner file: %w", err)
 	}
-	if !o.wrung {
+	if !o.tookOver {
 		return nil
 	}
 	select {
@@ -166,19 +166,19 @@ func (o *owner) claim(ctx context.Context) error {
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.look()
+	return o.refresh()
 }
 
-// mayLive reports whether the owner in the file may still use the spool, although this process has
-// the lock.
-func (o *owner) mayLive(last *Owner) bool {
+// mayBeAlive reports whether the owner in the file may still use the spool, although this process
+// has the lock.
+func (o *owner) mayBeAlive(last *Owner) bool {
 	switch {
 	case last.Host != o.me.Host:
 		return o.shared
 	case last.Boot != o.me.Boot:
 		return false
 	case last.PID == o.me.PID:
-		_, here := living.Load(last.Token)
+		_, here := ownTokens.Load(last.Token)
 		return here
 	}
 	return alive(last.PID)
@@ -189,10 +189,10 @@ func (o *owner) mayLive(last *Owner) bool {
 func (o *owner) check() error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.lost == nil && elapsed(o.seen) < lease {
+	if o.lost == nil && elapsed(o.confirmedAt) < lease {
 		return nil
 	}
-	return o.look()
+	return o.refresh()
 }
 
 // elapsed returns the time since a moment. It takes the larger of the differences of the monotonic
@@ -202,8 +202,8 @@ func elapsed(since time.Time) time.Duration {
 	return max(now.Sub(since), now.Round(0).Sub(since.Round(0)))
 }
 
-// look reads the owner file and checks that it still names this process. The caller holds mu.
-func (o *owner) look() error {
+// refresh reads the owner file and checks that it still names this process. The caller holds mu.
+func (o *owner) refresh() error {
 	if o.lost != nil {
 		return o.lost
 	}
@@ -211,21 +211,22 @@ func (o *owner) look() error {
 	other, err := readOwner(o.fs)
 	switch {
 	case err != nil && o.shared:
-		return fmt.Errorf("look whether the spool still belongs to this process: %w", err)
+		return fmt.Errorf("check whether the spool still belongs to this process: %w", err)
 	// The lock works on a local file system, so it is enough unless the file names another owner.
 	case err != nil:
 	case other != nil && other.Token != o.me.Token:
-		o.lost = fmt.Errorf("%w by %s, which has taken it from this process", ErrInUse, other)
+		o.lost = fmt.Errorf("%w by %s, which took it over from this process", ErrInUse, other)
 	default:
-		o.seen = now
+		o.confirmedAt = now
 	}
 	return o.lost
 }
 
-// awaitDeath waits until the owner in the file has shown no sign of life for beatStopped, or until ctx
-// ends. mayLive is false if that owner released the spool meanwhile. If the beat merely stopped,
-// mayLive is true: the owner may be suspended. If the beat goes on, awaitDeath fails with [ErrInUse].
-func (o *owner) awaitDeath(ctx context.Context, last *Owner) (mayLive bool, err error) {
+// awaitDeath waits until the owner in the file has shown no sign of life for beatStopped, or until
+// ctx ends. mayBeAlive is false if that owner released the spool meanwhile. If the beat merely
+// stopped, mayBeAlive is true: the owner may be suspended. If the beat goes on, awaitDeath fails
+// with [ErrInUse].
+func (o *owner) awaitDeath(ctx context.Context, last *Owner) (mayBeAlive bool, err error) {
 	for deadline := time.Now().Add(beatStopped); time.Now().Before(deadline); {
 		select {
 		case <-ctx.Done():
@@ -261,8 +262,8 @@ func (o *owner) write() (err error) {
 	return errors.Join(err, f.Close()) // on NFS, closing makes the write visible to other machines
 }
 
-// beatAll is the goroutine that increments the beat in the owner file.
-func (o *owner) beatAll() {
+// beatLoop is the goroutine that increments the beat in the owner file.
+func (o *owner) beatLoop() {
 	tick := time.NewTicker(beatEvery)
 	defer tick.Stop()
 	for {
@@ -272,7 +273,7 @@ func (o *owner) beatAll() {
 		case <-tick.C:
 		}
 		o.mu.Lock()
-		err := o.look()
+		err := o.refresh()
 		if err == nil {
 			o.me.Beat++
 			o.write() // if this keeps failing, another process takes over, and the next look notices
@@ -284,12 +285,12 @@ func (o *owner) beatAll() {
 	}
 }
 
-// tell writes to the owner file why the spool is full, or that it is not, so that other processes
-// can see it. This works on a full disk too, because the file is overwritten in place.
-func (o *owner) tell(full string) {
+// setFull writes to the owner file why the spool is full, or that it is not, so that other
+// processes can see it. This works on a full disk too, because the file is overwritten in place.
+func (o *owner) setFull(full string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.me.Full = full; o.look() == nil {
+	if o.me.Full = full; o.refresh() == nil {
 		o.write() // on an error the spool works on; only other processes do not see the reason
 	}
 }
@@ -302,9 +303,9 @@ func (o *owner) release() error {
 	}
 	close(o.stop)
 	o.beat.Wait()
-	living.Delete(o.me.Token)
+	ownTokens.Delete(o.me.Token)
 	o.mu.Lock()
-	err := o.look()
+	err := o.refresh()
 	o.mu.Unlock()
 	if err == nil {
 		err = o.fs.Remove(ownerName)

@@ -57,7 +57,7 @@ func TestSharedFileSystem(t *testing.T) {
 		}
 		// The machine resumes, and notices that it has lost the spool.
 		second.owner.stop = make(chan struct{})
-		second.owner.beat.Go(second.owner.beatAll)
+		second.owner.beat.Go(second.owner.beatLoop)
 		time.Sleep(2 * beatEvery)
 		if err := second.Append(t.Context(), numbered(1)); !errors.Is(err, ErrInUse) {
 			t.Errorf("Append by the owner before: %v, want ErrInUse", err)

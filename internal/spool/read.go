@@ -30,10 +30,10 @@ type reader struct {
 // Next skips damaged entries: it counts them and keeps their bytes in the quarantine. It returns an
 // error of the disk, which may be temporary, [ErrClosed], [ErrInUse] (another process has taken the
 // spool) or ctx's error.
-func (s *Spool) Next(ctx context.Context, most, maxBytes int) ([]Record, error) {
+func (s *Spool) Next(ctx context.Context, maxEntries, maxBytes int) ([]Record, error) {
 	for {
 		s.mu.Lock()
-		closed, changed := s.closing, s.change()
+		closed, changed := s.closing, s.nextChange()
 		s.mu.Unlock()
 		if closed {
 			return nil, ErrClosed
@@ -42,16 +42,16 @@ func (s *Spool) Next(ctx context.Context, most, maxBytes int) ([]Record, error) 
 			return nil, err
 		}
 		s.reader.mu.Lock()
-		records, err := s.read(most, maxBytes)
+		records, err := s.read(maxEntries, maxBytes)
 		s.mu.Lock()
-		s.handed = max(s.handed, s.reader.at)
+		s.returned = max(s.returned, s.reader.at)
 		s.mu.Unlock()
 		s.reader.mu.Unlock()
 		if len(records) > 0 {
 			return records, nil
 		}
 		if err != nil {
-			s.failed("the spool cannot read", err)
+			s.failed("cannot read the spool", err)
 			return nil, fmt.Errorf("read spool: %w", err)
 		}
 		select {
@@ -67,7 +67,7 @@ func (s *Spool) Rewind() {
 	s.reader.mu.Lock()
 	defer s.reader.mu.Unlock()
 	s.reader.at = 0
-	s.reader.leave()
+	s.reader.closeSegment()
 }
 
 // Pending returns all entries that are not acknowledged, as Next does after Rewind, and then ends.
@@ -93,8 +93,8 @@ func (s *Spool) Pending() iter.Seq2[Record, error] {
 	}
 }
 
-// leave closes the segment that is being read.
-func (r *reader) leave() error {
+// closeSegment closes the segment that is being read.
+func (r *reader) closeSegment() error {
 	f := r.file
 	r.segment, r.file, r.scan = nil, nil, nil
 	return closeFile(f)
@@ -103,29 +103,29 @@ func (r *reader) leave() error {
 func (r *reader) close() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.leave()
+	return r.closeSegment()
 }
 
 // read returns the entries that can be read without waiting. The caller holds reader.mu.
-func (s *Spool) read(most, maxBytes int) (records []Record, err error) {
-	for len(records) < most && maxBytes > 0 {
-		v, ok := s.view()
+func (s *Spool) read(maxEntries, maxBytes int) (records []Record, err error) {
+	for len(records) < maxEntries && maxBytes > 0 {
+		v, ok := s.nextView()
 		if !ok {
 			return records, nil
 		}
-		err := s.visit(v)
+		err := s.openSegment(v)
 		if errors.Is(err, fs.ErrNotExist) {
 			if s.owner != nil && errors.Is(s.owner.check(), ErrInUse) {
 				return records, s.owner.check() // the new owner has removed the segment
 			}
-			s.vanished(v)
+			s.segmentRemoved(v)
 			continue
 		}
 		if err != nil {
 			return records, err
 		}
 		before := len(records)
-		records, err = s.readSegment(records, v, most, maxBytes)
+		records, err = s.readSegment(records, v, maxEntries, maxBytes)
 		for _, r := range records[before:] {
 			maxBytes -= len(r.Key) + len(r.Value)
 		}
@@ -147,9 +147,9 @@ type view struct {
 	holes   bool // some positions above the lowest pending one are already acknowledged
 }
 
-// view returns the segment that holds the next entry. It reports false if there is no entry to
+// nextView returns the segment that holds the next entry. It reports false if there is no entry to
 // read.
-func (s *Spool) view() (view, bool) {
+func (s *Spool) nextView() (view, bool) {
 	r := &s.reader
 	lost, where := uint64(0), ""
 	defer func() { s.countDamage(lost, where) }()
@@ -184,14 +184,14 @@ func (s *Spool) view() (view, bool) {
 	return view{}, false
 }
 
-// visit opens the view's segment, unless it is open already.
-func (s *Spool) visit(v view) error {
+// openSegment opens the view's segment, unless it is open already.
+func (s *Spool) openSegment(v view) error {
 	r := &s.reader
 	if r.segment == v.segment {
 		r.scan.end = v.end
 		return nil
 	}
-	r.leave()
+	r.closeSegment()
 	f, err := s.fs.Open(v.segment.name, false)
 	if err != nil {
 		return err
@@ -206,8 +206,8 @@ func (s *Spool) visit(v view) error {
 	return nil
 }
 
-// vanished records that a segment file does not exist any more, and moves on to the next one.
-func (s *Spool) vanished(v view) {
+// segmentRemoved records that a segment file does not exist any more, and moves on to the next one.
+func (s *Spool) segmentRemoved(v view) {
 	s.mu.Lock()
 	lost := s.done.add(s.reader.at, v.limit)
 	s.changes++
@@ -220,15 +220,15 @@ func (s *Spool) vanished(v view) {
 }
 
 // readSegment appends the entries of a segment, starting at the reader's position.
-func (s *Spool) readSegment(records []Record, v view, most, maxBytes int) ([]Record, error) {
+func (s *Spool) readSegment(records []Record, v view, maxEntries, maxBytes int) ([]Record, error) {
 	r := &s.reader
 	topic := ""
-	for len(records) < most && maxBytes > 0 && r.at < v.limit {
+	for len(records) < maxEntries && maxBytes > 0 && r.at < v.limit {
 		from := v.segment.base + uint64(r.scan.index) // all positions before were seen
 		found, err := r.scan.next()
 		position := v.segment.base + uint64(found.index)
 		if err == io.EOF || err == nil && position >= v.limit {
-			s.missed(v, from, v.limit, found)
+			s.recordMissing(v, from, v.limit, found)
 			r.at = v.limit
 			break
 		}
@@ -236,7 +236,7 @@ func (s *Spool) readSegment(records []Record, v view, most, maxBytes int) ([]Rec
 			return records, err
 		}
 		if found.bad > 0 {
-			s.missed(v, from, position, found)
+			s.recordMissing(v, from, position, found)
 		}
 		if position < r.at || v.holes && s.isDone(position) {
 			continue
@@ -244,7 +244,7 @@ func (s *Spool) readSegment(records []Record, v view, most, maxBytes int) ([]Rec
 		r.at = position + 1
 		record := Record{Position: position}
 		if record.Entry, err = parseEntry(found.flags, r.keep(found.content)); err != nil {
-			s.missed(v, position, position+1, scanned{at: found.at + frameHeaderBytes + int64(found.length), bad: frameHeaderBytes + int64(found.length)})
+			s.recordMissing(v, position, position+1, scanned{at: found.at + frameHeaderBytes + int64(found.length), bad: frameHeaderBytes + int64(found.length)})
 			continue
 		}
 		if record.Topic == topic {
@@ -275,10 +275,10 @@ func (s *Spool) isDone(position uint64) bool {
 	return s.done.has(position)
 }
 
-// missed records that a segment holds no readable entries at the positions [from, to). Those that
-// had been synced are counted as damaged, and the bad bytes before found go to the quarantine. The
-// others were never reported as durable.
-func (s *Spool) missed(v view, from, to uint64, found scanned) {
+// recordMissing records that a segment holds no readable entries at the positions [from, to). Those
+// that had been synced are counted as damaged, and the bad bytes before found go to the quarantine.
+// The others were never reported as durable.
+func (s *Spool) recordMissing(v view, from, to uint64, found scanned) {
 	if from >= to {
 		return
 	}
@@ -301,7 +301,7 @@ func (s *Spool) missed(v view, from, to uint64, found scanned) {
 			Damage: &Damage{Segment: v.segment.name, Offset: found.at - found.bad, Bytes: raw[:n], Events: lost}})
 	}
 	if err != nil {
-		s.failed("damaged bytes of the spool could not be kept", err)
+		s.failed("cannot keep damaged bytes of the spool in the quarantine", err)
 	}
 }
 
@@ -322,7 +322,7 @@ func (s *Spool) Ack(positions ...uint64) error {
 		return ErrClosed
 	}
 	for _, at := range positions {
-		if at >= s.handed {
+		if at >= s.returned {
 			s.mu.Unlock()
 			return fmt.Errorf("acknowledge position %d: it was never read", at)
 		}
@@ -332,7 +332,7 @@ func (s *Spool) Ack(positions ...uint64) error {
 	s.notifyChanged()
 	s.mu.Unlock()
 	s.acked.write(s)
-	s.raise(s.tidy)
+	s.notify(s.cursorDue)
 	return nil
 }
 
@@ -358,7 +358,7 @@ func (s *Spool) Quarantine(r Record, reason string) error {
 	s.notifyChanged()
 	s.mu.Unlock()
 	s.acked.write(s)
-	s.raise(s.tidy)
+	s.notify(s.cursorDue)
 	return nil
 }
 
@@ -375,7 +375,7 @@ func (s *Spool) Discard(positions ...uint64) error {
 	done := spans{low: s.done.low, above: slices.Clone(s.done.above)}
 	var discarded uint64
 	for _, at := range positions {
-		if at >= s.handed {
+		if at >= s.returned {
 			s.mu.Unlock()
 			return fmt.Errorf("discard position %d: it was never read", at)
 		}
@@ -390,5 +390,5 @@ func (s *Spool) Discard(positions ...uint64) error {
 	s.changes++
 	s.notifyChanged()
 	s.mu.Unlock()
-	return s.keep()
+	return s.writeCursor()
 }

@@ -42,15 +42,15 @@ func removeEmpty(fsys FS, owner *owner) (bool, error) {
 		return false, err
 	}
 	s := &Spool{fs: fsys, log: slog.New(slog.DiscardHandler), report: &Report{}}
-	im, err := s.look(infos)
+	im, err := s.loadState(infos)
 	if err != nil {
 		return false, err
 	}
-	if s.Stats().Events > 0 || s.torn > 0 || len(im.segments) > 0 || s.counts.dropped+s.counts.quarantined+s.counts.damaged > 0 || owner.wrung {
+	if s.Stats().Events > 0 || s.torn > 0 || len(im.segments) > 0 || s.counts.dropped+s.counts.quarantined+s.counts.damaged > 0 || owner.tookOver {
 		return false, nil
 	}
 	for _, info := range infos {
-		if _, aside := parseQuarantineName(info.Name()); aside || !isOurs(info.Name()) {
+		if _, aside := parseQuarantineName(info.Name()); aside || !isSpoolFile(info.Name()) {
 			return false, nil
 		}
 	}

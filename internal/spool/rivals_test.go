@@ -48,8 +48,8 @@ func TestLostOwnerWritesNothing(t *testing.T) {
 		"no Note":    func(s *Spool, _ []Record) error { return s.Note("") },
 		"Next":       func(s *Spool, _ []Record) error { _, err := s.Next(over(), 10, 1<<20); return err },
 		"Close":      func(s *Spool, _ []Record) error { return s.Close() },
-		"keep":       func(s *Spool, _ []Record) error { return s.keep() },
-		"removeDone": func(s *Spool, _ []Record) error { s.kept = s.next; return s.removeDone(true) },
+		"keep":       func(s *Spool, _ []Record) error { return s.writeCursor() },
+		"removeDone": func(s *Spool, _ []Record) error { s.durableLow = s.next; return s.removeDone(true) },
 		"dropOldest": func(s *Spool, _ []Record) error { return s.dropOldest() },
 		"reserve":    func(s *Spool, _ []Record) error { s.reserve.free(s); return ErrInUse },
 	} {

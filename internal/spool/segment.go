@@ -75,7 +75,7 @@ func parseSegmentHeader(b []byte) (segmentHeader, error) {
 		return h, errSegmentHeader
 	}
 	if v := le.Uint32(b[8:]); v != version {
-		return h, fmt.Errorf("%w: a segment has version %d, this one knows %d", ErrVersion, v, version)
+		return h, fmt.Errorf("%w: a segment has version %d, this software supports %d", ErrVersion, v, version)
 	}
 	h.spool = uuid(b[12:28])
 	h.id = le.Uint64(b[28:])

@@ -29,12 +29,12 @@ var (
 	// open.
 	ErrInUse = errors.New("the spool is in use")
 	// ErrInsecure means that other users may read or write the spool's files.
-	ErrInsecure = errors.New("the spool is open to others")
+	ErrInsecure = errors.New("other users have access to the spool")
 	// ErrSubject means that the spool holds pending events of another identity.
 	ErrSubject = errors.New("the spool holds events of another identity")
 	// ErrHoles means that the pending entries would be left in more separate ranges than the cursor
 	// can store.
-	ErrHoles = errors.New("too many stretches of events that wait")
+	ErrHoles = errors.New("too many gaps between pending events")
 	// ErrTooLarge means that an entry, or the entries of one call together, exceed a size limit of
 	// the spool, so that retrying cannot help.
 	ErrTooLarge = errors.New("too large for the spool")
@@ -103,7 +103,7 @@ const (
 	maxHoles        = 1 << 16 // limits the spans that are acknowledged out of order, and so the size of the cursor
 )
 
-func (o *Options) complete() error {
+func (o *Options) setDefaults() error {
 	if o.MaxBytes == 0 {
 		o.MaxBytes = 1 << 30
 	}
@@ -115,11 +115,11 @@ func (o *Options) complete() error {
 	}
 	switch {
 	case o.Dir == "" && o.FS == nil:
-		return errors.New("no directory given")
+		return errors.New("Dir is required")
 	case o.SegmentBytes < minSegmentBytes || o.SegmentBytes > maxSegmentBytes:
-		return fmt.Errorf("segments of %d bytes: want %d to %d", o.SegmentBytes, minSegmentBytes, maxSegmentBytes)
+		return fmt.Errorf("SegmentBytes is %d: want %d to %d", o.SegmentBytes, minSegmentBytes, maxSegmentBytes)
 	case o.MaxBytes < 4*o.SegmentBytes:
-		return fmt.Errorf("at most %d bytes: want 4 segments of %d at least", o.MaxBytes, o.SegmentBytes)
+		return fmt.Errorf("MaxBytes is %d: want at least 4 segments of %d", o.MaxBytes, o.SegmentBytes)
 	case len(o.Subject) > maxSubjectBytes:
 		return fmt.Errorf("the subject has %d bytes: want at most %d", len(o.Subject), maxSubjectBytes)
 	case o.Policy < Block || o.Policy > DropOldest:
@@ -163,47 +163,47 @@ type Spool struct {
 	report *Report
 	torn   int64 // see tail
 
-	keepMu   sync.Mutex // held while the durable cursor is written, and while segments before it are removed
-	keptSlot uint64     // which of the cursor's two files to write next; guarded by keepMu
+	cursorMu   sync.Mutex // held while the durable cursor is written, and while segments before it are removed
+	cursorSlot uint64     // which of the cursor's two files to write next; guarded by cursorMu
 
 	acked      ackedFile
 	reserve    reserve
 	quarantine quarantine
 	reader     reader
 
-	mu          sync.Mutex // guards the fields below
-	queue       []*request
-	queued      int // bytes in queue and in the batch being committed
-	held        int // bytes of all requests that are not committed, or whose callback has not returned
-	completions []completion
-	segments    []*segment // oldest first
-	bytes       int64      // of all segments
-	next        uint64     // the position of the next entry; all entries before it can be read
-	settled     uint64     // all entries below it are known to be synced
-	handed      uint64     // end of the positions that Next has returned
-	done        spans      // the positions that are acknowledged, quarantined, discarded, dropped or lost
-	changes     uint64     // counts changes of done
-	kept        uint64     // every position below it is done according to the durable cursor
-	keptChanges uint64     // the value of changes when that cursor was written
-	keptAt      time.Time
-	generation  uint64 // of the last cursor made
-	counts      counts
-	appended    uint64
-	rejected    uint64
-	ages        ages
-	waiting     string
-	full        string
-	lastErr     error
-	sealed      bool // Seal was called: no further entries are accepted
-	closing     bool
-	changed     chan struct{} // closed at the next change of the state above; nil if no goroutine waits for it
+	mu              sync.Mutex // guards the fields below
+	queue           []*request
+	queued          int // bytes in queue and in the batch being committed
+	held            int // bytes of all requests that are not committed, or whose callback has not returned
+	completions     []completion
+	segments        []*segment // oldest first
+	bytes           int64      // of all segments
+	next            uint64     // the position of the next entry; all entries before it can be read
+	settled         uint64     // all entries below it are known to be synced
+	returned        uint64     // end of the positions that Next has returned
+	done            spans      // the positions that are acknowledged, quarantined, discarded, dropped or lost
+	changes         uint64     // counts changes of done
+	durableLow      uint64     // every position below it is done according to the durable cursor
+	cursorChanges   uint64     // the value of changes when that cursor was written
+	cursorWrittenAt time.Time
+	generation      uint64 // of the last cursor made
+	counts          counts
+	appended        uint64
+	rejected        uint64
+	ages            ages
+	waiting         string
+	full            string
+	lastErr         error
+	sealed          bool // Seal was called: no further entries are accepted
+	closing         bool
+	changed         chan struct{} // closed at the next change of the state above; nil if no goroutine waits for it
 
-	wake chan struct{} // signals that the queue is not empty, or that the spool is closing
-	room chan struct{} // signals that there may be room again, or that the spool is closing
-	note chan struct{} // signals that there are completions
-	tidy chan struct{} // signals that there may be segments to remove, or a cursor to write
-	quit chan struct{} // closed when the committing goroutine has ended
-	work sync.WaitGroup
+	queueReady     chan struct{} // signals that the queue is not empty, or that the spool is closing
+	spaceFreed     chan struct{} // signals that there may be room again, or that the spool is closing
+	completionsDue chan struct{} // signals that there are completions
+	cursorDue      chan struct{} // signals that there may be segments to remove, or a cursor to write
+	quit           chan struct{} // closed when the committing goroutine has ended
+	work           sync.WaitGroup
 
 	closeOnce sync.Once
 	closeErr  error
@@ -254,7 +254,7 @@ func Open(ctx context.Context, opts Options) (*Spool, error) {
 }
 
 func open(ctx context.Context, opts Options) (_ *Spool, err error) {
-	if err := opts.complete(); err != nil {
+	if err := opts.setDefaults(); err != nil {
 		return nil, err
 	}
 	s := &Spool{opts: opts, fs: opts.FS, log: opts.Diagnostics}
@@ -274,20 +274,20 @@ func open(ctx context.Context, opts Options) (_ *Spool, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s.batchBytes, s.segmentBytes = maxBatchBytes, s.leastSegmentBytes()
-	s.wake, s.room, s.note, s.tidy = signal(), signal(), signal(), signal()
+	s.batchBytes, s.segmentBytes = maxBatchBytes, s.minSegmentSize()
+	s.queueReady, s.spaceFreed, s.completionsDue, s.cursorDue = signal(), signal(), signal(), signal()
 	s.quit = make(chan struct{})
 	s.acked.open(s, im.names[ackedName])
 	s.reserve.open(s, im.reserveBytes)
-	s.work.Go(s.commitAll)
-	s.work.Go(s.notifyAll)
-	s.work.Go(s.keepAll)
-	s.raise(s.tidy)
+	s.work.Go(s.commitLoop)
+	s.work.Go(s.callbackLoop)
+	s.work.Go(s.cursorLoop)
+	s.notify(s.cursorDue)
 	return s, nil
 }
 
 // load reads the state of the spool from its files.
-func (s *Spool) load() (im image, err error) {
+func (s *Spool) load() (im diskState, err error) {
 	if err := s.fs.SyncParent(); err != nil {
 		return im, fmt.Errorf("sync the directory's parent: %w", err)
 	}
@@ -298,14 +298,14 @@ func (s *Spool) load() (im image, err error) {
 	if err := checkModes(infos); err != nil {
 		return im, err
 	}
-	if im, err = s.look(infos); err != nil {
+	if im, err = s.loadState(infos); err != nil {
 		return im, err
 	}
 	return im, s.checkSubject()
 }
 
-// look sets the spool's state from its files. It changes no file.
-func (s *Spool) look(infos []fs.FileInfo) (im image, err error) {
+// loadState sets the spool's state from its files. It changes no file.
+func (s *Spool) loadState(infos []fs.FileInfo) (im diskState, err error) {
 	if im, err = readImage(s.fs, infos); err != nil {
 		return im, err
 	}
@@ -318,7 +318,7 @@ func (s *Spool) look(infos []fs.FileInfo) (im image, err error) {
 	s.done, s.counts, s.generation = im.cursor.done, im.cursor.counts, im.cursor.generation
 	s.quarantine.last = im.quarantineLast
 	s.quarantine.bytes.Store(im.quarantineBytes)
-	s.keptAt = time.Now()
+	s.cursorWrittenAt = time.Now()
 	for _, g := range s.segments {
 		s.lastID = max(s.lastID, g.id)
 		s.ages.add(g.base, g.created)
@@ -351,7 +351,7 @@ func (s *Spool) recover(end uint64) error {
 		return fmt.Errorf("read %s: %w", last.name, err)
 	}
 	if tail.torn > 0 {
-		s.log.Warn("the spool ends in bytes that were not written whole; they were never acknowledged", "segment", last.name, "bytes", tail.torn)
+		s.log.Warn("ignoring an incomplete write at the end of the spool; its events were never reported as durable", "segment", last.name, "bytes", tail.torn)
 	}
 	s.countDamage(s.done.add(tail.next, end), last.name)
 	s.next = max(s.next, tail.next)
@@ -359,7 +359,7 @@ func (s *Spool) recover(end uint64) error {
 	s.torn = tail.torn
 	// See the package comment. If everything is done, the segment that proved it may have been removed.
 	durable := s.settled == s.next && s.settled > last.base && s.done.low < s.next
-	if s.report != nil || s.owner.wrung || !durable || tail.torn > 0 || last.damaged || s.next != tail.next || last.subject != s.opts.Subject ||
+	if s.report != nil || s.owner.tookOver || !durable || tail.torn > 0 || last.damaged || s.next != tail.next || last.subject != s.opts.Subject ||
 		last.spool != s.id || last.size >= s.opts.SegmentBytes {
 		return nil
 	}
@@ -388,14 +388,14 @@ func (s *Spool) countDamage(n uint64, segment string) {
 		s.mu.Lock()
 		s.counts.damaged += n
 		s.mu.Unlock()
-		s.report.problem("%s: %d events are lost: their bytes are damaged or gone", segment, n)
-		s.log.Error("events of the spool are lost: their bytes are damaged or gone", "segment", segment, "events", n)
+		s.report.problem("%s: %d events are lost: their bytes are damaged or missing", segment, n)
+		s.log.Error("events of the spool are lost: their bytes are damaged or missing", "segment", segment, "events", n)
 	}
 }
 
-// isOurs reports whether name is a file name that the spool uses. Other files in the directory are
-// left alone.
-func isOurs(name string) bool {
+// isSpoolFile reports whether name is a file name that the spool uses. Other files in the directory
+// are left alone.
+func isSpoolFile(name string) bool {
 	switch name {
 	case ".", lockName, ownerName, ackedName, reserveName, cursorName(0), cursorName(1), cursorTemp, noteName, noteTemp, dismissedName, dismissedTemp:
 		return true
@@ -411,7 +411,7 @@ func checkModes(infos []fs.FileInfo) error {
 		return nil
 	}
 	for _, info := range infos {
-		if !isOurs(info.Name()) {
+		if !isSpoolFile(info.Name()) {
 			continue
 		}
 		if mode := info.Mode().Perm(); mode&0o077 != 0 {
@@ -425,8 +425,8 @@ func checkModes(infos []fs.FileInfo) error {
 	return nil
 }
 
-// image is the state of a spool as its files record it.
-type image struct {
+// diskState is the state of a spool as its files record it.
+type diskState struct {
 	names    map[string]bool
 	cursor   cursor
 	segments []*segment
@@ -438,8 +438,8 @@ type image struct {
 }
 
 // readImage reads the cursors and the headers of the segments.
-func readImage(fsys FS, infos []fs.FileInfo) (image, error) {
-	im := image{names: map[string]bool{}}
+func readImage(fsys FS, infos []fs.FileInfo) (diskState, error) {
+	im := diskState{names: map[string]bool{}}
 	for _, info := range infos {
 		im.names[info.Name()] = true
 		if info.Name() == reserveName {
@@ -470,7 +470,7 @@ func readImage(fsys FS, infos []fs.FileInfo) (image, error) {
 		im.segments = append(im.segments, g)
 		im.bytes += g.size
 	}
-	im.arrange()
+	im.linkSegments()
 	return im, nil
 }
 
@@ -489,9 +489,9 @@ func (g *segment) readHeader(fsys FS) error {
 	return nil
 }
 
-// arrange sorts the segments, sets the limit of each, and fills in the fields of segments with a
-// damaged header from the cursor.
-func (im *image) arrange() {
+// linkSegments sorts the segments, sets the limit of each, and fills in the fields of segments with
+// a damaged header from the cursor.
+func (im *diskState) linkSegments() {
 	slices.SortFunc(im.segments, func(a, b *segment) int { return cmp.Compare(a.id, b.id) })
 	c := &im.cursor
 	for _, g := range im.segments {
@@ -595,7 +595,7 @@ func (s *Spool) Stats() Stats {
 		Err:          s.lastErr,
 	}
 	if st.Waiting == "" && len(s.done.above) >= maxHoles {
-		st.Waiting = "the oldest event must be acknowledged first; too many behind it are"
+		st.Waiting = "too many events after the oldest pending one are acknowledged; it must be acknowledged first"
 	}
 	if st.Events > 0 {
 		st.Oldest = s.ages.at(s.done.low)
@@ -643,12 +643,12 @@ func (a *ages) at(position uint64) time.Time {
 	return (*a)[0].time
 }
 
-func (s *Spool) leastSegmentBytes() int64 { return min(firstSegmentBytes, s.opts.SegmentBytes) }
+func (s *Spool) minSegmentSize() int64 { return min(firstSegmentBytes, s.opts.SegmentBytes) }
 
 // notifyChanged wakes the goroutines that wait for a change of the state. The caller holds mu.
 func (s *Spool) notifyChanged() {
 	if s.waiting != "" && s.firstDone() {
-		s.raise(s.room)
+		s.notify(s.spaceFreed)
 	}
 	if s.changed != nil {
 		close(s.changed)
@@ -656,8 +656,8 @@ func (s *Spool) notifyChanged() {
 	}
 }
 
-// change returns a channel that is closed at the next change. The caller holds mu.
-func (s *Spool) change() <-chan struct{} {
+// nextChange returns a channel that is closed at the next change of the state. The caller holds mu.
+func (s *Spool) nextChange() <-chan struct{} {
 	if s.changed == nil {
 		s.changed = make(chan struct{})
 	}
@@ -666,8 +666,8 @@ func (s *Spool) change() <-chan struct{} {
 
 func signal() chan struct{} { return make(chan struct{}, 1) }
 
-// raise sets a signal. It does not block; a signal that is already set stays set.
-func (s *Spool) raise(signal chan struct{}) {
+// notify sets a signal. It does not block; a signal that is already set stays set.
+func (s *Spool) notify(signal chan struct{}) {
 	select {
 	case signal <- struct{}{}:
 	default:
@@ -692,11 +692,11 @@ func (s *Spool) Close() error {
 		s.closing = true
 		s.notifyChanged()
 		s.mu.Unlock()
-		s.raise(s.wake)
-		s.raise(s.room)
+		s.notify(s.queueReady)
+		s.notify(s.spaceFreed)
 		s.work.Wait()
-		s.retire()
-		err := s.keep()
+		s.closeActive()
+		err := s.writeCursor()
 		if err == nil {
 			err = s.removeDone(true)
 		}

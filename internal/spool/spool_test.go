@@ -439,7 +439,8 @@ func TestNote(t *testing.T) {
 	}
 }
 
-// TestPending fails when an entry is left out, or an acknowledged one is not, or when it waits for more.
+// TestPending fails when an entry is left out, or an acknowledged one is not, or when it waits for
+// more.
 func TestPending(t *testing.T) {
 	t.Parallel()
 	s := mustOpen(t, Options{Dir: dir(t), SegmentBytes: 4 << 10})

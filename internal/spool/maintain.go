@@ -11,16 +11,16 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/disk"
 )
 
-// keepEvery is how often the cursor is made durable. A power cut loses at most the acknowledgements
-// of this interval.
-const keepEvery = 5 * time.Second
+// cursorInterval is how often the cursor is made durable. A power cut loses at most the
+// acknowledgements of this interval.
+const cursorInterval = 5 * time.Second
 
-// keepAll is the goroutine that writes the durable cursor and removes segments that are done.
-func (s *Spool) keepAll() {
+// cursorLoop is the goroutine that writes the durable cursor and removes segments that are done.
+func (s *Spool) cursorLoop() {
 	for {
-		again := time.NewTimer(s.recycle())
+		again := time.NewTimer(s.maintain())
 		select {
-		case <-s.tidy:
+		case <-s.cursorDue:
 		case <-again.C:
 		case <-s.quit:
 			again.Stop()
@@ -30,13 +30,13 @@ func (s *Spool) keepAll() {
 	}
 }
 
-// recycle writes the cursor and removes segments if that is due. It returns the longest time to wait
-// before the next call.
-func (s *Spool) recycle() time.Duration {
+// maintain writes the cursor and removes segments if that is due. It returns the longest time to
+// wait before the next call.
+func (s *Spool) maintain() time.Duration {
 	s.mu.Lock()
 	remove := len(s.segments) > 1 && s.segments[0].limit <= s.done.low
-	changed := s.changes != s.keptChanges
-	due := keepEvery - time.Since(s.keptAt)
+	changed := s.changes != s.cursorChanges
+	due := cursorInterval - time.Since(s.cursorWrittenAt)
 	roomy := s.full != "" && s.firstDone()
 	s.mu.Unlock()
 	if roomy {
@@ -48,41 +48,41 @@ func (s *Spool) recycle() time.Duration {
 	if !remove && !changed {
 		return time.Hour
 	}
-	err := s.keep()
+	err := s.writeCursor()
 	if err == nil {
 		err = s.removeDone(false)
 	}
 	s.reserve.fill(s)
 	if err != nil {
-		s.failed("the spool cannot keep its cursor", err)
+		s.failed("cannot write the spool's cursor", err)
 		if errors.Is(err, ErrInUse) {
 			return time.Hour // another process owns the spool
 		}
 		return retryAfter
 	}
-	return keepEvery
+	return cursorInterval
 }
 
-// keep makes the cursor durable. Each call writes a new file, so that no file is synced again after
-// a failed sync. See commit.
-func (s *Spool) keep() error {
-	s.keepMu.Lock()
-	defer s.keepMu.Unlock()
+// writeCursor makes the cursor durable. Each call writes a new file, so that no file is synced
+// again after a failed sync. See commit.
+func (s *Spool) writeCursor() error {
+	s.cursorMu.Lock()
+	defer s.cursorMu.Unlock()
 	s.mu.Lock()
 	c, changes := s.cursor(), s.changes
 	c.done.above = slices.Clone(c.done.above)
 	s.mu.Unlock()
 	content := c.encode(maxCursor)
-	err := s.replace(cursorName(s.keptSlot), content)
+	err := s.replace(cursorName(s.cursorSlot), content)
 	if disk.Full(err) && s.reserve.free(s) {
-		err = s.replace(cursorName(s.keptSlot), content)
+		err = s.replace(cursorName(s.cursorSlot), content)
 	}
 	if err != nil {
 		return err
 	}
-	s.keptSlot++
+	s.cursorSlot++
 	s.mu.Lock()
-	s.kept, s.keptChanges, s.keptAt = c.done.low, changes, time.Now()
+	s.durableLow, s.cursorChanges, s.cursorWrittenAt = c.done.low, changes, time.Now()
 	s.mu.Unlock()
 	return nil
 }
@@ -104,7 +104,7 @@ func (s *Spool) replace(name string, content []byte) error {
 	}
 	n, err := f.WriteAt(content, 0)
 	if err == nil && n < len(content) {
-		err = fmt.Errorf("write %s: %d of %d bytes were written", name, n, len(content))
+		err = fmt.Errorf("write %s: short write: %d of %d bytes", name, n, len(content))
 	}
 	if err == nil {
 		err = f.Sync()
@@ -122,8 +122,8 @@ func (s *Spool) replace(name string, content []byte) error {
 // removeDone removes the segments whose entries are all done according to the durable cursor. It
 // keeps the last segment, which is the one that is appended to, unless all is true.
 func (s *Spool) removeDone(all bool) error {
-	s.keepMu.Lock()
-	defer s.keepMu.Unlock()
+	s.cursorMu.Lock()
+	defer s.cursorMu.Unlock()
 	defer func(had int64) {
 		if s.size() < had {
 			s.setFull("") // until the next event finds that there is still no room
@@ -135,14 +135,14 @@ func (s *Spool) removeDone(all bool) error {
 		if n := len(s.segments); n > 1 || n > 0 && all {
 			g = s.segments[0]
 		}
-		if g == nil || min(g.limit, s.next) > s.kept {
+		if g == nil || min(g.limit, s.next) > s.durableLow {
 			s.mu.Unlock()
 			return nil
 		}
 		s.mu.Unlock()
 		s.reader.mu.Lock()
 		if s.reader.segment == g {
-			s.reader.leave() // an open file would keep its disk space
+			s.reader.closeSegment() // an open file would keep its disk space
 		}
 		s.reader.mu.Unlock()
 		if err := s.fs.Remove(g.name); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -153,7 +153,7 @@ func (s *Spool) removeDone(all bool) error {
 		s.bytes -= g.size
 		s.notifyChanged()
 		s.mu.Unlock()
-		s.raise(s.room)
+		s.notify(s.spaceFreed)
 	}
 }
 
@@ -179,10 +179,10 @@ func (s *Spool) reclaim() bool {
 		return false
 	}
 	if n == 1 {
-		s.retire()
+		s.closeActive()
 	}
-	if err := errors.Join(s.keep(), s.removeDone(n == 1)); err != nil {
-		s.failed("the spool cannot keep its cursor", err)
+	if err := errors.Join(s.writeCursor(), s.removeDone(n == 1)); err != nil {
+		s.failed("cannot write the spool's cursor", err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -196,18 +196,18 @@ func (s *Spool) dropOldest() error {
 	n := len(s.segments)
 	if n == 0 {
 		s.mu.Unlock()
-		return errors.New("there is nothing to drop")
+		return errors.New("the spool has no segment to drop")
 	}
 	g := s.segments[0]
 	dropped := s.done.add(g.base, min(g.limit, s.next))
 	s.counts.dropped += dropped
 	s.changes++
 	s.mu.Unlock()
-	s.log.Warn("the oldest events were dropped to make room", "events", dropped)
+	s.log.Warn("dropped the oldest events to free space", "events", dropped)
 	if n == 1 {
-		s.retire()
+		s.closeActive()
 	}
-	if err := s.keep(); err != nil {
+	if err := s.writeCursor(); err != nil {
 		return err
 	}
 	return s.removeDone(n == 1)
@@ -217,22 +217,22 @@ func (s *Spool) dropOldest() error {
 // cursor. Without that space the spool could not recover, because it must write the cursor before
 // it can remove a segment.
 type reserve struct {
-	mu    sync.Mutex // guards the fields below
-	there bool
-	bytes int64 // the size that the file has or should have
+	mu     sync.Mutex // guards the fields below
+	exists bool
+	bytes  int64 // the size that the file has or should have
 }
 
 const (
-	reserveName       = "reserve"
-	reserveBytes      = 512 << 10
-	leastReserveBytes = 16 << 10 // enough for a cursor, on a disk that has no more room than that
+	reserveName     = "reserve"
+	reserveBytes    = 512 << 10
+	minReserveBytes = 16 << 10 // enough for a cursor, on a disk that has no more room than that
 )
 
 // open uses the file that an earlier process left, if it has at least the right size, or creates a
 // new one. size is the size of the existing file.
 func (r *reserve) open(s *Spool, size int64) {
 	r.bytes = min(reserveBytes, s.opts.SegmentBytes)
-	if r.there = size >= r.bytes; !r.there {
+	if r.exists = size >= r.bytes; !r.exists {
 		s.fs.Remove(reserveName)
 		r.fill(s) // if this fails, commit tries again before it writes a batch
 	}
@@ -244,13 +244,13 @@ func (r *reserve) open(s *Spool, size int64) {
 func (r *reserve) fill(s *Spool) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for !r.there {
+	for !r.exists {
 		err := r.make(s)
-		if disk.Full(err) && !r.smaller() {
+		if disk.Full(err) && !r.reduceSize() {
 			return err
 		}
 		if !disk.Full(err) {
-			r.there = err == nil || errors.Is(err, fs.ErrExist)
+			r.exists = err == nil || errors.Is(err, fs.ErrExist)
 			return nil
 		}
 	}
@@ -273,13 +273,13 @@ func (r *reserve) make(s *Spool) error {
 	return err
 }
 
-// smaller reduces the size of the file to be created. It reports false if it has the smallest size
-// already.
-func (r *reserve) smaller() bool {
-	if r.bytes <= leastReserveBytes {
+// reduceSize reduces the size of the file to be created. It reports false if it has the smallest
+// size already.
+func (r *reserve) reduceSize() bool {
+	if r.bytes <= minReserveBytes {
 		return false
 	}
-	r.bytes = max(r.bytes/4, leastReserveBytes)
+	r.bytes = max(r.bytes/4, minReserveBytes)
 	return true
 }
 
@@ -294,17 +294,17 @@ func (r *reserve) shrink(s *Spool) bool {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.smaller()
+	return r.reduceSize()
 }
 
 // free removes the file and reports whether there was one to remove.
 func (r *reserve) free(s *Spool) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if !r.there || s.fs.Remove(reserveName) != nil {
+	if !r.exists || s.fs.Remove(reserveName) != nil {
 		return false
 	}
-	r.there = false
+	r.exists = false
 	return true
 }
 
@@ -325,7 +325,7 @@ func (a *ackedFile) open(s *Spool, there bool) {
 		_, err = a.file.WriteAt(make([]byte, 2*ackedSlot), 0) // allocate the space now
 	}
 	if err != nil {
-		s.failed("the spool does without its acked file", err)
+		s.failed("cannot open the spool's acked file; continuing without it", err)
 	}
 }
 
@@ -341,7 +341,7 @@ func (a *ackedFile) write(s *Spool) {
 	content := c.encode(ackedSlot)
 	s.mu.Unlock()
 	if _, err := a.file.WriteAt(content, a.slot*ackedSlot); err != nil {
-		s.failed("the spool cannot write its acked file", err)
+		s.failed("cannot write the spool's acked file", err)
 	}
 	a.slot = 1 - a.slot
 }
