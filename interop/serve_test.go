@@ -306,12 +306,12 @@ func TestServeCheckFinds(t *testing.T) {
 		"globus-client-secret-file": {wrong, "fail  Globus Auth: "},
 		"kafka-password-file":       {wrong, "fail  Kafka: "},
 		"kafka-username":            {"", "fail  Kafka: "},
-		"gateway-broker":            {s.settings["kafka-brokers"].([]string)[0], "fail  gateway listener: the listener there does not take SASL/OAUTHBEARER\n      let gateway-broker be"},
-		"kafka-brokers":             {[]string{s.settings["gateway-broker"].(string)}, "fail  Kafka: the listener there does not take SASL/PLAIN\n"},
+		"gateway-broker":            {s.settings["kafka-brokers"].([]string)[0], "fail  gateway listener: this listener does not support SASL/OAUTHBEARER\n      set gateway-broker to"},
+		"kafka-brokers":             {[]string{s.settings["gateway-broker"].(string)}, "fail  Kafka: this listener does not support SASL/PLAIN\n"},
 		"gateway-audience":          {"another cluster", "fail  gateway listener: "},
 		"gateway-issuer":            {"another gateway", "fail  gateway listener: "},
 		"acl-bootstrap":             {[]string{"127.0.0.1:1"}, "warn  advertised addresses: "},
-		"gateway-listen":            {"127.0.0.1:1", "warn  gateway-listen: the gateway listens on port 1, and the brokers send clients to "},
+		"gateway-listen":            {"127.0.0.1:1", "warn  gateway-listen: the gateway listens on port 1, but the brokers send clients to "},
 	} {
 		t.Run(setting, func(t *testing.T) {
 			good := s.settings[setting]
@@ -336,7 +336,7 @@ func TestServeCheckFindsTheGatewaysUser(t *testing.T) {
 	delete(s.settings, "gateway-kafka-username")
 	delete(s.settings, "gateway-kafka-password-file")
 	out, code := s.check(t)
-	const advice = "let kafka-username be the super user, and not the gateways' user"
+	const advice = "set kafka-username to the super user, not to the gateways' user"
 	if code != 2 || !strings.Contains(out, "fail  authorizer: ") || strings.Count(out, advice) < 1 {
 		t.Errorf("serve --check exits with %d, and does not find that the user may not administer the cluster:\n%s", code, out)
 	}

@@ -40,7 +40,7 @@ func TestServeWithoutKafka(t *testing.T) {
 	found, said := d.out.String(), d.err.String()
 	for _, want := range []string{
 		"ok    Globus Auth: ",
-		"\nfail  Kafka: ", "\n      nothing answers there: is Kafka running, and is this its port?\n",
+		"\nfail  Kafka: ", "\n      cannot connect: check that Kafka is running and that this is its port\n",
 		"\nskip  authorizer: not tried", "\nskip  brokers: not tried", "\nskip  ledger: not tried",
 	} {
 		if !strings.Contains(found, want) {

@@ -46,9 +46,9 @@ const (
 )
 
 const (
-	checkTimeout = 15 * time.Second    // for one check
-	clockLimit   = 30 * time.Second    // the clock skew that Kafka allows for the times in a token
-	expiryWarns  = 14 * 24 * time.Hour // warn if the certificate expires within this time
+	checkTimeout  = 15 * time.Second    // for one check
+	clockLimit    = 30 * time.Second    // the clock skew that Kafka allows for the times in a token
+	expiryWarning = 14 * 24 * time.Hour // warn if the certificate expires within this time
 )
 
 // checks is a run of [Check].
@@ -100,10 +100,10 @@ func (c *checks) skip(checks ...string) {
 func (c *checks) globus(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
-	client, err := c.cfg.askGlobus(ctx)
+	client, err := c.cfg.checkCredentials(ctx)
 	fix := "see globus-issuer, globus-client-id and globus-client-secret-file; the client must be a confidential one"
 	if errors.Is(err, globus.ErrUnavailable) {
-		fix = "is globus-issuer right, and may this host connect to it?"
+		fix = "check that globus-issuer is correct and that this host can connect to it"
 	}
 	if !c.result("Globus Auth", err, fix,
 		"%s knows the service as %s", c.cfg.issuer(), c.cfg.Globus.ClientID) {
@@ -111,11 +111,11 @@ func (c *checks) globus(ctx context.Context) {
 		return
 	}
 	if skew, ok := client.ClockSkew(); !ok {
-		c.add("clock", Warn, "compare the clock yourself", "Globus Auth does not tell the time")
+		c.add("clock", Warn, "check the clock of this host by hand", "the response of Globus Auth has no time")
 	} else if skew.Abs() > clockLimit {
-		c.add("clock", Fail, "run an NTP client on this host", "%v off Globus Auth's clock", skew)
+		c.add("clock", Fail, "run an NTP client on this host", "differs by %v from the clock of Globus Auth", skew)
 	} else {
-		c.add("clock", OK, "", "within %v of Globus Auth's", max(skew.Abs(), time.Second))
+		c.add("clock", OK, "", "within %v of the clock of Globus Auth", max(skew.Abs(), time.Second))
 	}
 }
 
@@ -131,21 +131,21 @@ func (c *checks) fabric() trust.Fabric {
 
 // scope checks whether clients will send their tokens to the hosts that the ACL endpoint announces.
 func (c *checks) scope() {
-	const fix = "let Globus verify a host that public-url and all gateways are below, and use the scope that names it: docs/operate.md"
+	const fix = "let Globus verify a host name that contains public-url and all gateways, and use the scope that names it; see docs/operate.md"
 	err, hosts := c.fabric().Check(), strings.Join(c.fabric().Hosts(), ", ")
 	untrusted := (*trust.Error)(nil)
 	switch {
 	case !errors.As(err, &untrusted):
 		c.result("scope", err, fix, "clients send tokens with %s to %s", c.cfg.Globus.Scope, hosts)
 	case untrusted.Unconfirmed:
-		c.add("scope", Warn, fix, "%s names no host: at their first login, people are asked about the hosts: %s", c.cfg.Globus.Scope, hosts)
+		c.add("scope", Warn, fix, "%s names no host, so users have to confirm these hosts at their first login: %s", c.cfg.Globus.Scope, hosts)
 	default:
 		c.add("scope", Fail, fix, "%s", untrusted.Reason)
 	}
 }
 
-// publicURL checks that public-url has the port on which the ACL endpoint listens. Behind a proxy or
-// a load balancer, the two may differ.
+// publicURL checks that public-url has the port on which the ACL endpoint listens. Behind a proxy
+// or a load balancer, the two may differ.
 func (c *checks) publicURL() {
 	if c.cfg.ACL == nil {
 		return
@@ -157,8 +157,8 @@ func (c *checks) publicURL() {
 	port := cmp.Or(u.Port(), map[string]string{"http": "80", "https": "443"}[u.Scheme])
 	_, listens, _ := net.SplitHostPort(c.cfg.ACL.Listen)
 	if port != listens {
-		c.add("public-url", Warn, "let both have one port, unless a proxy or a load balancer is between them",
-			"%s is port %s, and acl-listen is port %s", c.cfg.PublicURL, port, listens)
+		c.add("public-url", Warn, "use the same port for both, unless a proxy or a load balancer is in between",
+			"the port of %s is %s, but the port of acl-listen is %s", c.cfg.PublicURL, port, listens)
 	}
 }
 
@@ -166,30 +166,30 @@ func (c *checks) publicURL() {
 func (c *checks) certificate() {
 	if c.cfg.TLS == nil {
 		if c.cfg.InsecureAllowPlaintext {
-			c.add("TLS", Warn, "make sure that whatever stands before it ends TLS", "insecure-allow-plaintext is set: tokens arrive in the clear")
+			c.add("TLS", Warn, "make sure that a proxy in front terminates TLS", "insecure-allow-plaintext is set, so tokens arrive unencrypted")
 		}
 		return
 	}
 	cert, err := c.cfg.TLS.GetCertificate(nil)
 	if err != nil {
-		c.add("TLS", Fail, "see tls-cert-file and tls-key-file", "%v", err)
+		c.add("TLS", Fail, "check tls-cert-file and tls-key-file", "%v", err)
 		return
 	}
-	if left := time.Until(cert.Leaf.NotAfter); left < expiryWarns {
+	if left := time.Until(cert.Leaf.NotAfter); left < expiryWarning {
 		status := Warn
 		if left < 0 {
 			status = Fail
 		}
-		c.add("certificate", status, "renew it; the new file is used without a restart", "it ends on %s", cert.Leaf.NotAfter.Format(time.DateOnly))
+		c.add("certificate", status, "renew it; the new file is used without a restart", "it expires on %s", cert.Leaf.NotAfter.Format(time.DateOnly))
 		return
 	}
 	if u, err := url.Parse(c.cfg.PublicURL); err == nil && c.cfg.ACL != nil { // a gateway does not know its public name
 		if err := cert.Leaf.VerifyHostname(u.Hostname()); err != nil {
-			c.add("certificate", Fail, "get a certificate that has all the names that clients use", "%v", err)
+			c.add("certificate", Fail, "use a certificate with all the names that clients use", "%v", err)
 			return
 		}
 	}
-	c.add("certificate", OK, "", "%s, good until %s", strings.Join(cert.Leaf.DNSNames, ", "), cert.Leaf.NotAfter.Format(time.DateOnly))
+	c.add("certificate", OK, "", "%s, valid until %s", strings.Join(cert.Leaf.DNSNames, ", "), cert.Leaf.NotAfter.Format(time.DateOnly))
 }
 
 // ports warns of broker ports on which any user of this host can listen while the broker is down.
@@ -215,7 +215,7 @@ func (c *checks) files() {
 // folders of such a file, unless replaced is set. A file with replaced is one that the service
 // replaces from time to time: its folder must exist, and must always be writable.
 func (c *checks) file(setting, name string, replaced bool) {
-	const fix = "run the check as the service's user, as in: sudo -u diaspora diaspora serve --check; if it says the same, let that user own the folder"
+	const fix = "run the check as the service's user, for example: sudo -u diaspora diaspora serve --check; if it still fails, make that user the owner of the folder"
 	f, err := os.Open(name)
 	if err == nil {
 		f.Close()
@@ -226,18 +226,18 @@ func (c *checks) file(setting, name string, replaced bool) {
 	case missing || replaced:
 		dir := filepath.Dir(name)
 		if !replaced {
-			dir = existing(dir)
+			dir = existingParent(dir)
 		}
 		if err := mayWrite(dir); errors.Is(err, fs.ErrNotExist) {
-			c.add(setting, Fail, "make the folder, and let the service's user own it", "there is no folder %s", dir)
+			c.add(setting, Fail, "create the folder, and make the service's user its owner", "the folder %s does not exist", dir)
 		} else if err != nil {
-			c.add(setting, Fail, fix, "%s cannot be written in %s: %v", filepath.Base(name), dir, err)
+			c.add(setting, Fail, fix, "cannot write %s in %s: %v", filepath.Base(name), dir, err)
 		}
 	}
 }
 
-// existing returns dir or, if it does not exist, its nearest parent that does.
-func existing(dir string) string {
+// existingParent returns dir or, if it does not exist, its nearest parent that does.
+func existingParent(dir string) string {
 	for {
 		_, err := os.Stat(dir)
 		up := filepath.Dir(dir)
@@ -253,11 +253,11 @@ func (c *checks) kafka(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, 2*checkTimeout)
 	defer cancel()
 	if k := c.cfg.Kafka; k.InsecureAllowPlaintext && c.cfg.user().Name != "" && k.TLS == nil {
-		c.add("Kafka TLS", Warn, "set kafka-ca-file", "kafka-insecure-allow-plaintext is set: the password of %s is sent in the clear", c.cfg.user().Name)
+		c.add("Kafka TLS", Warn, "set kafka-ca-file", "kafka-insecure-allow-plaintext is set, so the password of %s is sent unencrypted", c.cfg.user().Name)
 	}
 	client, err := kgo.NewClient(c.cfg.kafkaOpts()...)
 	if err != nil {
-		c.add("Kafka", Fail, "see kafka-brokers", "%v", err)
+		c.add("Kafka", Fail, "check kafka-brokers", "%v", err)
 		return
 	}
 	defer client.Close()
@@ -267,10 +267,10 @@ func (c *checks) kafka(ctx context.Context) {
 		settings = "gateway-kafka-username and gateway-kafka-password-file"
 	}
 	if c.cfg.Kafka.TLS != nil {
-		settings += ", and kafka-ca-file, with which TLS is spoken"
+		settings += ", and kafka-ca-file, which turns on TLS"
 	}
-	if !c.result("Kafka", explained(offered(err, "PLAIN")), fixOf(err, "see kafka-brokers, "+settings+"; it is the INTERNAL listener that is meant, not the gateway's"),
-		"%s takes %s", strings.Join(c.cfg.Kafka.Brokers, ","), c.userName()) {
+	if !c.result("Kafka", explained(mechanismError(err, "PLAIN")), fixOf(err, "check kafka-brokers, "+settings+"; kafka-brokers must name the INTERNAL listener, not the gateway's"),
+		"%s accepts %s", strings.Join(c.cfg.Kafka.Brokers, ","), c.userName()) {
 		if c.cfg.ACL != nil {
 			c.skip("authorizer", "brokers")
 		}
@@ -278,7 +278,7 @@ func (c *checks) kafka(ctx context.Context) {
 		return
 	}
 	if c.cfg.ACL == nil {
-		c.follows(ctx, client)
+		c.ledgerAccess(ctx, client)
 		return
 	}
 	admin := kadm.NewClient(client)
@@ -295,30 +295,30 @@ func (c *checks) userName() string {
 	return cmp.Or(c.cfg.user().principal(), "anonymous connections")
 }
 
-// superUserFix is the advice if the user of kafka-username is not a super user. Making the gateways'
-// user one would let everybody who breaks into a gateway change who owns what.
+// superUserFix is the advice if the user of kafka-username is not a super user. Making the
+// gateways' user one would let everybody who breaks into a gateway change who owns what.
 func (c *checks) superUserFix() string {
-	return "let kafka-username be the super user, and not the gateways' user; or let super.users have " + c.userName()
+	return "set kafka-username to the super user, not to the gateways' user; or add to super.users: " + c.userName()
 }
 
-// follows checks what the user of a gateway without an ACL endpoint may do with the two topics that
-// it needs. The broker returns the authorized operations with the topics' metadata (KIP-430).
-func (c *checks) follows(ctx context.Context, client *kgo.Client) {
-	const fix = "start an ACL endpoint that has the same gateway-kafka-username; it makes both topics, and lets gateways use them"
+// ledgerAccess checks what the user of a gateway without an ACL endpoint may do with the two topics
+// that it needs. The broker returns the authorized operations with the topics' metadata (KIP-430).
+func (c *checks) ledgerAccess(ctx context.Context, client *kgo.Client) {
+	const fix = "start an ACL endpoint with the same gateway-kafka-username; it creates both topics and grants gateways access"
 	may, err := operations(ctx, client, claims.LedgerTopic, claims.KeyUsesTopic)
 	ledger, uses := may[claims.LedgerTopic], may[claims.KeyUsesTopic]
 	switch {
 	case err != nil:
 		c.add("ledger", Fail, "", "%v", explained(err))
 	case !slices.Contains(ledger, kmsg.ACLOperationRead):
-		c.add("ledger", Fail, fix, "%s may not read %s, or it is not there yet", c.userName(), claims.LedgerTopic)
+		c.add("ledger", Fail, fix, "%s may not read %s, or the topic does not exist yet", c.userName(), claims.LedgerTopic)
 	case !slices.Contains(uses, kmsg.ACLOperationWrite):
-		c.add("ledger", Warn, fix, "%s may not write to %s, so nobody is told when access keys were used last", c.userName(), claims.KeyUsesTopic)
+		c.add("ledger", Warn, fix, "%s may not write to %s, so the last use of access keys is not recorded", c.userName(), claims.KeyUsesTopic)
 	case slices.Contains(ledger, kmsg.ACLOperationWrite):
-		c.add("ledger", Warn, "take it out of super.users, and delete its ACLs; gateways need none but those that ACL endpoints make",
-			"%s may change %s: whoever takes a gateway's host over could own every topic", c.userName(), claims.LedgerTopic)
+		c.add("ledger", Warn, "remove it from super.users, and delete its ACLs; gateways need only the ACLs that ACL endpoints create",
+			"%s may change %s, so an attacker who takes over a gateway's host could own every topic", c.userName(), claims.LedgerTopic)
 	default:
-		c.add("ledger", OK, "", "%s may read %s, and not change it", c.userName(), claims.LedgerTopic)
+		c.add("ledger", OK, "", "%s may read %s and may not change it", c.userName(), claims.LedgerTopic)
 	}
 }
 
@@ -356,7 +356,7 @@ func (c *checks) authorizer(ctx context.Context, admin *kadm.Client) {
 	if errors.Is(err, kerr.SecurityDisabled) {
 		fix = "set authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer on all nodes"
 	}
-	c.result("authorizer", explained(err), fix, "the broker checks ACLs, and %s may set them", c.userName())
+	c.result("authorizer", explained(err), fix, "the broker enforces ACLs, and %s may change them", c.userName())
 }
 
 // brokers checks the settings of each broker on which the guarantees of the service depend. It
@@ -374,17 +374,17 @@ func (c *checks) brokers(ctx context.Context, admin *kadm.Client) (ok bool) {
 	}
 	c.add("brokers", OK, "", "%d", len(found))
 	if len(found) < 3 {
-		c.add("replication", Warn, "with three brokers and more, acknowledged events survive the loss of one", "each event has one copy")
+		c.add("replication", Warn, "with at least three brokers, acknowledged events survive the loss of one", "each event is stored on one broker only")
 	}
 	for _, rule := range []struct {
 		setting, bad string
 		status       Status
 		fix          string
 	}{
-		{"auto.create.topics.enable", "true", Fail, "set it to false: topics come from claims"},
-		{"allow.everyone.if.no.acl.found", "true", Fail, "set it to false: everybody could read what nobody has claimed"},
-		{"unclean.leader.election.enable", "true", Warn, "set it to false: with it, acknowledged events can be lost"},
-		{"min.insync.replicas", "1", Warn, "set it to 2: acknowledged events are on two brokers then"},
+		{"auto.create.topics.enable", "true", Fail, "set it to false, because topics are created by claims"},
+		{"allow.everyone.if.no.acl.found", "true", Fail, "set it to false; otherwise everybody can read topics that nobody has claimed"},
+		{"unclean.leader.election.enable", "true", Warn, "set it to false; otherwise acknowledged events can be lost"},
+		{"min.insync.replicas", "1", Warn, "set it to 2, so that acknowledged events are on two brokers"},
 	} {
 		if rule.setting == "min.insync.replicas" && len(found) < 3 {
 			continue
@@ -408,11 +408,11 @@ func (c *checks) ledger(ctx context.Context, admin *kadm.Client) {
 	}
 	switch {
 	case errors.Is(err, kerr.UnknownTopicOrPartition):
-		c.add("ledger", OK, "", "%s is not there yet, and is made at the first start", name)
+		c.add("ledger", OK, "", "%s does not exist yet; the first start creates it", name)
 	case err != nil:
 		c.add("ledger", Fail, "", "%v", explained(err))
 	case len(topics[name].Partitions) != 1:
-		c.add("ledger", Fail, "something else made this topic; move it out of the way while nothing is claimed", "%s has %d partitions, and must have 1", name, len(topics[name].Partitions))
+		c.add("ledger", Fail, "another program created this topic; delete it before anything is claimed", "%s has %d partitions, and must have 1", name, len(topics[name].Partitions))
 	default:
 		c.add("ledger", OK, "", "%s has %s", name, replicas(len(topics[name].Partitions[0].Replicas)))
 	}
@@ -425,11 +425,13 @@ func replicas(n int) string {
 	return fmt.Sprintf("%d replicas", n)
 }
 
-// nobody is a subject that belongs to no account. The check signs in to the broker as this subject.
-const nobody = "00000000-0000-0000-0000-000000000000"
+// testSubject is a subject that belongs to no account. The check signs in to the broker as this
+// subject.
+const testSubject = "00000000-0000-0000-0000-000000000000"
 
-// gateway signs in to the broker as the gateway does for a client, and checks the addresses that the
-// broker announces to clients. Without signing keys, it only checks that the broker's port is open.
+// gateway signs in to the broker as the gateway does for a client, and checks the addresses that
+// the broker announces to clients. Without signing keys, it only checks that the broker's port is
+// open.
 func (c *checks) gateway(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
@@ -437,16 +439,16 @@ func (c *checks) gateway(ctx context.Context) {
 	signing, err := apache.ReadKeys(g.keys(c.cfg.Diagnostics))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		c.listens(ctx)
+		c.brokerPort(ctx)
 		return
 	case err != nil:
-		c.add("signing keys", Fail, "see gateway-keys-file and gateway-jwks-file", "%v", err)
+		c.add("signing keys", Fail, "check gateway-keys-file and gateway-jwks-file", "%v", err)
 		c.skip("gateway listener", "advertised addresses")
 		return
 	}
 	if since := signing.Overdue(); !since.IsZero() {
-		c.add("signing keys", Warn, "start the gateway, if it does not run; else see its journal, whether both files can be written, and whether their disk is full",
-			"the keys at hand are still good, but another one has been due since %s", since.Format(time.DateOnly))
+		c.add("signing keys", Warn, "start the gateway if it is not running; otherwise check its log, whether it can write both files, and whether their disk is full",
+			"the current keys are still valid, but a rotation has been due since %s", since.Format(time.DateOnly))
 	}
 	broker, err := g.upstream(signing)
 	if err != nil {
@@ -458,37 +460,37 @@ func (c *checks) gateway(ctx context.Context) {
 		kgo.SeedBrokers(g.Broker),
 		kgo.Dialer(func(ctx context.Context, _, _ string) (net.Conn, error) { return broker.Dial(ctx) }),
 		kgo.SASL(oauth.Oauth(func(context.Context) (oauth.Auth, error) {
-			token, err := broker.Token(nobody)
+			token, err := broker.Token(testSubject)
 			return oauth.Auth{Token: token}, err
 		})),
 	)
 	if err != nil {
-		c.add("gateway listener", Fail, "see gateway-broker", "%v", err)
+		c.add("gateway listener", Fail, "check gateway-broker", "%v", err)
 		c.skip("advertised addresses")
 		return
 	}
 	defer client.Close()
 	err = client.Ping(ctx)
-	fix := "compare the broker's expected.issuer, expected.audience and jwks.endpoint.url with gateway-issuer, gateway-audience and gateway-jwks-file, and name the latter in -Dorg.apache.kafka.sasl.oauthbearer.allowed.urls"
+	fix := "compare the broker's expected.issuer, expected.audience and jwks.endpoint.url with gateway-issuer, gateway-audience and gateway-jwks-file, and list the last one in -Dorg.apache.kafka.sasl.oauthbearer.allowed.urls"
 	if errors.Is(err, kerr.UnsupportedSaslMechanism) {
-		fix = "let gateway-broker be the port of the GATEWAY listener, whose sasl.enabled.mechanisms has OAUTHBEARER"
+		fix = "set gateway-broker to the port of the GATEWAY listener, whose sasl.enabled.mechanisms contains OAUTHBEARER"
 	}
-	if !c.result("gateway listener", explained(offered(err, "OAUTHBEARER")), fixOf(err, fix), "%s takes the gateway's tokens", g.Broker) {
+	if !c.result("gateway listener", explained(mechanismError(err, "OAUTHBEARER")), fixOf(err, fix), "%s accepts the gateway's tokens", g.Broker) {
 		c.skip("advertised addresses")
 		return
 	}
 	c.advertised(ctx, kadm.NewClient(client))
 }
 
-// listens checks that the broker's listener accepts connections. It is used while there are no
+// brokerPort checks that the broker's listener accepts connections. It is used while there are no
 // signing keys with which the check could sign in.
-func (c *checks) listens(ctx context.Context) {
-	c.add("signing keys", Warn, "start the gateway, which makes them, and check again", "%s is not there yet, so nobody can sign in to the broker", c.cfg.Gateway.KeysFile)
+func (c *checks) brokerPort(ctx context.Context) {
+	c.add("signing keys", Warn, "start the gateway, which creates them, and check again", "%s does not exist yet, so clients cannot sign in to the broker", c.cfg.Gateway.KeysFile)
 	conn, err := new(net.Dialer).DialContext(ctx, "tcp", c.cfg.Gateway.Broker)
 	if err == nil {
 		conn.Close()
 	}
-	c.result("gateway listener", err, fixOf(err, "see gateway-broker"), "%s takes connections; once there are keys, the check tries whether it takes the gateway's tokens", c.cfg.Gateway.Broker)
+	c.result("gateway listener", err, fixOf(err, "check gateway-broker"), "%s accepts connections; once there are keys, the check also tests whether it accepts the gateway's tokens", c.cfg.Gateway.Broker)
 	c.add("advertised addresses", Skip, "", "not tried, because there are no signing keys yet")
 }
 
@@ -505,7 +507,7 @@ func (c *checks) advertised(ctx context.Context, admin *kadm.Client) {
 		address := net.JoinHostPort(b.Host, fmt.Sprint(b.Port))
 		all = append(all, address)
 		if address == c.cfg.Gateway.Broker {
-			c.add("advertised addresses", Fail, "let advertised.listeners name the gateway's public address for GATEWAY", "the broker sends clients to its own listener, %s", address)
+			c.add("advertised addresses", Fail, "set the GATEWAY address in advertised.listeners to the gateway's public address", "the broker sends clients to its own listener, %s", address)
 			return
 		}
 	}
@@ -514,22 +516,22 @@ func (c *checks) advertised(ctx context.Context, admin *kadm.Client) {
 		_, port, _ := net.SplitHostPort(address)
 		return port == listens
 	}) {
-		c.add("gateway-listen", Warn, "let both have one port, unless a load balancer is between them",
-			"the gateway listens on port %s, and the brokers send clients to %s", listens, strings.Join(all, ", "))
+		c.add("gateway-listen", Warn, "use the same port for both, unless a load balancer is in between",
+			"the gateway listens on port %s, but the brokers send clients to %s", listens, strings.Join(all, ", "))
 	}
 	told := c.fabric()
 	told.Confirmed = true // users confirm the hosts at their first login; scope warns of that
 	for _, address := range all {
 		if err := told.CheckHost(address, []string{told.Scope}); err != nil && c.cfg.ACL != nil {
-			c.add("advertised addresses", Fail, "name every gateway in acl-bootstrap, or use a scope that names a host which all of them are below: docs/operate.md",
-				"the brokers send clients to %s, and clients send no token there", address)
+			c.add("advertised addresses", Fail, "list every gateway in acl-bootstrap, or use a scope that names a host which contains all of them; see docs/operate.md",
+				"the brokers send clients to %s, but clients do not send tokens there", address)
 			return
 		}
 	}
 	if c.cfg.ACL != nil {
 		for _, b := range c.cfg.ACL.Bootstrap {
 			if !slices.Contains(all, b) {
-				c.add("advertised addresses", Warn, "name the addresses that the brokers advertise, unless this is a load balancer's", "acl-bootstrap has %s, and the brokers advertise %s", b, strings.Join(all, ", "))
+				c.add("advertised addresses", Warn, "list the addresses that the brokers advertise, unless this is a load balancer's", "acl-bootstrap contains %s, but the brokers advertise %s", b, strings.Join(all, ", "))
 				return
 			}
 		}
@@ -538,21 +540,21 @@ func (c *checks) advertised(ctx context.Context, admin *kadm.Client) {
 }
 
 // fixOf returns the fix for an error from the cluster: otherwise, unless no connection could be
-// established. The settings that otherwise names cannot be the cause then, because they have not been
-// used yet.
+// established. The settings that otherwise names cannot be the cause then, because they have not
+// been used yet.
 func fixOf(err error, otherwise string) string {
 	if network := (*net.OpError)(nil); errors.As(err, &network) && network.Op == "dial" || errors.Is(err, context.DeadlineExceeded) {
-		return "nothing answers there: is Kafka running, and is this its port?"
+		return "cannot connect: check that Kafka is running and that this is its port"
 	}
 	return otherwise
 }
 
-// offered replaces the error for a SASL mechanism that the listener does not support. The text of
-// [kafka.Explain] for that error is meant for users who log in with a token, and would mislead an
-// operator.
-func offered(err error, mechanism string) error {
+// mechanismError replaces the error for a SASL mechanism that the listener does not support. The
+// text of [kafka.Explain] for that error is meant for users who log in with a token, and would
+// mislead an operator.
+func mechanismError(err error, mechanism string) error {
 	if errors.Is(err, kerr.UnsupportedSaslMechanism) {
-		return fmt.Errorf("the listener there does not take SASL/%s", mechanism)
+		return fmt.Errorf("this listener does not support SASL/%s", mechanism)
 	}
 	return err
 }

@@ -141,8 +141,8 @@ type Gateway struct {
 	MaxConnections     int
 }
 
-// ACL says where the ACL endpoint listens, what it announces to clients, and the defaults and limits
-// of claims.
+// ACL says where the ACL endpoint listens, what it announces to clients, and the defaults and
+// limits of claims.
 type ACL struct {
 	Listen string // host:port
 
@@ -184,15 +184,15 @@ func (cfg *Config) Validate() error {
 		require("", "kafka-brokers")
 	}
 	for _, b := range cfg.Kafka.Brokers {
-		if cfg.mustStayLocal() && !isLoopback(b) {
-			errs = append(errs, fmt.Errorf("kafka-brokers: %s is another machine, so kafka-ca-file is needed, or %s's password could be read on its way (kafka-insecure-allow-plaintext sends it all the same)", b, cfg.user().Name))
+		if cfg.localBrokersOnly() && !isLoopback(b) {
+			errs = append(errs, fmt.Errorf("kafka-brokers: %s is another machine, so kafka-ca-file is required; otherwise the password of %s would be sent unencrypted (kafka-insecure-allow-plaintext permits that)", b, cfg.user().Name))
 		}
 	}
 	if cfg.ACL == nil && cfg.Kafka.Admin.Name != "" && cfg.Kafka.Gateway.Name == "" {
-		errs = append(errs, errors.New("gateway-kafka-username is missing: a gateway by itself does not sign in as the super user (kafka-username), but as a user that may read the ledger; docs/operate.md says how to make it"))
+		errs = append(errs, errors.New("gateway-kafka-username is missing: a gateway without an ACL endpoint does not sign in as the super user (kafka-username), but as a user that may read the ledger; docs/operate.md says how to create that user"))
 	}
 	if cfg.Kafka.Gateway.Name != "" && cfg.Kafka.Gateway.Name == cfg.Kafka.Admin.Name {
-		errs = append(errs, errors.New("gateway-kafka-username is the super user, and is to be another user"))
+		errs = append(errs, errors.New("gateway-kafka-username is the super user, and must be another user"))
 	}
 	if g := cfg.Gateway; g != nil {
 		require(g.Broker, "gateway-broker")
@@ -201,7 +201,7 @@ func (cfg *Config) Validate() error {
 		require(g.KeysFile, "gateway-keys-file")
 		require(g.JWKSFile, "gateway-jwks-file")
 		if g.Broker != "" && !isLoopback(g.Broker) {
-			errs = append(errs, fmt.Errorf("gateway-broker %s is not on this host: the listener is plaintext, so the gateway stands beside its broker", g.Broker))
+			errs = append(errs, fmt.Errorf("gateway-broker %s is not on this host: the listener is plaintext, so the gateway must run on the broker's host", g.Broker))
 		}
 		errs = append(errs, cfg.checkListen("gateway-listen", g.Listen))
 	}
@@ -214,7 +214,7 @@ func (cfg *Config) Validate() error {
 	}
 	errs = append(errs, cfg.Admission.Validate())
 	if cfg.Gateway == nil && cfg.ACL == nil {
-		errs = append(errs, errors.New("there is nothing to serve"))
+		errs = append(errs, errors.New("nothing to serve: configure a gateway, an ACL endpoint, or both"))
 	}
 	return errors.Join(errs...)
 }
@@ -223,7 +223,7 @@ func (cfg *Config) Validate() error {
 // issuer of the tokens for access keys.
 func (cfg *Config) checkPublicURL() error {
 	if !strings.Contains(cfg.PublicURL, "://") {
-		return fmt.Errorf("public-url: %q has no scheme; write http://…, or https://… beyond one machine", cfg.PublicURL)
+		return fmt.Errorf("public-url: %q has no scheme; use https://…, or http://… on one machine", cfg.PublicURL)
 	}
 	if err := server.CheckPublicURL(cfg.PublicURL, cfg.InsecureAllowPlaintext); err != nil {
 		return fmt.Errorf("public-url: %w", err)
@@ -237,11 +237,11 @@ func (g Globus) check() error {
 	var errs []error
 	for _, id := range [][2]string{{"globus-client-id", g.ClientID}, {"globus-login-client-id", g.LoginClientID}} {
 		if name, value := id[0], id[1]; value != "" && (len(value) != 36 || uuid.Validate(value) != nil) {
-			errs = append(errs, fmt.Errorf("%s: %q is no UUID; copy the client's from https://app.globus.org/settings/developers", name, value))
+			errs = append(errs, fmt.Errorf("%s: %q is not a UUID; copy the client's from https://app.globus.org/settings/developers", name, value))
 		}
 	}
 	if g.ClientID != "" && strings.EqualFold(g.LoginClientID, g.ClientID) {
-		errs = append(errs, errors.New("globus-login-client-id is the service's own client; people log in through another one, which has no secret"))
+		errs = append(errs, errors.New("globus-login-client-id is the service's own client; users must log in through another client, which has no secret"))
 	}
 	if g.Scope != "" {
 		owner, err := trust.ScopeOwner(g.Scope)
@@ -249,7 +249,7 @@ func (g Globus) check() error {
 		case err != nil:
 			errs = append(errs, fmt.Errorf("globus-scope: %w", err))
 		case uuid.Validate(owner) == nil && !strings.EqualFold(owner, g.ClientID):
-			errs = append(errs, fmt.Errorf("globus-scope: %s is a scope of the client %s, and globus-client-id is %s: people would get tokens for another service", g.Scope, owner, g.ClientID))
+			errs = append(errs, fmt.Errorf("globus-scope: %s is a scope of the client %s, but globus-client-id is %s, so users would get tokens for another service", g.Scope, owner, g.ClientID))
 		}
 	}
 	return errors.Join(errs...)
@@ -262,7 +262,7 @@ func (cfg *Config) checkListen(name, address string) error {
 		return fmt.Errorf("%s %q is not HOST:PORT", name, address)
 	}
 	if cfg.TLS == nil && !cfg.InsecureAllowPlaintext && !isLoopback(address) {
-		return fmt.Errorf("%s %s is reachable from other machines, so it needs tls-cert-file and tls-key-file (or insecure-allow-plaintext, behind something that ends TLS)", name, address)
+		return fmt.Errorf("%s %s is reachable from other machines, so it needs tls-cert-file and tls-key-file (or insecure-allow-plaintext, behind a proxy that terminates TLS)", name, address)
 	}
 	return nil
 }
@@ -288,12 +288,12 @@ func (cfg *Config) user() User {
 // down. The service would then send its credentials to a program of that user.
 type openPort struct {
 	setting, address string
-	loses            string // what a program that listens there would receive
+	exposes          string // what a program that listens there would receive
 	fix              string
 }
 
 func (p openPort) String() string {
-	return fmt.Sprintf("%s is plaintext, and while the broker is down any user of this host can listen there and get %s", p.address, p.loses)
+	return fmt.Sprintf("%s is plaintext, so while the broker is down any user of this host can listen there and receive %s", p.address, p.exposes)
 }
 
 // openPorts returns the brokers' addresses on which other users of this host could listen. first is
@@ -309,13 +309,13 @@ func (cfg *Config) openPorts(first int) (open []openPort) {
 		privileged += ", and set the sysctl net.ipv4.ip_unprivileged_port_start to 1024"
 	}
 	if g := cfg.Gateway; g != nil && isOpen(g.Broker) {
-		open = append(open, openPort{"gateway-broker", g.Broker, "clients' events, and tokens to sign in to the broker as any client, good for two minutes each",
+		open = append(open, openPort{"gateway-broker", g.Broker, "clients' events, and tokens to sign in to the broker as any client, valid for two minutes each",
 			"give the GATEWAY listener " + privileged})
 	}
 	for _, b := range cfg.Kafka.Brokers {
 		if user := cfg.user().Name; user != "" && cfg.Kafka.TLS == nil && isOpen(b) {
 			open = append(open, openPort{"kafka-brokers", b, "the password of " + user,
-				"let the INTERNAL listener speak TLS and set kafka-ca-file; or give it " + privileged})
+				"enable TLS on the INTERNAL listener and set kafka-ca-file; or give it " + privileged})
 		}
 	}
 	return open
@@ -334,9 +334,9 @@ func unprivilegedPort() int {
 	return first
 }
 
-// mustStayLocal reports whether connections to brokers on other machines are refused, because they
-// would send a password unencrypted.
-func (cfg *Config) mustStayLocal() bool {
+// localBrokersOnly reports whether connections to brokers on other machines are refused, because
+// they would send a password unencrypted.
+func (cfg *Config) localBrokersOnly() bool {
 	return cfg.user().Name != "" && cfg.Kafka.TLS == nil && !cfg.Kafka.InsecureAllowPlaintext
 }
 
@@ -348,15 +348,15 @@ func dialLocally(ctx context.Context, network, address string) (net.Conn, error)
 	if err != nil {
 		return nil, err
 	}
-	if here(conn.RemoteAddr(), conn.LocalAddr()) {
+	if isLocal(conn.RemoteAddr(), conn.LocalAddr()) {
 		return conn, nil
 	}
 	return nil, errors.Join(fmt.Errorf("broker %s: refusing to send a password without TLS to another machine; set kafka-ca-file", address), conn.Close())
 }
 
-// here reports whether a connection stays on this machine: both ends have the same address, or the
-// remote one is a loopback address.
-func here(remote, local net.Addr) bool {
+// isLocal reports whether a connection stays on this machine: both ends have the same address, or
+// the remote one is a loopback address.
+func isLocal(remote, local net.Addr) bool {
 	to, ok := remote.(*net.TCPAddr)
 	from, _ := local.(*net.TCPAddr)
 	return ok && (to.IP.IsLoopback() || from != nil && to.IP.Equal(from.IP))
@@ -370,7 +370,7 @@ func (cfg *Config) kafkaOpts() []kgo.Opt {
 	if cfg.Kafka.TLS != nil {
 		opts = append(opts, kgo.DialTLSConfig(cfg.Kafka.TLS))
 	}
-	if cfg.mustStayLocal() {
+	if cfg.localBrokersOnly() {
 		opts = append(opts, kgo.Dialer(dialLocally))
 	}
 	if user := cfg.user(); user.Name != "" {
@@ -387,9 +387,9 @@ func (cfg *Config) client() (*globus.Client, error) {
 	})
 }
 
-// askGlobus checks the service's credentials at Globus Auth by introspecting a token that does not
-// exist. Globus Auth reports that the token is invalid only if it accepts the credentials.
-func (cfg *Config) askGlobus(ctx context.Context) (*globus.Client, error) {
+// checkCredentials checks the service's credentials at Globus Auth by introspecting a token that
+// does not exist. Globus Auth reports that the token is invalid only if it accepts the credentials.
+func (cfg *Config) checkCredentials(ctx context.Context) (*globus.Client, error) {
 	client, err := cfg.client()
 	if err != nil {
 		return nil, err
@@ -400,23 +400,24 @@ func (cfg *Config) askGlobus(ctx context.Context) (*globus.Client, error) {
 	return client, nil
 }
 
-// askTimeout limits the wait for Globus Auth at startup. It is short, because the service must be able
-// to start during an outage of Globus Auth.
-const askTimeout = 5 * time.Second
+// startCheckTimeout limits the wait for Globus Auth at startup. It is short, because the service
+// must be able to start during an outage of Globus Auth.
+const startCheckTimeout = 5 * time.Second
 
-// askAtStart returns an error if Globus Auth rejects the service's credentials, because no user could
-// ever sign in then. If Globus Auth does not give an answer for now, askAtStart only logs a warning.
-func (cfg *Config) askAtStart(ctx context.Context) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, askTimeout, fmt.Errorf("no answer within %v", askTimeout))
+// checkCredentialsAtStart returns an error if Globus Auth rejects the service's credentials,
+// because no user could ever sign in then. If Globus Auth does not give an answer for now,
+// checkCredentialsAtStart only logs a warning.
+func (cfg *Config) checkCredentialsAtStart(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, startCheckTimeout, fmt.Errorf("no answer within %v", startCheckTimeout))
 	defer cancel()
-	_, err := cfg.askGlobus(ctx)
+	_, err := cfg.checkCredentials(ctx)
 	switch {
 	case err == nil:
 		return nil
 	case errors.Is(err, globus.ErrClientRefused):
-		return fmt.Errorf("this service is refused by Globus Auth at %s, so nobody could sign in (%w); see globus-client-id and globus-client-secret-file", cfg.issuer(), err)
+		return fmt.Errorf("the credentials of this service are rejected by Globus Auth at %s, so nobody could sign in (%w); check globus-client-id and globus-client-secret-file", cfg.issuer(), err)
 	}
-	cfg.Diagnostics.Warn("Globus Auth cannot be asked whose tokens are; until it can, nobody can sign in with one",
+	cfg.Diagnostics.Warn("cannot check access tokens at Globus Auth; nobody can sign in with one until this works",
 		"issuer", cfg.issuer(), "err", err)
 	return nil
 }
@@ -435,10 +436,10 @@ func (g *Gateway) upstream(signing *apache.Keys) (*apache.Broker, error) {
 	return apache.New(apache.Config{Address: g.Broker, Issuer: g.Issuer, Audience: g.Audience, Keys: signing})
 }
 
-// Open opens the parts that cfg configures, with [assemble.Open]. The returned Service serves clients
-// once its Run is called. Open fails with [globus.ErrClientRefused] if Globus Auth rejects the service's
-// own credentials. If Globus Auth cannot be reached, Open logs a warning to Diagnostics and succeeds.
-// ctx applies only to Open itself. The caller closes the Service.
+// Open opens the parts that cfg configures, with [assemble.Open]. The returned Service serves
+// clients once its Run is called. Open fails with [globus.ErrClientRefused] if Globus Auth rejects
+// the service's own credentials. If Globus Auth cannot be reached, Open logs a warning to
+// Diagnostics and succeeds. ctx applies only to Open itself. The caller closes the Service.
 func Open(ctx context.Context, cfg Config) (*assemble.Service, error) {
 	if cfg.Diagnostics == nil {
 		cfg.Diagnostics = slog.New(slog.DiscardHandler)
@@ -449,7 +450,7 @@ func Open(ctx context.Context, cfg Config) (*assemble.Service, error) {
 	for _, p := range cfg.openPorts(unprivilegedPort()) {
 		cfg.Diagnostics.Warn(p.String(), "setting", p.setting, "fix", p.fix)
 	}
-	if err := cfg.askAtStart(ctx); err != nil {
+	if err := cfg.checkCredentialsAtStart(ctx); err != nil {
 		return nil, err
 	}
 	service, err := cfg.client()
@@ -513,8 +514,8 @@ func Open(ctx context.Context, cfg Config) (*assemble.Service, error) {
 // the same as the time limit of a login.
 const proxyTimeout = 15 * time.Second
 
-// port returns the port of a part. Its listener takes the client's address from connections of trusted
-// proxies.
+// port returns the port of a part. Its listener takes the client's address from connections of
+// trusted proxies.
 func (cfg *Config) port(name, address string) *assemble.Port {
 	return &assemble.Port{Name: name, Address: address, Wrap: func(ln net.Listener) net.Listener {
 		return proxyproto.Listen(ln, proxyproto.Config{Trusted: cfg.TrustedProxies, Timeout: proxyTimeout, Diagnostics: cfg.Diagnostics})

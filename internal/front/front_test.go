@@ -48,33 +48,33 @@ func TestValidate(t *testing.T) {
 	}
 	for want, spoil := range map[string]func(*Config){
 		"public-url": func(c *Config) { c.PublicURL = "" },
-		`"127.0.0.1:18090" has no scheme; write http://`: func(c *Config) { c.PublicURL = "127.0.0.1:18090" },
-		"public-url: invalid":                            func(c *Config) { c.PublicURL = "https://diaspora.example.org/x" },
-		"cross the network":                              func(c *Config) { c.PublicURL = "http://diaspora.example.org" },
-		`globus-scope: a fabric has`:                     func(c *Config) { c.Globus.Scope = "action_all" },
+		`"127.0.0.1:18090" has no scheme; use https://`: func(c *Config) { c.PublicURL = "127.0.0.1:18090" },
+		"public-url: invalid":                           func(c *Config) { c.PublicURL = "https://diaspora.example.org/x" },
+		"cross the network":                             func(c *Config) { c.PublicURL = "http://diaspora.example.org" },
+		`globus-scope: a fabric has`:                    func(c *Config) { c.Globus.Scope = "action_all" },
 		"is a scope of the client 20000000-": func(c *Config) {
 			c.Globus.Scope = "https://auth.globus.org/scopes/20000000-0000-4000-8000-000000000001/action_all"
 		},
-		`globus-client-id: "ada" is no UUID`:     func(c *Config) { c.Globus.ClientID = "ada" },
-		`globus-login-client-id: "l" is no UUID`: func(c *Config) { c.Globus.LoginClientID = "l" },
-		"the service's own client":               func(c *Config) { c.Globus.LoginClientID = c.Globus.ClientID },
-		`"ada@example.edu" is a username`:        func(c *Config) { c.Admission.Operators = []string{"ada@example.edu"} },
-		"token-key-file":                         func(c *Config) { c.TokenKeyFile = "" },
-		"globus-client-id":                       func(c *Config) { c.Globus.ClientID = "" },
-		"globus-client-secret-file":              func(c *Config) { c.Globus.ClientSecret = "" },
-		"globus-scope":                           func(c *Config) { c.Globus.Scope = "" },
-		"globus-login-client-id":                 func(c *Config) { c.Globus.LoginClientID = "" },
-		"kafka-brokers":                          func(c *Config) { c.Kafka.Brokers = nil },
-		"gateway-broker is":                      func(c *Config) { c.Gateway.Broker = "" },
-		"gateway-issuer":                         func(c *Config) { c.Gateway.Issuer = "" },
-		"gateway-audience":                       func(c *Config) { c.Gateway.Audience = "" },
-		"gateway-keys-file":                      func(c *Config) { c.Gateway.KeysFile = "" },
-		"gateway-jwks-file":                      func(c *Config) { c.Gateway.JWKSFile = "" },
-		"not on this host":                       func(c *Config) { c.Gateway.Broker = "192.0.2.1:9095" },
-		"acl-bootstrap":                          func(c *Config) { c.ACL.Bootstrap = nil },
-		"acl-listen \"9090\"":                    func(c *Config) { c.ACL.Listen = "9090" },
-		"acl-listen :9090 is":                    func(c *Config) { c.ACL.Listen = ":9090" },
-		"gateway-listen 0.0.0.0":                 func(c *Config) { c.Gateway.Listen = "0.0.0.0:9092" },
+		`globus-client-id: "ada" is not a UUID`:     func(c *Config) { c.Globus.ClientID = "ada" },
+		`globus-login-client-id: "l" is not a UUID`: func(c *Config) { c.Globus.LoginClientID = "l" },
+		"the service's own client":                  func(c *Config) { c.Globus.LoginClientID = c.Globus.ClientID },
+		`"ada@example.edu" is a username`:           func(c *Config) { c.Admission.Operators = []string{"ada@example.edu"} },
+		"token-key-file":                            func(c *Config) { c.TokenKeyFile = "" },
+		"globus-client-id":                          func(c *Config) { c.Globus.ClientID = "" },
+		"globus-client-secret-file":                 func(c *Config) { c.Globus.ClientSecret = "" },
+		"globus-scope":                              func(c *Config) { c.Globus.Scope = "" },
+		"globus-login-client-id":                    func(c *Config) { c.Globus.LoginClientID = "" },
+		"kafka-brokers":                             func(c *Config) { c.Kafka.Brokers = nil },
+		"gateway-broker is":                         func(c *Config) { c.Gateway.Broker = "" },
+		"gateway-issuer":                            func(c *Config) { c.Gateway.Issuer = "" },
+		"gateway-audience":                          func(c *Config) { c.Gateway.Audience = "" },
+		"gateway-keys-file":                         func(c *Config) { c.Gateway.KeysFile = "" },
+		"gateway-jwks-file":                         func(c *Config) { c.Gateway.JWKSFile = "" },
+		"not on this host":                          func(c *Config) { c.Gateway.Broker = "192.0.2.1:9095" },
+		"acl-bootstrap":                             func(c *Config) { c.ACL.Bootstrap = nil },
+		"acl-listen \"9090\"":                       func(c *Config) { c.ACL.Listen = "9090" },
+		"acl-listen :9090 is":                       func(c *Config) { c.ACL.Listen = ":9090" },
+		"gateway-listen 0.0.0.0":                    func(c *Config) { c.Gateway.Listen = "0.0.0.0:9092" },
 		"kafka-brokers: 192.0.2.1:9094": func(c *Config) {
 			c.Kafka = Kafka{Brokers: []string{"192.0.2.1:9094"}, Admin: User{"diaspora", "x"}}
 		},
@@ -148,12 +148,13 @@ func TestPasswordStaysHere(t *testing.T) {
 	}
 	// This checks the decision only, because a test cannot connect to another machine.
 	remote := &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 9094}
-	if here(remote, &net.TCPAddr{IP: net.IPv4(192, 0, 2, 7)}) || !here(remote, &net.TCPAddr{IP: remote.IP}) || here(remote, nil) {
+	if isLocal(remote, &net.TCPAddr{IP: net.IPv4(192, 0, 2, 7)}) || !isLocal(remote, &net.TCPAddr{IP: remote.IP}) || isLocal(remote, nil) {
 		t.Error("only addresses of this machine are here")
 	}
 }
 
-// TestOpenPorts checks which brokers' ports count as ports on which any user of the host can listen.
+// TestOpenPorts checks which brokers' ports count as ports on which any user of the host can
+// listen.
 func TestOpenPorts(t *testing.T) {
 	for name, c := range map[string]struct {
 		change func(*Config)
@@ -275,8 +276,8 @@ func TestCheckWithoutAnything(t *testing.T) {
 	}
 }
 
-// TestCheckSigningKeys checks that an overdue rotation of valid signing keys is only a warning, after
-// which Check continues.
+// TestCheckSigningKeys checks that an overdue rotation of valid signing keys is only a warning,
+// after which Check continues.
 func TestCheckSigningKeys(t *testing.T) {
 	cfg := valid()
 	dir := t.TempDir()
@@ -394,7 +395,7 @@ func TestStartAsksGlobus(t *testing.T) {
 		"a wrong secret":  {401, `{"errors":[{"status":"401","code":"UNAUTHORIZED","title":"Unauthorized"}],"error":"unauthorized"}`, true, "globus-client-secret-file"},
 		"an unknown ID":   {400, `{"error":"invalid_client"}`, true, "globus-client-id"},
 		"all is well":     {200, `{"active":false}`, false, ""},
-		"an outage":       {503, "", false, "cannot be asked whose tokens are"},
+		"an outage":       {503, "", false, "cannot check access tokens"},
 		"a page":          {200, "<title>It works!</title>", false, "It works!"},
 		"no such request": {501, "", false, "status 501"},
 	} {
@@ -419,7 +420,7 @@ func TestStartAsksGlobus(t *testing.T) {
 			if errors.Is(err, globus.ErrClientRefused) != c.refused || c.refused && !strings.Contains(err.Error(), c.says) {
 				t.Errorf("Open = %v, want it refused: %v, and to say %q", err, c.refused, c.says)
 			}
-			warned := strings.Contains(said.String(), "cannot be asked whose tokens are")
+			warned := strings.Contains(said.String(), "cannot check access tokens")
 			if warned != (c.says != "" && !c.refused) || warned && !strings.Contains(said.String(), c.says) {
 				t.Errorf("the start says %q, want %q", said.String(), c.says)
 			}
@@ -430,8 +431,8 @@ func TestStartAsksGlobus(t *testing.T) {
 	}
 }
 
-// TestCheckCertificate checks that Check reports a certificate that has expired or soon will, and one
-// for another host name.
+// TestCheckCertificate checks that Check reports a certificate that has expired or soon will, and
+// one for another host name.
 func TestCheckCertificate(t *testing.T) {
 	for name, c := range map[string]struct {
 		host  string
@@ -460,8 +461,8 @@ func TestCheckCertificate(t *testing.T) {
 	}
 }
 
-// TestCheckScope checks that Check reports whether clients will send their tokens to the hosts, given
-// the scope.
+// TestCheckScope checks that Check reports whether clients will send their tokens to the hosts,
+// given the scope.
 func TestCheckScope(t *testing.T) {
 	const byHost, byAPI = "https://auth.globus.org/scopes/example.org/logging", "https://auth.globus.org/scopes/d1a590a0-0000-4000-8000-0000000000a1/logging"
 	for name, c := range map[string]struct {
@@ -472,7 +473,7 @@ func TestCheckScope(t *testing.T) {
 	}{
 		"names the host":         {byHost, []string{"kafka1.example.org:9092"}, OK, "to diaspora.example.org, kafka1.example.org"},
 		"a gateway outside":      {byHost, []string{"kafka1.example.org:9092", "192.0.2.1:9092"}, Fail, "192.0.2.1 is not below example.org"},
-		"names the API":          {byAPI, []string{"kafka1.example.org:9092"}, Warn, "names no host: at their first login, people are asked about the hosts: diaspora.example.org, kafka1.example.org"},
+		"names the API":          {byAPI, []string{"kafka1.example.org:9092"}, Warn, "names no host, so users have to confirm these hosts at their first login: diaspora.example.org, kafka1.example.org"},
 		"of a service of Globus": {"urn:globus:auth:scope:groups.api.globus.org:all", []string{"kafka1.example.org:9092"}, Fail, "a scope of groups.api.globus.org"},
 	} {
 		cfg := valid()
