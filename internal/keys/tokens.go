@@ -119,34 +119,34 @@ func scopeOf(key diaspora.AccessKey) (scope []string) {
 // authenticate returns the identity for a token that Exchange has issued.
 func (t *Tokens) authenticate(ctx context.Context, token globus.Secret) (gateway.Identity, error) {
 	if len(token) > maxTokenBytes {
-		return gateway.Identity{}, errForeign
+		return gateway.Identity{}, errUnknownToken
 	}
 	parsed, err := jwt.ParseSigned(token.Reveal(), []jose.SignatureAlgorithm{jose.ES256})
 	if err != nil {
-		return gateway.Identity{}, errForeign
+		return gateway.Identity{}, errUnknownToken
 	}
 	var c tokenClaims
 	if err := parsed.Claims(&t.key.PublicKey, &c); err != nil {
-		return gateway.Identity{}, errForeign
+		return gateway.Identity{}, errUnknownToken
 	}
 	now := t.now()
 	switch {
 	case c.Issuer != t.issuer || !c.Audience.Contains(t.issuer) || c.Expiry == nil:
-		return gateway.Identity{}, errForeign
+		return gateway.Identity{}, errUnknownToken
 	case !now.Before(c.Expiry.Time()):
-		return gateway.Identity{}, refused("the token that was got with an access key expired at %s", c.Expiry.Time().UTC().Format(time.RFC3339))
+		return gateway.Identity{}, refused("the token that was issued for an access key expired at %s", c.Expiry.Time().UTC().Format(time.RFC3339))
 	}
 	key, err := t.keys.ActiveKey(ctx, c.ClientID)
 	if err != nil {
 		return gateway.Identity{}, err
 	}
 	if key.Owner != c.Subject {
-		return gateway.Identity{}, errForeign
+		return gateway.Identity{}, errUnknownToken
 	}
 	return identityOf(key, c.Expiry.Time()), nil
 }
 
-var errForeign = refused("this is no token of Globus Auth, and none that was got here with an access key")
+var errUnknownToken = refused("this token was issued neither by Globus Auth nor by this fabric for an access key")
 
 // isJWT reports whether a token looks like a JWT, whoever issued it. The tokens of Globus Auth are
 // opaque and have no dots.
@@ -189,12 +189,12 @@ func readKey(file string) (*ecdsa.PrivateKey, error) {
 	}
 	block, _ := pem.Decode(data)
 	if block == nil || block.Type != "PRIVATE KEY" {
-		return nil, fmt.Errorf("%s holds no private key in PEM", file)
+		return nil, fmt.Errorf("%s does not contain a private key in PEM", file)
 	}
 	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
 	key, ok := parsed.(*ecdsa.PrivateKey)
 	if err != nil || !ok || key.Curve != elliptic.P256() {
-		return nil, fmt.Errorf("%s holds no key of the curve P-256", file) // without err, which may quote the file's content
+		return nil, fmt.Errorf("%s does not contain a key of the curve P-256", file) // without err, which may quote the file's content
 	}
 	return key, nil
 }

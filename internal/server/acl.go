@@ -18,8 +18,8 @@ type aclForm struct {
 	Topic   string        `json:"topic"`
 }
 
-// aclAnswer is the answer to POST /acl: the topic, and how to make the same claim again.
-type aclAnswer struct {
+// claimResponse is the answer to POST /acl: the topic, and how to make the same claim again.
+type claimResponse struct {
 	diaspora.Topic
 	Form string `json:"form"` // a link to the form, filled in except for the token
 	Curl string `json:"curl"` // a command that makes the same claim
@@ -51,8 +51,8 @@ func (s *Server) claimByForm(x *exchange) error {
 	if contentType == typeJSON {
 		offers = []string{typeJSON, typePlain, typeHTML}
 	}
-	status := claimedStatus(x, t)
-	a := aclAnswer{Topic: t, Form: s.formLink(x.caller.Subject, t.Name), Curl: s.curlCommand(x.caller.Subject, t.Name)}
+	status := claimStatus(x, t)
+	a := claimResponse{Topic: t, Form: s.formLink(x.caller.Subject, t.Name), Curl: s.curlCommand(x.caller.Subject, t.Name)}
 	switch choose(x.r, offers...) {
 	case typeHTML:
 		s.pages.write(x, status, "claimed", a)
@@ -135,7 +135,7 @@ func shellQuote(text string) string {
 }
 
 // text returns the answer as plain text, for a terminal.
-func (a aclAnswer) text() string {
+func (a claimResponse) text() string {
 	what := "is yours"
 	if !a.Created {
 		what = "was yours already"

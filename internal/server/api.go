@@ -21,8 +21,8 @@ func readRequest(x *exchange, into any) error {
 	return decodeJSON(body, into)
 }
 
-// claimedStatus returns 201 for a new topic, and 200 for one that the caller owned already.
-func claimedStatus(x *exchange, t diaspora.Topic) int {
+// claimStatus returns 201 for a new topic, and 200 for one that the caller owned already.
+func claimStatus(x *exchange, t diaspora.Topic) int {
 	if !t.Created {
 		return http.StatusOK
 	}
@@ -30,19 +30,50 @@ func claimedStatus(x *exchange, t diaspora.Topic) int {
 	return http.StatusCreated
 }
 
+// answer writes the result of a request as JSON, unless err is not nil.
+func (x *exchange) answer(result any, err error) error {
+	if err == nil {
+		x.writeJSON(http.StatusOK, typeJSON, result)
+	}
+	return err
+}
+
+// answerEmpty writes a response without a body, unless err is not nil.
+func (x *exchange) answerEmpty(err error) error {
+	if err == nil {
+		x.WriteHeader(http.StatusNoContent)
+	}
+	return err
+}
+
+// nonNil returns a list that is [] in JSON, rather than null, if it is empty.
+func nonNil[T any](list []T) []T {
+	if list == nil {
+		return []T{}
+	}
+	return list
+}
+
+// rejectToken fails if one of the fields, which others can read, contains the caller's token.
+func (x *exchange) rejectToken(fields ...string) error {
+	for _, field := range fields {
+		if strings.Contains(field, x.token.Reveal()) {
+			return invalid("the access token is in a field that others can read")
+		}
+	}
+	return nil
+}
+
 // claim makes a claim for the caller, from the form or the API.
 func (s *Server) claim(x *exchange, req diaspora.ClaimRequest) (diaspora.Topic, error) {
-	if token := x.token.Reveal(); strings.Contains(req.Name, token) || strings.Contains(req.Description, token) {
-		return diaspora.Topic{}, invalid("the access token is in a field that others can read")
+	if err := x.rejectToken(req.Name, req.Description); err != nil {
+		return diaspora.Topic{}, err
 	}
 	return s.cfg.Claims.Claim(x.r.Context(), x.caller.Subject, req)
 }
 
 // showIdentity returns the owner of the token, for clients that have only a token.
-func (s *Server) showIdentity(x *exchange) error {
-	x.writeJSON(http.StatusOK, typeJSON, x.caller)
-	return nil
-}
+func (s *Server) showIdentity(x *exchange) error { return x.answer(x.caller, nil) }
 
 func (s *Server) claimTopic(x *exchange) error {
 	var req diaspora.ClaimRequest
@@ -53,37 +84,21 @@ func (s *Server) claimTopic(x *exchange) error {
 	if err != nil {
 		return err
 	}
-	x.writeJSON(claimedStatus(x, t), typeJSON, t)
+	x.writeJSON(claimStatus(x, t), typeJSON, t)
 	return nil
 }
 
 func (s *Server) listTopics(x *exchange) error {
 	topics, err := s.cfg.Claims.Topics(x.r.Context(), x.caller.Subject)
-	if err != nil {
-		return err
-	}
-	if topics == nil {
-		topics = []diaspora.Topic{} // [] rather than null
-	}
-	x.writeJSON(http.StatusOK, typeJSON, diaspora.TopicList{Topics: topics})
-	return nil
+	return x.answer(diaspora.TopicList{Topics: nonNil(topics)}, err)
 }
 
 func (s *Server) showTopic(x *exchange) error {
-	t, err := s.cfg.Claims.Topic(x.r.Context(), x.caller.Subject, x.r.PathValue("name"))
-	if err != nil {
-		return err
-	}
-	x.writeJSON(http.StatusOK, typeJSON, t)
-	return nil
+	return x.answer(s.cfg.Claims.Topic(x.r.Context(), x.caller.Subject, x.r.PathValue("name")))
 }
 
 func (s *Server) releaseTopic(x *exchange) error {
-	if err := s.cfg.Claims.Release(x.r.Context(), x.caller.Subject, x.r.PathValue("name")); err != nil {
-		return err
-	}
-	x.WriteHeader(http.StatusNoContent)
-	return nil
+	return x.answerEmpty(s.cfg.Claims.Release(x.r.Context(), x.caller.Subject, x.r.PathValue("name")))
 }
 
 func (s *Server) discover(x *exchange) error {

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,8 +18,8 @@ import (
 // tokenShape is the syntax of a bearer token (RFC 6750 section 2.1).
 var tokenShape = regexp.MustCompile(`^[A-Za-z0-9._~+/-]+=*$`)
 
-// plausible reports whether a token can be valid, so that it is worth asking Globus Auth.
-func plausible(token globus.Secret) bool {
+// looksLikeToken reports whether a token can be valid, so that it is worth asking Globus Auth.
+func looksLikeToken(token globus.Secret) bool {
 	t := token.Reveal()
 	return len(t) >= 16 && len(t) <= 4096 && tokenShape.MatchString(t)
 }
@@ -28,16 +29,16 @@ func plausible(token globus.Secret) bool {
 func (s *Server) authenticate(x *exchange) error {
 	client := s.clientOf(x.r).String()
 	if strings.Count(x.token.Reveal(), ".") == 2 { // a JWT; the tokens of Globus Auth are not JWTs
-		return s.malformed(client, &refusal{
+		return s.countMalformed(client, &refusal{
 			status: http.StatusForbidden,
-			detail: "a token that was got with an access key is for Kafka alone: it can neither claim topics nor make keys",
+			detail: "a token that was issued for an access key works with Kafka only: it can neither claim topics nor create keys",
 			hint:   "Send the access token of your login: `diaspora token` prints it.",
 		})
 	}
-	if !plausible(x.token) {
-		return s.malformed(client, unauthenticated("this is not an access token", "invalid_token"))
+	if !looksLikeToken(x.token) {
+		return s.countMalformed(client, unauthenticated("this is not an access token", "invalid_token"))
 	}
-	end, wait, ok := s.attempts.Begin(x.r.Context(), client, sha256.Sum256([]byte(x.token)))
+	end, wait, ok := s.guard.Begin(x.r.Context(), client, sha256.Sum256([]byte(x.token)))
 	if !ok {
 		return tooManyFailures(wait, "log in again with `diaspora login`")
 	}
@@ -47,10 +48,10 @@ func (s *Server) authenticate(x *exchange) error {
 	case err != nil:
 		return err
 	case info.Subject == "":
-		return errors.New("the authenticator let in a token without a subject")
+		return errors.New("the authenticator accepted a token without a subject")
 	}
 	x.caller = info.Identity
-	x.settle()
+	x.keepConnOpen()
 	return nil
 }
 
@@ -65,14 +66,14 @@ func sendsBasic(r *http.Request) bool {
 func (s *Server) authenticateKey(x *exchange) error {
 	client := s.clientOf(x.r).String()
 	if len(x.r.Header["Authorization"]) > 1 {
-		return invalidClient("the Authorization header must be there once")
+		return invalidClient("the request must have exactly one Authorization header")
 	}
 	id, secret, err := basicCredentials(x.r.Header.Get("Authorization"))
 	if err != nil {
-		return s.malformed(client, err)
+		return s.countMalformed(client, err)
 	}
 	x.token = secret // so that it is concealed in logs and answers
-	end, wait, ok := s.attempts.Begin(x.r.Context(), client, sha256.Sum256([]byte(id+"\x00"+secret.Reveal())))
+	end, wait, ok := s.guard.Begin(x.r.Context(), client, sha256.Sum256([]byte(id+"\x00"+secret.Reveal())))
 	if !ok {
 		return tooManyFailures(wait, "create another access key with `diaspora key create`")
 	}
@@ -90,14 +91,14 @@ func (s *Server) authenticateKey(x *exchange) error {
 		return err
 	}
 	x.caller = globus.Identity{Subject: key.Owner}
-	x.settle()
+	x.keepConnOpen()
 	return nil
 }
 
-// malformed returns why, the reason for refusing a value that cannot be a token. If the client has
-// sent too many of them, it returns an error that says so.
-func (s *Server) malformed(client string, why error) error {
-	if wait, ok := s.attempts.Malformed(client); !ok {
+// countMalformed returns why, the reason for refusing a value that cannot be a token. If the client
+// has sent too many of them, it returns an error that says so.
+func (s *Server) countMalformed(client string, why error) error {
+	if wait, ok := s.guard.Malformed(client); !ok {
 		return tooManyFailures(wait, "send the token that `diaspora token` prints")
 	}
 	return why
@@ -120,7 +121,7 @@ func (s *Server) authenticateHeader(x *exchange) error {
 		return err
 	}
 	if !given {
-		return unauthenticated("the request does not say who is calling", "")
+		return unauthenticated("the request has no access token", "")
 	}
 	return s.authenticate(x)
 }
@@ -133,11 +134,11 @@ func bearerToken(x *exchange) (given bool, err error) {
 		return false, nil
 	}
 	if sendsBasic(x.r) {
-		return true, unauthenticated("this takes the access token of a person's login; an access key is for Kafka, and can show keys of its owner", "invalid_request")
+		return true, unauthenticated("this address needs the access token of a login, not an access key", "invalid_request")
 	}
 	scheme, token, ok := strings.Cut(values[0], " ")
 	if len(values) > 1 || !ok || !strings.EqualFold(scheme, "Bearer") {
-		return true, unauthenticated("the Authorization header must be there once, as Bearer and one token", "invalid_request")
+		return true, unauthenticated("the request must have exactly one Authorization header, with Bearer and one token", "invalid_request")
 	}
 	x.token = globus.Secret(strings.TrimLeft(token, " "))
 	return true, nil
@@ -179,10 +180,5 @@ func (s *Server) clientOf(r *http.Request) netip.Addr {
 }
 
 func (s *Server) trusts(addr netip.Addr) bool {
-	for _, p := range s.cfg.TrustedProxies {
-		if p.Contains(addr) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(s.cfg.TrustedProxies, func(p netip.Prefix) bool { return p.Contains(addr) })
 }

@@ -22,7 +22,7 @@ type conns struct {
 	max, perAddress int
 	exempt          func(netip.Addr) bool
 	anonymous       admission.AnonymousConns
-	more            chan struct{} // receives a value when there may be room
+	room            chan struct{} // receives a value when there may be room
 
 	mu        sync.Mutex // guards the fields below
 	open      map[*limitedConn]bool
@@ -31,7 +31,7 @@ type conns struct {
 
 func newConns(max int, exempt func(netip.Addr) bool) *conns {
 	return &conns{
-		max: max, perAddress: (max + addressShare - 1) / addressShare, exempt: exempt, more: make(chan struct{}, 1),
+		max: max, perAddress: (max + addressShare - 1) / addressShare, exempt: exempt, room: make(chan struct{}, 1),
 		open: make(map[*limitedConn]bool), byAddress: make(map[netip.Addr]int),
 	}
 }
@@ -131,7 +131,7 @@ func (cs *conns) admit(c *limitedConn, closed <-chan struct{}) bool {
 			continue
 		}
 		select {
-		case <-cs.more:
+		case <-cs.room:
 		case <-closed:
 			return false
 		}
@@ -149,7 +149,7 @@ func (cs *conns) add(c *limitedConn) bool {
 	if !c.proxied() {
 		cs.byAddress[admission.AddressOf(c.address)]++
 	}
-	cs.begin(c)
+	cs.markAnonymous(c)
 	c.silent = true
 	return true
 }
@@ -167,29 +167,30 @@ func (cs *conns) remove(c *limitedConn) {
 			delete(cs.byAddress, address)
 		}
 	}
-	cs.known(c)
-	cs.tell()
+	cs.unmarkAnonymous(c)
+	cs.signalRoom()
 }
 
-// tell wakes admit. The caller holds mu.
-func (cs *conns) tell() {
+// signalRoom wakes admit. The caller holds mu.
+func (cs *conns) signalRoom() {
 	select {
-	case cs.more <- struct{}{}:
+	case cs.room <- struct{}{}:
 	default:
 	}
 }
 
-// begin marks the connection as having a request that is not authenticated. The caller holds mu.
-func (cs *conns) begin(c *limitedConn) {
+// markAnonymous marks the connection as having a request that is not authenticated. The caller
+// holds mu.
+func (cs *conns) markAnonymous(c *limitedConn) {
 	c.idle, c.silent = time.Time{}, false
 	if c.anonymous == nil && cs.open[c] && !c.proxied() {
 		c.anonymous = cs.anonymous.Add(admission.AddressOf(c.address), func() { _ = c.Close() })
 	}
 }
 
-// known takes a connection off the list of anonymous connections, because its request is authenticated, or
-// because it is idle or closed. The caller holds mu.
-func (cs *conns) known(c *limitedConn) {
+// unmarkAnonymous takes a connection off the list of anonymous connections, because its request is
+// authenticated, or because it is idle or closed. The caller holds mu.
+func (cs *conns) unmarkAnonymous(c *limitedConn) {
 	if c.anonymous != nil {
 		c.anonymous.Remove()
 		c.anonymous = nil
@@ -203,11 +204,11 @@ func (cs *conns) observe(conn net.Conn, state http.ConnState) {
 	defer cs.mu.Unlock()
 	switch state {
 	case http.StateActive:
-		cs.begin(c)
+		cs.markAnonymous(c)
 	case http.StateIdle:
-		cs.known(c)
+		cs.unmarkAnonymous(c)
 		c.idle = time.Now()
-		cs.tell()
+		cs.signalRoom()
 	}
 }
 
@@ -221,21 +222,21 @@ func limitedOf(conn net.Conn) *limitedConn {
 
 type connKey struct{}
 
-// inContext is the server's [http.Server.ConnContext].
-func inContext(ctx context.Context, conn net.Conn) context.Context {
+// connContext is the server's [http.Server.ConnContext].
+func connContext(ctx context.Context, conn net.Conn) context.Context {
 	return context.WithValue(ctx, connKey{}, limitedOf(conn))
 }
 
-// settled marks a request's connection as known: until the request is answered, the connection is
-// not closed to make room for another one.
-func settled(r *http.Request) {
+// keepOpen marks a request's connection as authenticated: until the request is answered, the
+// connection is not closed to make room for another one.
+func keepOpen(r *http.Request) {
 	c, ok := r.Context().Value(connKey{}).(*limitedConn)
 	if !ok {
 		return // called by a test without a connection
 	}
 	c.conns.mu.Lock()
 	defer c.conns.mu.Unlock()
-	c.conns.known(c)
+	c.conns.unmarkAnonymous(c)
 }
 
 // closeIdle closes the connection that has been idle for the longest time, among those of one

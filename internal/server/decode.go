@@ -49,13 +49,13 @@ func readBody(x *exchange, accepted ...string) (body []byte, contentType string,
 	var tooLarge *http.MaxBytesError
 	switch {
 	case err == nil, errors.As(err, &tooLarge):
-		x.hasRead = true
-		x.settle()
+		x.bodyRead = true
+		x.keepConnOpen()
 		return body, contentType, err
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return nil, contentType, &refusal{status: http.StatusRequestTimeout, detail: "the body took too long to arrive"}
 	default:
-		return nil, contentType, invalid("the body is cut off or broken")
+		return nil, contentType, invalid("the body is incomplete or malformed")
 	}
 }
 
@@ -97,7 +97,7 @@ func decodeJSON(body []byte, into any) error {
 			return invalid("the body has an unknown field; the fields are %s", strings.Join(names, ", "))
 		}
 		if seen[name] {
-			return invalid("the field %q is there more than once", name)
+			return invalid("the field %q is repeated", name)
 		}
 		seen[name] = true
 		var raw json.RawMessage
@@ -115,7 +115,7 @@ func decodeJSON(body []byte, into any) error {
 		return invalid("the body is not valid JSON")
 	}
 	if _, err := dec.Token(); err != io.EOF {
-		return invalid("there is something behind the JSON object")
+		return invalid("the body has data after the JSON object")
 	}
 	return nil
 }
@@ -151,7 +151,7 @@ func decodeForm(encoded string, into any, lenient bool) error {
 		case !ok:
 			return invalid("the form has an unknown field; the fields are %s", strings.Join(names, ", "))
 		case len(value) > 1:
-			return invalid("the field %q is there more than once", name)
+			return invalid("the field %q is repeated", name)
 		}
 		field.SetString(strings.TrimSpace(value[0]))
 		if err := checkText(name, field); err != nil {

@@ -24,17 +24,17 @@ type exchange struct {
 	form   *aclForm        // the fields of the form, to show them again with an error
 	oauth  bool            // write errors in OAuth's format
 
-	hasRead bool // the whole body has been read
+	bodyRead bool // the whole body has been read
 
 	status int
 	bytes  int64
 }
 
-// settle protects the connection from being closed to make room for others, once the request has
-// arrived completely and is authenticated.
-func (x *exchange) settle() {
-	if x.caller.Subject != "" && (x.hasRead || x.r.Method != http.MethodPost) {
-		settled(x.r)
+// keepConnOpen protects the connection from being closed to make room for others, once the request
+// has arrived completely and is authenticated.
+func (x *exchange) keepConnOpen() {
+	if x.caller.Subject != "" && (x.bodyRead || x.r.Method != http.MethodPost) {
+		keepOpen(x.r)
 	}
 }
 
@@ -169,7 +169,7 @@ func (s *Server) admit(r *http.Request) error {
 	case !s.hosts[canonicalHost(r.Host, s.public.Scheme)] && r.URL.Path != "/healthz":
 		return &refusal{
 			status: http.StatusMisdirectedRequest,
-			detail: "this server does not go by the name that the request asks for",
+			detail: "this server does not serve the host name in the request",
 			hint:   "Use " + s.public.String() + ".",
 		}
 	case !cleanPath(r.URL):

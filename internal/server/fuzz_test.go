@@ -125,7 +125,7 @@ func FuzzRequest(f *testing.F) {
 			t.Errorf("status %d: %s", w.Code, answer)
 		case w.Code >= 400 && w.Header().Get("Content-Type") == typeProblem:
 			var p diaspora.Problem
-			if err := json.Unmarshal([]byte(answer), &p); err != nil || p.Status != w.Code || p.Detail == "" || titles[p.Status][0] == "" {
+			if err := json.Unmarshal([]byte(answer), &p); err != nil || p.Status != w.Code || p.Detail == "" || problemTypes[p.Status][0] == "" {
 				t.Errorf("status %d with %s (%v)", w.Code, answer, err)
 			}
 		case w.Code >= 400 && r.URL.Path == "/v1/token" && w.Header().Get("Content-Type") == typeJSON && strings.Contains(answer, `"error": "`):

@@ -3,7 +3,6 @@ package server
 import (
 	"net/http"
 	"net/url"
-	"strings"
 
 	"github.com/diaspora-streams/diaspora"
 )
@@ -15,8 +14,8 @@ func (s *Server) issueKey(x *exchange) error {
 	if err := readRequest(x, &req); err != nil {
 		return err
 	}
-	if strings.Contains(req.Name, x.token.Reveal()) {
-		return invalid("the access token is in a field that others can read")
+	if err := x.rejectToken(req.Name); err != nil {
+		return err
 	}
 	key, err := s.cfg.Claims.IssueKey(x.r.Context(), x.caller.Subject, req)
 	if err != nil {
@@ -32,29 +31,13 @@ func (s *Server) issueKey(x *exchange) error {
 
 func (s *Server) listKeys(x *exchange) error {
 	keys, err := s.cfg.Claims.Keys(x.r.Context(), x.caller.Subject)
-	if err != nil {
-		return err
-	}
-	if keys == nil {
-		keys = []diaspora.AccessKey{} // [] rather than null
-	}
-	x.writeJSON(http.StatusOK, typeJSON, diaspora.AccessKeyList{Keys: keys})
-	return nil
+	return x.answer(diaspora.AccessKeyList{Keys: nonNil(keys)}, err)
 }
 
 func (s *Server) showKey(x *exchange) error {
-	key, err := s.cfg.Claims.Key(x.r.Context(), x.caller.Subject, x.r.PathValue("id"))
-	if err != nil {
-		return err
-	}
-	x.writeJSON(http.StatusOK, typeJSON, key)
-	return nil
+	return x.answer(s.cfg.Claims.Key(x.r.Context(), x.caller.Subject, x.r.PathValue("id")))
 }
 
 func (s *Server) revokeKey(x *exchange) error {
-	if err := s.cfg.Claims.RevokeKey(x.r.Context(), x.caller.Subject, x.r.PathValue("id")); err != nil {
-		return err
-	}
-	x.WriteHeader(http.StatusNoContent)
-	return nil
+	return x.answerEmpty(s.cfg.Claims.RevokeKey(x.r.Context(), x.caller.Subject, x.r.PathValue("id")))
 }

@@ -24,7 +24,7 @@ func TestCurlCommand(t *testing.T) {
 	testkit.Must(t, os.WriteFile(filepath.Join(bin, "diaspora"), []byte("#!/bin/sh\n[ \"$*\" = token ] && echo "+adaToken+"\n"), 0o755))
 
 	a := e.do("POST", "/acl", form(ada, adaToken, "weather"), "Content-Type", typeForm, "Accept", typeJSON)
-	var answer aclAnswer
+	var answer claimResponse
 	if err := json.Unmarshal([]byte(a.body), &answer); err != nil || a.status != 201 {
 		t.Fatalf("%d, %v: %s", a.status, err, a.body)
 	}

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"github.com/diaspora-streams/diaspora/internal/outcome"
 	"log/slog"
 	"maps"
 	"math/rand/v2"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/outcome"
 )
 
 // refusal is an error with an HTTP status, for faults of a request that only this package detects.
@@ -31,8 +31,8 @@ type refusal struct {
 
 func (e *refusal) Error() string { return e.detail }
 
-// titles are, by status, the name of the problem type and its title.
-var titles = map[int][2]string{
+// problemTypes are, by status, the name of the problem type and its title.
+var problemTypes = map[int][2]string{
 	http.StatusBadRequest:                  {"invalid", "The request is not valid"},
 	http.StatusUnauthorized:                {"unauthenticated", "Not logged in"},
 	http.StatusForbidden:                   {"permission", "Not permitted"},
@@ -68,7 +68,7 @@ var routeHints = map[string]map[int]string{
 
 const (
 	repeatClaim     = "Try again in a few seconds: repeating a claim is safe."
-	mayHaveHappened = "It may have happened: `diaspora admin blocked` says."
+	mayHaveHappened = "The change may have been made: `diaspora admin blocked` shows whether."
 )
 
 // retryAfter is the Retry-After header, in seconds, of an answer that a part of the service is
@@ -114,22 +114,22 @@ func problemOf(err error) (diaspora.Problem, http.Header) {
 		switch {
 		case errors.Is(err, kerr.KafkaStorageError):
 			p.Detail = "the broker cannot write to its disk, which may be full"
-			p.Hint = "Whoever runs the fabric finds the reason in its diagnostics. To release a topic also makes room."
+			p.Hint = "The operators find the reason in the fabric's diagnostics. Releasing a topic frees space."
 		case errors.Is(err, globus.ErrUnavailable):
-			p.Detail = "Globus Auth cannot be reached, so nobody can tell whose token this is"
-			p.Hint = "The token may well be good: keep it, and try again in a few seconds."
+			p.Detail = "Globus Auth cannot be reached, so the token cannot be checked"
+			p.Hint = "The token may be valid: keep it, and try again in a few seconds."
 		}
 	case http.StatusInternalServerError:
 		p.Topic = ""
 		if errors.Is(err, globus.ErrMisconfigured) {
-			p.Detail = fmt.Sprintf("this fabric cannot tell whose token this is, because it cannot use the answer of Globus Auth (%v)", err)
-			p.Hint = "The token may be fine: keep it, and tell the operators of the fabric."
+			p.Detail = fmt.Sprintf("this fabric cannot check the token, because it cannot use the response of Globus Auth (%v)", err)
+			p.Hint = "The token may be valid: keep it, and tell the operators of the fabric."
 			break
 		}
 		p.Detail = fmt.Sprintf("the cause is in the server's diagnostics, under %08x", rand.Uint32())
 		p.Hint = ""
 	}
-	p.Type, p.Title = "/problems/"+titles[p.Status][0], titles[p.Status][1]
+	p.Type, p.Title = "/problems/"+problemTypes[p.Status][0], problemTypes[p.Status][1]
 	return p, header
 }
 
@@ -137,7 +137,7 @@ func problemOf(err error) (diaspora.Problem, http.Header) {
 // request that ran out of time, or whose client left, is a 503 to the client.
 func statusOf(err error) int {
 	switch status := outcome.HTTPStatus(err); {
-	case titles[status][0] != "":
+	case problemTypes[status][0] != "":
 		return status
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return http.StatusServiceUnavailable
@@ -177,14 +177,14 @@ func (s *Server) fail(x *exchange, err error) {
 		if p.Status == http.StatusServiceUnavailable {
 			level = slog.LevelWarn
 		}
-		tell := func() {
+		logFailure := func() {
 			s.log.Log(x.r.Context(), level, "request failed", "route", x.route(), "status", p.Status,
 				"principal", x.caller.Subject, "detail", p.Detail, "err", x.conceal(err.Error()))
 		}
 		if errors.Is(err, globus.ErrMisconfigured) {
-			s.misconfiguredOften.Do(tell)
+			s.logMisconfigured.Do(logFailure)
 		} else {
-			tell()
+			logFailure()
 		}
 	}
 	maps.Copy(x.Header(), header)

@@ -61,7 +61,7 @@ func (s *Server) routes() *http.ServeMux {
 	for _, rt := range routeTable {
 		method, path, _ := strings.Cut(rt.pattern, " ")
 		methods[path] = append(methods[path], method)
-		mux.Handle(rt.pattern, s.guard(rt))
+		mux.Handle(rt.pattern, s.routeHandler(rt))
 	}
 	for path, allowed := range methods {
 		if slices.Contains(allowed, "GET") {
@@ -70,7 +70,7 @@ func (s *Server) routes() *http.ServeMux {
 		slices.Sort(allowed)
 		mux.Handle(path, s.refuse(refusal{
 			status: http.StatusMethodNotAllowed,
-			detail: "this address answers " + strings.Join(allowed, ", ") + " only",
+			detail: "this address supports only " + strings.Join(allowed, ", "),
 			header: http.Header{"Allow": {strings.Join(allowed, ", ")}},
 		}))
 	}
@@ -82,13 +82,13 @@ func (s *Server) routes() *http.ServeMux {
 	return mux
 }
 
-// guard returns the handler of rt, preceded by the checks for its kind of access.
-func (s *Server) guard(rt route) http.Handler {
+// routeHandler returns the handler of rt, preceded by the checks for its kind of access.
+func (s *Server) routeHandler(rt route) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		x := w.(*exchange)
 		x.r = r // r has the values of the path's wildcards
 		x.oauth = rt.access == oauthClient
-		err := checkShape(rt, r)
+		err := checkRequest(rt, r)
 		switch {
 		case err != nil:
 		case rt.access == bearerOrKey && sendsBasic(r):
@@ -105,9 +105,9 @@ func (s *Server) guard(rt route) http.Handler {
 	})
 }
 
-// checkShape refuses a request with a query where fields belong in the body, with a body that no
+// checkRequest refuses a request with a query where fields belong in the body, with a body that no
 // handler would read, or that accepts only formats in which the route cannot answer.
-func checkShape(rt route, r *http.Request) error {
+func checkRequest(rt route, r *http.Request) error {
 	if rt.access != public && r.URL.RawQuery != "" {
 		return queryRefusal(rt, r.URL.RawQuery)
 	}
@@ -115,7 +115,7 @@ func checkShape(rt route, r *http.Request) error {
 		return &refusal{status: http.StatusBadRequest, detail: r.Method + " takes no body here"}
 	}
 	if rt.offers != nil && choose(r, rt.offers...) == "" {
-		return &refusal{status: http.StatusNotAcceptable, detail: "the answer can be " + strings.Join(rt.offers, " or ") + " only"}
+		return &refusal{status: http.StatusNotAcceptable, detail: "the response can only be " + strings.Join(rt.offers, " or ")}
 	}
 	return nil
 }

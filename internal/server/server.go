@@ -15,6 +15,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -152,11 +153,11 @@ type Server struct {
 	mux       *http.ServeMux
 	pages     *pages
 	crossSite *http.CrossOriginProtection
-	attempts  *admission.Guard
+	guard     *admission.Guard
 	health    healthCache
 	log       *slog.Logger
 
-	misconfiguredOften rate.Sometimes // for an error that every request would log until an operator fixes it
+	logMisconfigured rate.Sometimes // for an error that every request would log until an operator fixes it
 }
 
 // New returns the ACL endpoint. It fails only if cfg is not valid.
@@ -168,15 +169,9 @@ func New(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("server: public URL: %w", err)
 	}
-	if cfg.DrainTimeout == 0 {
-		cfg.DrainTimeout = 10 * time.Second
-	}
-	if cfg.MaxConns == 0 {
-		cfg.MaxConns = 1024
-	}
-	if cfg.Diagnostics == nil {
-		cfg.Diagnostics = slog.New(slog.DiscardHandler)
-	}
+	cfg.DrainTimeout = cmp.Or(cfg.DrainTimeout, 10*time.Second)
+	cfg.MaxConns = cmp.Or(cfg.MaxConns, 1024)
+	cfg.Diagnostics = cmp.Or(cfg.Diagnostics, slog.New(slog.DiscardHandler))
 	discovery, err := json.MarshalIndent(cfg.Discovery, "", "  ")
 	if err != nil {
 		return nil, err
@@ -187,10 +182,10 @@ func New(cfg Config) (*Server, error) {
 		hosts:     hostNames(public, cfg.Hosts),
 		discovery: append(discovery, '\n'),
 		crossSite: http.NewCrossOriginProtection(),
-		attempts:  admission.NewGuard(admission.DefaultBurst),
+		guard:     admission.NewGuard(admission.DefaultBurst),
 		log:       cfg.Diagnostics,
 
-		misconfiguredOften: rate.Sometimes{Interval: time.Minute},
+		logMisconfigured: rate.Sometimes{Interval: time.Minute},
 	}
 	s.pages, err = loadPages()
 	if err != nil {
@@ -235,7 +230,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    hardHeaderSize,
 		ConnState:         conns.observe,
-		ConnContext:       inContext,
+		ConnContext:       connContext,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 
 		DisableGeneralOptionsHandler: true, // so that our own answer, with our format and headers, is sent instead

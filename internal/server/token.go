@@ -40,8 +40,8 @@ func invalidClient(detail string) error {
 // basicChallenge asks for the ID and the secret of an access key.
 var basicChallenge = http.Header{"Www-Authenticate": {`Basic realm="diaspora", charset="UTF-8"`}}
 
-// tokenAnswer is a successful response of the token endpoint (RFC 6749 section 5.1).
-type tokenAnswer struct {
+// tokenResponse is a successful response of the token endpoint (RFC 6749 section 5.1).
+type tokenResponse struct {
 	AccessToken string `json:"access_token"`
 	TokenType   string `json:"token_type"`
 	ExpiresIn   int64  `json:"expires_in"` // in seconds
@@ -69,9 +69,9 @@ func (s *Server) exchangeKey(x *exchange) error {
 	case "":
 		return invalidRequest("grant_type is missing")
 	default:
-		return &oauthError{refusal{status: http.StatusBadRequest, detail: "grant_type can be client_credentials only"}, "unsupported_grant_type"}
+		return &oauthError{refusal{status: http.StatusBadRequest, detail: "grant_type must be client_credentials"}, "unsupported_grant_type"}
 	}
-	end, wait, ok := s.attempts.Begin(x.r.Context(), s.clientOf(x.r).String(), sha256.Sum256([]byte(id+"\x00"+secret.Reveal())))
+	end, wait, ok := s.guard.Begin(x.r.Context(), s.clientOf(x.r).String(), sha256.Sum256([]byte(id+"\x00"+secret.Reveal())))
 	if !ok {
 		return tooManyFailures(wait, "create another access key with `diaspora key create`")
 	}
@@ -87,7 +87,7 @@ func (s *Server) exchangeKey(x *exchange) error {
 		return err
 	}
 	x.Header().Set("Pragma", "no-cache") // RFC 6749 requires it in addition to no-store
-	x.writeJSON(http.StatusOK, typeJSON, tokenAnswer{
+	x.writeJSON(http.StatusOK, typeJSON, tokenResponse{
 		AccessToken: token.AccessToken.Reveal(),
 		TokenType:   "Bearer",
 		ExpiresIn:   max(1, int64(time.Until(token.Expiry)/time.Second)),
@@ -109,7 +109,7 @@ func readTokenForm(x *exchange) (url.Values, error) {
 	}
 	for _, values := range form {
 		if len(values) > 1 {
-			return nil, invalidRequest("a field is there more than once")
+			return nil, invalidRequest("a field is repeated")
 		}
 	}
 	return form, nil
@@ -126,7 +126,7 @@ func clientCredentials(x *exchange, form url.Values) (id string, secret globus.S
 	case len(headers) == 1:
 		id, secret, err = basicCredentials(headers[0])
 		if err == nil && form.Has("client_id") && form.Get("client_id") != id {
-			err = invalidRequest("the form and the Authorization header name two clients")
+			err = invalidRequest("the form and the Authorization header name different clients")
 		}
 	case inForm:
 		id, secret = form.Get("client_id"), globus.Secret(form.Get("client_secret"))
@@ -137,7 +137,7 @@ func clientCredentials(x *exchange, form url.Values) (id string, secret globus.S
 	case err != nil:
 		return "", "", err
 	case id == "" || secret == "" || len(id)+len(secret) > 4096 || !utf8.ValidString(id+secret.Reveal()):
-		return "", "", invalidClient("the client is the ID of an access key, and its secret the key's")
+		return "", "", invalidClient("client_id must be the ID of an access key, and client_secret its secret")
 	}
 	return id, secret, nil
 }

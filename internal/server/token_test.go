@@ -73,7 +73,7 @@ func TestExchangeKey(t *testing.T) {
 			headers = append(headers, "Content-Type", typeForm)
 		}
 		a := e.do("POST", "/v1/token", tt.body, headers...)
-		var got tokenAnswer
+		var got tokenResponse
 		if err := json.Unmarshal([]byte(a.body), &got); err != nil || a.status != 200 || a.header.Get("Content-Type") != typeJSON {
 			t.Errorf("%s: %d %v\n%s", name, a.status, err, a.body)
 		}
@@ -271,7 +271,7 @@ func TestKeyShowsKeys(t *testing.T) {
 	e.secrets = append(e.secrets, wrong.Secret.Reveal())
 	show(one, as(wrong), 401, "there is no such access key, or this is not its secret")
 	show(one, []string{"Authorization", "Basic !"}, 401, "Basic")
-	show(one, append(as(one), "Authorization", adaBearer), 401, "once")
+	show(one, append(as(one), "Authorization", adaBearer), 401, "exactly one")
 
 	for _, rt := range routeTable {
 		if rt.access != bearer {
@@ -280,7 +280,7 @@ func TestKeyShowsKeys(t *testing.T) {
 		method, path, _ := strings.Cut(rt.pattern, " ")
 		target := strings.NewReplacer("{name}", "weather", "{id}", one.ID, "{subject}", bob).Replace(path)
 		a := e.do(method, target, "", append(as(one), "Content-Type", typeJSON)...)
-		if a.status != 401 || !strings.Contains(a.body, "a person's login") {
+		if a.status != 401 || !strings.Contains(a.body, "the access token of a login") {
 			t.Errorf("%s with an access key: %d\n%s", rt.pattern, a.status, a.body)
 		}
 	}
