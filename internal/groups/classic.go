@@ -35,12 +35,12 @@ const topicProtocol = "consumer"
 // classicGroup is the state of a group of the classic protocol. Its lock and timer are those of
 // group.
 type classicGroup struct {
-	state, previous state
-	since           time.Time // when state was entered, in whole ms
-	generation      int32
-	protocolType    string // empty: no client has ever joined
-	protocol        string // chosen for the generation; empty: none
-	leader          string // member ID; empty: no members
+	state        state
+	since        time.Time // when state was entered, in whole ms
+	generation   int32
+	protocolType string // empty: no client has ever joined
+	protocol     string // chosen for the generation; empty: none
+	leader       string // member ID; empty: no members
 
 	members  map[string]*member
 	static   map[string]string    // instance ID to member ID
@@ -57,11 +57,6 @@ type classicGroup struct {
 
 	joinBy time.Time // the joining phase ends at this time, complete or not; zero: no joining phase
 	syncBy time.Time // members that have not sent SyncGroup by this time are removed
-
-	// The first rebalance of an empty group waits for delay. If members have joined in that time
-	// (grown), it waits again, until left is used up.
-	delay, left time.Duration
-	grown       bool
 }
 
 // member is a member of a classic group.
@@ -98,7 +93,7 @@ func newClassicGroup(now time.Time) *classicGroup {
 }
 
 func (g *classicGroup) enter(s state, now time.Time) {
-	g.previous, g.state, g.since = g.state, s, now.Truncate(time.Millisecond)
+	g.state, g.since = s, now.Truncate(time.Millisecond)
 }
 
 // add adds a member. The caller has checked that its protocols fit.

@@ -241,31 +241,6 @@ func TestNewMemberTimeout(t *testing.T) {
 	})
 }
 
-func TestInitialRebalanceDelay(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, Config{InitialRebalanceDelay: 3 * time.Second})
-		start := time.Now()
-		members := []*consumer{w.consumer("g"), w.consumer("g"), w.consumer("g")}
-		done := make(chan error)
-		for _, c := range members {
-			go func() { done <- c.join() }()
-			time.Sleep(2 * time.Second)
-		}
-		for range members {
-			w.want("join", <-done, nil)
-		}
-		// The members arrive after 0, 2 and 4 seconds, so the delay is extended twice.
-		if d := time.Since(start); d != 9*time.Second {
-			t.Errorf("it took %v, want 9s", d)
-		}
-		for _, c := range members {
-			if c.generation != 1 {
-				t.Errorf("generation %d, want 1", c.generation)
-			}
-		}
-	})
-}
-
 func TestStaticMembers(t *testing.T) {
 	inWorld(t, func(w *world) {
 		a, b := w.static("g", "a"), w.static("g", "b")

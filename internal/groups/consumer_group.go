@@ -55,12 +55,10 @@ func partitionNumbers(partitions []partitionID) []int32 {
 	return n
 }
 
-// consumerOptions configures a consumerGroup. A zero value means the default.
-type consumerOptions struct {
-	MaxMembers int           // members of one group. Default: 10,000
-	Session    time.Duration // how long a member lives without a heartbeat. Default: 45 s
-	Heartbeat  time.Duration // the heartbeat interval that members are told. Default: 5 s
-}
+const (
+	consumerSession   = 45 * time.Second // how long a member lives without a heartbeat
+	consumerHeartbeat = 5 * time.Second  // the heartbeat interval that members are told
+)
 
 // consumerGroup is a group of the consumer protocol (KIP-848). Its members send
 // heartbeats. A heartbeat lists the topics that the member is subscribed to and
@@ -89,8 +87,8 @@ type consumerOptions struct {
 // methods change memory only. The caller has to write what
 // [consumerGroup.changes] emits before it sends any answer.
 type consumerGroup struct {
-	id   string
-	opts consumerOptions
+	id         string
+	maxMembers int
 
 	epoch           int32
 	assignmentEpoch int32
@@ -113,14 +111,10 @@ type consumerGroup struct {
 // the first member subscribes to something.
 const consumerFirstEpoch = 1
 
-func newConsumerGroup(id string, o consumerOptions) *consumerGroup {
+func newConsumerGroup(id string, maxMembers int) *consumerGroup {
 	return &consumerGroup{
-		id: id,
-		opts: consumerOptions{
-			MaxMembers: cmp.Or(o.MaxMembers, 10_000),
-			Session:    cmp.Or(o.Session, 45*time.Second),
-			Heartbeat:  cmp.Or(o.Heartbeat, 5*time.Second),
-		},
+		id:              id,
+		maxMembers:      maxMembers,
 		epoch:           consumerFirstEpoch,
 		assignmentEpoch: consumerFirstEpoch,
 		metadata:        topicsHash(nil),
@@ -155,7 +149,7 @@ func (g *consumerGroup) heartbeat(now time.Time, who Caller, topics Topics, req 
 
 	// Nothing has changed up to here, and nothing can fail from here on.
 	m = g.admit(m, req)
-	m.sessionEnds = now.Add(g.opts.Session)
+	m.sessionEnds = now.Add(consumerSession)
 	newPrincipal := g.update(m, who, req)
 	changed := g.subscribe(now, m, who, topics, req, newPrincipal)
 	if g.epoch > g.assignmentEpoch {
@@ -166,7 +160,7 @@ func (g *consumerGroup) heartbeat(now time.Time, who Caller, topics Topics, req 
 	resp := consumerHeartbeatResponse(req)
 	resp.MemberID = &m.id
 	resp.MemberEpoch = m.epoch
-	resp.HeartbeatIntervalMillis = int32(g.opts.Heartbeat.Milliseconds())
+	resp.HeartbeatIntervalMillis = int32(consumerHeartbeat.Milliseconds())
 	// A client sends a full request when it joins, and when it does not know
 	// whether its last heartbeat was processed. It needs the assignment then.
 	// Otherwise it is sent only when it has changed.
@@ -195,9 +189,9 @@ func (g *consumerGroup) member(req *kmsg.ConsumerGroupHeartbeatRequest) (*consum
 		return nil, consumerHeartbeatError(req, kerr.GroupIDNotFound, "Consumer group %s not found.", g.id)
 	}
 	m := g.members[req.MemberID]
-	if m == nil && len(g.members) >= g.opts.MaxMembers {
+	if m == nil && len(g.members) >= g.maxMembers {
 		return nil, consumerHeartbeatError(req, kerr.GroupMaxSizeReached,
-			"The consumer group has reached its maximum capacity of %d members.", g.opts.MaxMembers)
+			"The consumer group has reached its maximum capacity of %d members.", g.maxMembers)
 	}
 
 	if req.InstanceID != nil {

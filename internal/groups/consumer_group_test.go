@@ -69,7 +69,7 @@ type consumerTest struct {
 
 func newConsumerTest(t *testing.T, topics consumerTestTopics) *consumerTest {
 	return &consumerTest{
-		t: t, g: newConsumerGroup("g", consumerOptions{}), topics: topics, now: time.Unix(1e9, 0),
+		t: t, g: newConsumerGroup("g", 10_000), topics: topics, now: time.Unix(1e9, 0),
 		may: func(string) bool { return true },
 	}
 }
@@ -179,7 +179,7 @@ func (c *consumerTest) restart() {
 
 func restoredConsumerGroup(t testing.TB, g *consumerGroup, now time.Time) *consumerGroup {
 	t.Helper()
-	n := newConsumerGroup(g.id, g.opts)
+	n := newConsumerGroup(g.id, g.maxMembers)
 	g.all(func(part string, value []byte) {
 		testkit.Must(t, n.load(part, value))
 	})
@@ -292,7 +292,7 @@ func TestConsumerMemberIDOfVersion0(t *testing.T) {
 
 func TestConsumerFull(t *testing.T) {
 	c := newConsumerTest(t, consumerTestTopics{"a": 1})
-	c.g = newConsumerGroup("g", consumerOptions{MaxMembers: 1})
+	c.g = newConsumerGroup("g", 1)
 	c.want(c.beat("m1", 0, withNames("a")), "2 a:0")
 	c.want(c.beat("m2", 0, withNames("a")), "GROUP_MAX_SIZE_REACHED: The consumer group has reached its maximum capacity of 1 members.")
 	c.want(c.beat("m1", 2), "2 -")
@@ -747,7 +747,7 @@ func BenchmarkConsumerHeartbeat(b *testing.B) {
 				topics[fmt.Sprintf("topic-%d", i)] = 100
 			}
 			indexed := indexConsumerTopics(topics)
-			g := newConsumerGroup("g", consumerOptions{})
+			g := newConsumerGroup("g", 10_000)
 			now := time.Unix(1e9, 0)
 			who := Caller{MayDescribe: func(string) bool { return true }}
 			start := time.Now()

@@ -64,7 +64,7 @@ func TestConsumerModel(t *testing.T) {
 
 func checkConsumerModel(t *rapid.T) {
 	m := &consumerModel{
-		t: t, g: newConsumerGroup("g", consumerOptions{MaxMembers: 5}), now: time.Unix(1e9, 0), topics: consumerTestTopics{"a#0": 4, "b#0": 1},
+		t: t, g: newConsumerGroup("g", 5), now: time.Unix(1e9, 0), topics: consumerTestTopics{"a#0": 4, "b#0": 1},
 		denied: map[string]map[string]time.Time{"User:ada": {}, "User:eve": {}}, stored: map[string][]byte{}, faults: true,
 	}
 	actions := map[string]func(){
@@ -278,7 +278,7 @@ func (m *consumerModel) silence() {
 }
 
 func (m *consumerModel) restart() {
-	g := newConsumerGroup("g", m.g.opts)
+	g := newConsumerGroup("g", m.g.maxMembers)
 	for part, value := range m.stored {
 		if err := g.load(part, value); err != nil {
 			m.t.Fatal(err)

@@ -68,7 +68,7 @@ func (g *consumerGroup) restored(now time.Time) {
 			g.assignmentEpoch = max(m.epoch, m.previousEpoch)
 			g.changed = true
 		}
-		m.sessionEnds = now.Add(g.opts.Session)
+		m.sessionEnds = now.Add(consumerSession)
 		if m.state == consumerUnrevoked {
 			m.revokeBy = now.Add(time.Duration(m.rebalanceMillis) * time.Millisecond)
 		}

@@ -37,7 +37,7 @@ func TestConsumerGolden(t *testing.T) {
 		"03" + "010a" + id + "0" + "0005" + "00ac0206" + "010b" + id + "0" + "0100" +
 		"01" + "010b" + id + "0" + "0204" +
 		"03" + "010a" + id + "0" + "00" + "00ac02" + "010b" + id + "0" + "01"
-	g := newConsumerGroup("g", consumerOptions{})
+	g := newConsumerGroup("g", 10_000)
 	g.epoch, g.assignmentEpoch, g.metadata = 8, 7, 0x0123456789abcdef
 	if got := hex.EncodeToString(g.encode()); got != group {
 		t.Errorf("the group is written as\n%s, want\n%s", got, group)
@@ -48,13 +48,13 @@ func TestConsumerGolden(t *testing.T) {
 	}
 	b, err := hex.DecodeString(member)
 	testkit.Must(t, err)
-	read := newConsumerGroup("g", consumerOptions{})
+	read := newConsumerGroup("g", 10_000)
 	testkit.Must(t, read.load("mm", b))
 	if got := read.members["m"]; !reflect.DeepEqual(got, want) {
 		t.Errorf("the member is read as\n%+v, want\n%+v", got, want)
 	}
 	for n := range b {
-		if err := newConsumerGroup("g", consumerOptions{}).load("mm", b[:n]); !errors.Is(err, errDamaged) {
+		if err := newConsumerGroup("g", 10_000).load("mm", b[:n]); !errors.Is(err, errDamaged) {
 			t.Errorf("the first %d bytes: %v", n, err)
 		}
 	}
@@ -84,7 +84,7 @@ func TestConsumerLoadRefuses(t *testing.T) {
 		"member, target":            {"mm", edit(func(m *consumerMember) { slices.Reverse(m.target) })},
 		"member, assigned and gone": {"mm", edit(func(m *consumerMember) { m.revoking = m.assigned })},
 	} {
-		if err := newConsumerGroup("g", consumerOptions{}).load(test.part, test.value); !errors.Is(err, errDamaged) {
+		if err := newConsumerGroup("g", 10_000).load(test.part, test.value); !errors.Is(err, errDamaged) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -173,12 +173,12 @@ func FuzzConsumerLoad(f *testing.F) {
 	c.beat("m2", 0, withRegex(".*"))
 	c.beat("m1", 2)
 	f.Add(c.g.encode(), c.g.members["m1"].encode(), c.g.members["m2"].encode())
-	f.Add(newConsumerGroup("g", consumerOptions{}).encode(), goldenMember().encode(), []byte{})
+	f.Add(newConsumerGroup("g", 10_000).encode(), goldenMember().encode(), []byte{})
 	topics := indexConsumerTopics(c.topics)
 	f.Fuzz(func(t *testing.T, group, m1, m2 []byte) {
-		g := newConsumerGroup("g", consumerOptions{})
+		g := newConsumerGroup("g", 10_000)
 		for part, value := range map[string][]byte{"": group, "mm1": m1, "mm2": m2} {
-			n := newConsumerGroup("g", consumerOptions{})
+			n := newConsumerGroup("g", 10_000)
 			if n.load(part, value) != nil {
 				continue
 			}
@@ -188,7 +188,7 @@ func FuzzConsumerLoad(f *testing.F) {
 			}
 			// What was decoded is encoded in a form that decodes to the same group.
 			id := strings.TrimPrefix(part, consumerMemberPart)
-			again := newConsumerGroup("g", consumerOptions{})
+			again := newConsumerGroup("g", 10_000)
 			written := g.members[id].encode()
 			if err := again.load(part, written); err != nil {
 				t.Fatalf("%x becomes %x: %v", value, written, err)

@@ -46,7 +46,7 @@ func (c *Coordinator) ConsumerGroupHeartbeat(who Caller, req *kmsg.ConsumerGroup
 }
 
 func (c *Coordinator) newConsumerGroup(id string) *consumerGroup {
-	return newConsumerGroup(id, consumerOptions{MaxMembers: c.cfg.MaxMembers})
+	return newConsumerGroup(id, c.cfg.MaxMembers)
 }
 
 // becomeConsumer replaces an empty classic group by a consumer group, if the request is from a

@@ -30,10 +30,6 @@ type Config struct {
 	// Topics are the broker's topics. Required.
 	Topics Topics
 
-	// InitialRebalanceDelay is how long the first rebalance of an empty classic
-	// group waits for more members. Default: 0, which starts consumers at once.
-	InitialRebalanceDelay time.Duration
-
 	// OffsetsRetention is how long the offsets of a group without members are
 	// kept. Default: 7 days.
 	OffsetsRetention time.Duration

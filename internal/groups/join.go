@@ -254,9 +254,6 @@ func (j *joining) add(id string) {
 	if len(cg.members) == 0 {
 		cg.protocolType = j.req.ProtocolType
 	}
-	if cg.state == preparing && cg.previous == empty {
-		cg.grown = true
-	}
 	cg.add(m)
 	g.extendSession(m, j.now.Add(newMemberTimeout))
 	g.rebalance(j.now)

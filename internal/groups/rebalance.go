@@ -18,7 +18,7 @@ func (g *group) rebalance(now time.Time) {
 	switch {
 	case cg.state != preparing:
 		g.prepare(now)
-	case cg.previous != empty && cg.complete():
+	case cg.complete():
 		g.completeJoin(now)
 	}
 }
@@ -32,14 +32,9 @@ func (g *group) prepare(now time.Time) {
 	cg.unsynced, cg.syncBy = nil, time.Time{}
 	first := cg.state == empty
 	cg.enter(preparing, now)
-	delay := g.c.cfg.InitialRebalanceDelay
-	switch {
-	case first && delay > 0:
-		cg.delay, cg.left = delay, max(cg.rebalanceTimeout()-delay, 0)
-		g.joinBy(now.Add(delay))
-	case first || cg.complete() || len(cg.members) == 0:
+	if first || cg.complete() || len(cg.members) == 0 {
 		g.completeJoin(now)
-	default:
+	} else {
 		g.joinBy(now.Add(cg.rebalanceTimeout()))
 	}
 }
@@ -53,7 +48,7 @@ func (g *group) joinBy(at time.Time) {
 // joined, and answers those that have.
 func (g *group) completeJoin(now time.Time) {
 	cg := g.classic
-	cg.joinBy, cg.delay, cg.left, cg.grown = time.Time{}, 0, 0, false
+	cg.joinBy = time.Time{}
 	for _, m := range cg.ordered() {
 		if m.join == nil && m.instance == nil {
 			g.remove(m.id)
@@ -141,7 +136,7 @@ func (g *group) tickClassic(now time.Time) {
 		}
 	}
 	if due(cg.joinBy) {
-		g.joinDue(now)
+		g.completeJoin(now)
 	}
 	if due(cg.syncBy) {
 		cg.syncBy = time.Time{}
@@ -161,19 +156,4 @@ func (g *group) tickClassic(now time.Time) {
 	for _, m := range cg.members {
 		g.scheduleTick(m.expires)
 	}
-}
-
-// joinDue ends the joining phase when its time is up. The first rebalance of a group is extended as
-// long as new members join.
-func (g *group) joinDue(now time.Time) {
-	cg := g.classic
-	if cg.delay == 0 || !cg.grown || cg.left == 0 {
-		g.completeJoin(now)
-		return
-	}
-	cg.grown = false
-	delay := min(g.c.cfg.InitialRebalanceDelay, cg.left)
-	cg.left = max(cg.left-cg.delay, 0)
-	cg.delay = delay
-	g.joinBy(now.Add(delay))
 }

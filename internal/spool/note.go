@@ -13,37 +13,22 @@ import (
 // it, and no program acts on it.
 const (
 	noteName  = "note"
-	noteTemp  = "note.tmp"
+	noteTemp  = noteName + ".tmp" // the temporary file of disk.Replace
 	noteBytes = 4 << 10
 )
 
 // Note writes a line that [Inspect] shows. An empty text removes it.
 func (s *Spool) Note(text string) error {
 	if text == "" {
-		return s.removeNote(noteName)
+		if err := s.fs.Remove(noteName); !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return nil
 	}
 	if len(text) > noteBytes {
 		text = text[:noteBytes]
 	}
-	if err := s.removeNote(noteTemp); err != nil {
-		return err
-	}
-	f, err := s.fs.Create(noteTemp)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteAt([]byte(text), 0)
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	return s.fs.Rename(noteTemp, noteName)
-}
-
-func (s *Spool) removeNote(name string) error {
-	if err := s.fs.Remove(name); !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
+	return disk.Replace(s.fs, noteName, []byte(text), false)
 }
 
 func readNote(fsys FS) string {
