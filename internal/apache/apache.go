@@ -15,6 +15,7 @@
 package apache
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -54,9 +55,7 @@ func New(cfg Config) (*Broker, error) {
 	if cfg.Address == "" || cfg.Issuer == "" || cfg.Audience == "" || cfg.Keys == nil {
 		return nil, errors.New("apache: Address, Issuer, Audience and Keys are required")
 	}
-	if cfg.TokenLifetime == 0 {
-		cfg.TokenLifetime = 2 * time.Minute
-	}
+	cfg.TokenLifetime = cmp.Or(cfg.TokenLifetime, 2*time.Minute)
 	if cfg.TokenLifetime < minLifetime {
 		return nil, fmt.Errorf("apache: TokenLifetime is %v, and must be at least %v", cfg.TokenLifetime, minLifetime)
 	}
@@ -83,7 +82,7 @@ var principalPattern = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f
 // same connection to extend the session. SignIn returns the time at which the caller has to do
 // so, which is before the session expires, or the zero time if the session does not expire. After
 // an error, the caller must close the connection.
-func (b *Broker) SignIn(ctx context.Context, _ net.Conn, conn kmsg.Requestor, principal string) (again time.Time, err error) {
+func (b *Broker) SignIn(ctx context.Context, _ net.Conn, conn kmsg.Requestor, principal string) (signInAt time.Time, err error) {
 	token, err := b.Token(principal)
 	if err != nil {
 		return time.Time{}, fmt.Errorf("sign in to Apache Kafka: %w", err)

@@ -1,6 +1,7 @@
 package apache
 
 import (
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -145,15 +146,9 @@ func (k *Keys) Overdue() time.Time {
 }
 
 func (cfg *KeysConfig) setDefaults() {
-	if cfg.MaxAge == 0 {
-		cfg.MaxAge = 30 * 24 * time.Hour
-	}
-	if cfg.Settle == 0 {
-		cfg.Settle = time.Minute
-	}
-	if cfg.Diagnostics == nil {
-		cfg.Diagnostics = slog.New(slog.DiscardHandler)
-	}
+	cfg.MaxAge = cmp.Or(cfg.MaxAge, 30*24*time.Hour)
+	cfg.Settle = cmp.Or(cfg.Settle, time.Minute)
+	cfg.Diagnostics = cmp.Or(cfg.Diagnostics, slog.New(slog.DiscardHandler))
 }
 
 // loadPublished loads the keys from the file, except those that are not published yet. It reports

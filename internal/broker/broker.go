@@ -26,6 +26,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -121,12 +122,8 @@ func Open(cfg Config) (*Broker, error) {
 }
 
 func (b *Broker) open() (err error) {
-	if b.cfg.ClusterID == "" {
-		b.cfg.ClusterID = "diaspora"
-	}
-	if b.cfg.Diagnostics == nil {
-		b.cfg.Diagnostics = slog.New(slog.DiscardHandler)
-	}
+	b.cfg.ClusterID = cmp.Or(b.cfg.ClusterID, "diaspora")
+	b.cfg.Diagnostics = cmp.Or(b.cfg.Diagnostics, slog.New(slog.DiscardHandler))
 	if b.host, b.port, err = splitAddress(b.cfg.Advertise); err != nil {
 		return err
 	}

@@ -376,16 +376,19 @@ func (b *Broker) changeTopicConfig(w changes, validateOnly bool) *refusal {
 		record.Configs = next
 		return nil
 	})
-	switch {
-	case err == nil:
-		return nil
-	case errors.As(err, &refused):
-		return refused
-	case errors.Is(err, errTopicUnknown):
+	if errors.Is(err, errTopicUnknown) {
 		return refusef(kerr.UnknownTopicOrPartition, "topic %q does not exist", w.name)
-	default:
-		return b.refuseUnwritten("change the settings of a topic", err, "topic", w.name)
 	}
+	return b.changeRefusal("change the settings of a topic", err, "topic", w.name)
+}
+
+// changeRefusal returns the refusal for an error of a change of a topic, or nil if err is nil.
+func (b *Broker) changeRefusal(what string, err error, attrs ...any) *refusal {
+	refused := (*refusal)(nil)
+	if err == nil || errors.As(err, &refused) {
+		return refused
+	}
+	return b.refuseUnwritten(what, err, attrs...)
 }
 
 // apply returns the settings of a topic after the changes, or a refusal if they are not valid.

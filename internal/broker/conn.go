@@ -98,23 +98,23 @@ func (b *Broker) closeConns() {
 var subjectPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._@-]{0,127}$`)
 
 // SignIn signs a connection from [Broker.Dial] in as User:<subject>. It fails if the connection is
-// already signed in. again is the time by which to sign in again; it is always zero, because the
+// already signed in. signInAt is the time by which to sign in again; it is always zero, because the
 // session does not expire.
-func (b *Broker) SignIn(_ context.Context, nc net.Conn, _ kmsg.Requestor, subject string) (again time.Time, err error) {
+func (b *Broker) SignIn(_ context.Context, nc net.Conn, _ kmsg.Requestor, subject string) (signInAt time.Time, err error) {
 	if !subjectPattern.MatchString(subject) {
-		return again, fmt.Errorf("sign in to broker: %q is not a valid subject", subject)
+		return signInAt, fmt.Errorf("sign in to broker: %q is not a valid subject", subject)
 	}
 	client, ok := nc.(*clientConn)
 	if !ok || client.peer.b != b {
-		return again, errors.New("sign in to broker: not a connection to this broker")
+		return signInAt, errors.New("sign in to broker: not a connection to this broker")
 	}
 	if err := client.peer.ctx.Err(); err != nil {
-		return again, fmt.Errorf("sign in to broker: %w", net.ErrClosed)
+		return signInAt, fmt.Errorf("sign in to broker: %w", net.ErrClosed)
 	}
 	if !client.peer.caller.CompareAndSwap(nil, &caller{principal: "User:" + subject}) {
-		return again, errors.New("sign in to broker: the connection is already signed in")
+		return signInAt, errors.New("sign in to broker: the connection is already signed in")
 	}
-	return again, nil
+	return signInAt, nil
 }
 
 var errNotSignedIn = errors.New("request before signing in")

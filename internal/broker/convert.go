@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -65,10 +66,7 @@ func (b *Broker) convertData(data *kfakedir.Data) error {
 		}
 	}
 	topics := make(map[string]topicRecord)
-	self := brokerRecord{ClusterID: data.ClusterID, NextProducerID: data.NextProducerID}
-	if self.ClusterID == "" {
-		self.ClusterID = b.cfg.ClusterID
-	}
+	self := brokerRecord{ClusterID: cmp.Or(data.ClusterID, b.cfg.ClusterID), NextProducerID: data.NextProducerID}
 	var entries []journal.Entry
 	for _, t := range data.Topics {
 		record := topicRecord{Name: t.Name, ID: t.ID, Partitions: int32(len(t.Partitions)), Configs: t.Configs}

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"runtime"
@@ -12,7 +13,7 @@ import (
 )
 
 // metaState holds what the journal in meta/ contains at the start. Afterwards topics and acls keep
-// their own state, and only self remains in use.
+// their own state, and only broker remains in use.
 type metaState struct {
 	broker brokerRecord
 	topics map[topicID]topicRecord // used only until the topics are loaded
@@ -49,17 +50,15 @@ func (b *Broker) openMeta() (err error) {
 	if err := b.convert(); err != nil {
 		return err
 	}
-	self := b.state.broker
-	if self.ClusterID == "" {
-		self.ClusterID = b.cfg.ClusterID
-	}
-	b.cfg.ClusterID = self.ClusterID
-	self.Epoch++
-	if err := b.saveBrokerRecord(self); err != nil {
+	record := b.state.broker
+	record.ClusterID = cmp.Or(record.ClusterID, b.cfg.ClusterID)
+	b.cfg.ClusterID = record.ClusterID
+	record.Epoch++
+	if err := b.saveBrokerRecord(record); err != nil {
 		return err
 	}
-	b.epoch = self.Epoch
-	b.producers = producerIDs{next: self.NextProducerID, end: self.NextProducerID}
+	b.epoch = record.Epoch
+	b.producers = producerIDs{next: record.NextProducerID, end: record.NextProducerID}
 	return nil
 }
 

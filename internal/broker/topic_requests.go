@@ -645,17 +645,10 @@ func (b *Broker) addPartitions(to *kmsg.CreatePartitionsRequestTopic, validateOn
 		record.Partitions = to.Count
 		return nil
 	})
-	var refused *refusal
-	switch {
-	case err == nil:
-		return nil
-	case errors.As(err, &refused):
-		return refused
-	case errors.Is(err, errTopicUnknown):
+	if errors.Is(err, errTopicUnknown) {
 		return refuseWithoutMessage(kerr.UnknownTopicOrPartition)
-	default:
-		return b.refuseUnwritten("create partitions", err, "topic", to.Topic)
 	}
+	return b.changeRefusal("create partitions", err, "topic", to.Topic)
 }
 
 func (b *Broker) checkAddPartitions(t *topic, to *kmsg.CreatePartitionsRequestTopic) *refusal {

@@ -143,12 +143,12 @@ type Config struct {
 }
 
 func (cfg Config) withDefaults() (Config, error) {
-	setDefault(&cfg.DefaultPartitions, 1)
-	setDefault(&cfg.MaxPartitions, 100)
-	setDefault(&cfg.DefaultRetention, 7*24*time.Hour)
+	cfg.DefaultPartitions = cmp.Or(cfg.DefaultPartitions, 1)
+	cfg.MaxPartitions = cmp.Or(cfg.MaxPartitions, 100)
+	cfg.DefaultRetention = cmp.Or(cfg.DefaultRetention, 7*24*time.Hour)
 	cfg.Limits.setDefaults()
-	setDefault(&cfg.ReconcileInterval, time.Minute)
-	setDefault(&cfg.Diagnostics, slog.New(slog.DiscardHandler))
+	cfg.ReconcileInterval = cmp.Or(cfg.ReconcileInterval, time.Minute)
+	cfg.Diagnostics = cmp.Or(cfg.Diagnostics, slog.New(slog.DiscardHandler))
 	if err := cfg.Admission.Validate(); err != nil {
 		return cfg, fmt.Errorf("claims: %w", err)
 	}
@@ -208,7 +208,7 @@ func (s *Service) open(ctx, run context.Context) error {
 		return clusterError(err)
 	}
 	s.ledgerReader = ledgerReader{l, newKeyUses(), s.cfg.Admission}
-	setDefault(&s.cfg.ReplicationFactor, l.replicas)
+	s.cfg.ReplicationFactor = cmp.Or(s.cfg.ReplicationFactor, l.replicas)
 	s.wg.Go(func() { s.ledger.follow(run) })
 	if err := l.catchUp(ctx); err != nil {
 		return err
@@ -588,11 +588,4 @@ func clusterError(err error) error {
 		return fmt.Errorf("%w: %s", diaspora.ErrUnavailable, reason)
 	}
 	return err
-}
-
-func setDefault[T comparable](field *T, value T) {
-	var zero T
-	if *field == zero {
-		*field = value
-	}
 }

@@ -1,6 +1,7 @@
 package claims
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -49,7 +50,7 @@ type Follower struct {
 // no ledger, or the client may not read it, Follow waits: the first [Service] that starts creates
 // the ledger and grants the right. ctx bounds the opening only.
 func Follow(ctx context.Context, cfg FollowerConfig) (*Follower, error) {
-	setDefault(&cfg.Diagnostics, slog.New(slog.DiscardHandler))
+	cfg.Diagnostics = cmp.Or(cfg.Diagnostics, slog.New(slog.DiscardHandler))
 	client, err := kgo.NewClient(slices.Concat(cfg.Client, ledgerOpts())...)
 	if err != nil {
 		return nil, fmt.Errorf("follow the ledger: %w", err)

@@ -1,6 +1,7 @@
 package claims
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"time"
@@ -31,11 +32,11 @@ type Limits struct {
 }
 
 func (l *Limits) setDefaults() {
-	setDefault(&l.Topics, 1000)
-	setDefault(&l.Partitions, 2000)
-	setDefault(&l.Keys, 100)
-	setDefault(&l.KeysEver, 10_000)
-	setDefault(&l.RecordsPerHour, 2000)
+	l.Topics = cmp.Or(l.Topics, 1000)
+	l.Partitions = cmp.Or(l.Partitions, 2000)
+	l.Keys = cmp.Or(l.Keys, 100)
+	l.KeysEver = cmp.Or(l.KeysEver, 10_000)
+	l.RecordsPerHour = cmp.Or(l.RecordsPerHour, 2000)
 }
 
 // The limit that a record would exceed. For the limits of topics and of keys at the same time there

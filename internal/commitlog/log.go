@@ -1,6 +1,7 @@
 package commitlog
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -115,9 +116,7 @@ func Open(o Options) (*Log, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	if o.Diagnostics == nil {
-		o.Diagnostics = slog.New(slog.DiscardHandler)
-	}
+	o.Diagnostics = cmp.Or(o.Diagnostics, slog.New(slog.DiscardHandler))
 	l := &Log{opts: o, fs: o.FS, diag: o.Diagnostics, rollAfter: maxRollAfter}
 	l.synced = sync.NewCond(&l.mu)
 	l.SetSegmentBytes(o.SegmentBytes)

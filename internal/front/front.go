@@ -441,9 +441,7 @@ func (g *Gateway) upstream(signing *apache.Keys) (*apache.Broker, error) {
 // the service's own credentials. If Globus Auth cannot be reached, Open logs a warning to
 // Diagnostics and succeeds. ctx applies only to Open itself. The caller closes the Service.
 func Open(ctx context.Context, cfg Config) (*assemble.Service, error) {
-	if cfg.Diagnostics == nil {
-		cfg.Diagnostics = slog.New(slog.DiscardHandler)
-	}
+	cfg.Diagnostics = cmp.Or(cfg.Diagnostics, slog.New(slog.DiscardHandler))
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}

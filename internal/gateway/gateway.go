@@ -35,6 +35,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -59,10 +60,10 @@ type Upstream interface {
 	// Dial connects to the broker, without signing in.
 	Dial(ctx context.Context) (net.Conn, error)
 	// SignIn signs the connection conn, which Dial returned, in as User:<principal>. It uses ask to
-	// make requests on that connection. again is when SignIn has to be called again, for brokers
+	// make requests on that connection. signInAt is when SignIn has to be called again, for brokers
 	// whose sessions expire; the zero time means never. How long the client may stay connected is
-	// decided by the gateway, not by again.
-	SignIn(ctx context.Context, conn net.Conn, ask kmsg.Requestor, principal string) (again time.Time, err error)
+	// decided by the gateway, not by signInAt.
+	SignIn(ctx context.Context, conn net.Conn, ask kmsg.Requestor, principal string) (signInAt time.Time, err error)
 }
 
 // Authenticator finds out which identity credentials belong to. Its errors wrap [globus.ErrRefused]
@@ -183,9 +184,7 @@ func (cfg *Config) setDefaults() error {
 	if cfg.MaxRequestBytes > subjectBudgetBytes-4 {
 		return fmt.Errorf("gateway: MaxRequestBytes is more than %d", subjectBudgetBytes-4)
 	}
-	if cfg.Diagnostics == nil {
-		cfg.Diagnostics = slog.New(slog.DiscardHandler)
-	}
+	cfg.Diagnostics = cmp.Or(cfg.Diagnostics, slog.New(slog.DiscardHandler))
 	return nil
 }
 

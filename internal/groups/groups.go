@@ -134,9 +134,7 @@ func open(cfg Config, openStore func(Config, func(entry) error) (store, error)) 
 	cfg.MaxMembers = cmp.Or(cfg.MaxMembers, 10_000)
 	cfg.MaxMemberBytes = cmp.Or(cfg.MaxMemberBytes, 1<<20)
 	cfg.MaxBytes = cmp.Or(cfg.MaxBytes, 512<<20)
-	if cfg.Diagnostics == nil {
-		cfg.Diagnostics = slog.New(slog.DiscardHandler)
-	}
+	cfg.Diagnostics = cmp.Or(cfg.Diagnostics, slog.New(slog.DiscardHandler))
 	c := &Coordinator{cfg: cfg, groups: map[string]*group{}}
 	l := loader{c: c, classic: map[string][]byte{}, parts: map[string]map[string][]byte{}}
 	var err error

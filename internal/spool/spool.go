@@ -104,18 +104,12 @@ const (
 )
 
 func (o *Options) setDefaults() error {
-	if o.MaxBytes == 0 {
-		o.MaxBytes = 1 << 30
-	}
-	if o.SegmentBytes == 0 {
-		o.SegmentBytes = min(8<<20, max(o.MaxBytes/16, minSegmentBytes))
-	}
-	if o.Diagnostics == nil {
-		o.Diagnostics = slog.New(slog.DiscardHandler)
-	}
+	o.MaxBytes = cmp.Or(o.MaxBytes, 1<<30)
+	o.SegmentBytes = cmp.Or(o.SegmentBytes, min(8<<20, max(o.MaxBytes/16, minSegmentBytes)))
+	o.Diagnostics = cmp.Or(o.Diagnostics, slog.New(slog.DiscardHandler))
 	switch {
 	case o.Dir == "" && o.FS == nil:
-		return errors.New("Dir is required")
+		return errors.New("the directory is required")
 	case o.SegmentBytes < minSegmentBytes || o.SegmentBytes > maxSegmentBytes:
 		return fmt.Errorf("SegmentBytes is %d: want %d to %d", o.SegmentBytes, minSegmentBytes, maxSegmentBytes)
 	case o.MaxBytes < 4*o.SegmentBytes:
