@@ -41,6 +41,6 @@
 //
 // # Where to start reading
 //
-// [Watcher.Run] and lookInto in watch.go are the main loop. takenFile in file.go takes one file through
+// [Watcher.Run] and scanFolder in watch.go are the main loop. fileInFlight in file.go takes one file through
 // the three steps. journal.go defines the file format of the journal.
 package watch

@@ -22,9 +22,9 @@ import (
 
 var errChanged = errors.New("it has changed")
 
-// take reads a complete file and passes its events to the Logger. If the last line has no line feed,
-// take only notes this, and the file waits for longer.
-func (w *Watcher) take(ctx context.Context, root *os.Root, name string) {
+// logFile reads a complete file and passes its events to the Logger. If the last line has no line feed,
+// logFile only notes this, and the file waits for longer.
+func (w *Watcher) logFile(ctx context.Context, root *os.Root, name string) {
 	f := w.pending[name]
 	file, err := openFile(root, name, f.mark)
 	if err != nil {
@@ -33,7 +33,7 @@ func (w *Watcher) take(ctx context.Context, root *os.Root, name string) {
 		return
 	}
 	defer file.Close()
-	if !w.cfg.Whole && f.Size > 0 && !w.released(f) && endsInHalfLine(file, f.Size) {
+	if !w.cfg.Whole && f.Size > 0 && !w.logsHalfLine(f) && endsInHalfLine(file, f.Size) {
 		f.halfLine = true
 		w.notifyOnce("", Notice{What: HalfLine, File: name, After: halfLineTimes * w.cfg.Settle})
 		return
@@ -41,10 +41,10 @@ func (w *Watcher) take(ctx context.Context, root *os.Root, name string) {
 	if _, logged := w.journal.done[name]; logged {
 		w.notifyOnce(name, Notice{What: Again, File: name})
 	}
-	f.taken = true
+	f.inFlight = true
 	content := w.cfg.Progress(name, file)
 	defer content.Close()
-	t := &takenFile{watcher: w, journalLine: journalLine{File: name, mark: f.mark}, left: 1}
+	t := &fileInFlight{watcher: w, journalLine: journalLine{File: name, mark: f.mark}, unfinished: 1}
 	if w.cfg.Whole {
 		err = t.logWhole(content)
 	} else {
@@ -56,7 +56,7 @@ func (w *Watcher) take(ctx context.Context, root *os.Root, name string) {
 	if ctx.Err() == nil {
 		w.cannotRead(f, name, err)
 	}
-	t.answer(func() { t.unsure = t.unsure || err != nil })
+	t.finishOne(func() { t.mayBeLost = t.mayBeLost || err != nil })
 }
 
 // openFile opens a file of the folder. The file may have been replaced since it was checked. root does
@@ -102,18 +102,18 @@ func (w *Watcher) cannotRead(f *pendingFile, name string, err error) {
 	}
 }
 
-// takenFile is a file whose events are in flight.
-type takenFile struct {
+// fileInFlight is a file whose events are in flight.
+type fileInFlight struct {
 	watcher *Watcher
 
 	mu sync.Mutex // guards the fields below
 	journalLine
-	left   int  // number of events in flight, plus one until the file has been read
-	unsure bool // an event may be lost, so the file has to be logged again
+	unfinished int  // number of events in flight, plus one until the file has been read
+	mayBeLost  bool // an event may be lost, so the file has to be logged again
 }
 
 // logWhole logs a file as one event.
-func (t *takenFile) logWhole(file io.Reader) error {
+func (t *fileInFlight) logWhole(file io.Reader) error {
 	if t.Size > MaxLineBytes {
 		t.refuse(0, fmt.Errorf("it has %d bytes; an event may have at most %d", t.Size, MaxLineBytes))
 		return nil
@@ -129,7 +129,7 @@ func (t *takenFile) logWhole(file io.Reader) error {
 }
 
 // logLines logs each line of a file as an event.
-func (t *takenFile) logLines(ctx context.Context, file io.Reader) error {
+func (t *fileInFlight) logLines(ctx context.Context, file io.Reader) error {
 	lines := NewLineReader(file, MaxLineBytes)
 	for ctx.Err() == nil {
 		line, err := lines.Next()
@@ -149,7 +149,7 @@ func (t *takenFile) logLines(ctx context.Context, file io.Reader) error {
 }
 
 // log creates an event from a line, or from the whole file if line is 0, and passes it to the Logger.
-func (t *takenFile) log(line int, content []byte) {
+func (t *fileInFlight) log(line int, content []byte) {
 	event, err := t.watcher.cfg.Event(content)
 	if err != nil {
 		t.refuse(line, err)
@@ -160,17 +160,17 @@ func (t *takenFile) log(line int, content []byte) {
 		event.ID = t.eventID(line, event.Value)
 	}
 	t.mu.Lock()
-	t.left++
+	t.unfinished++
 	t.mu.Unlock()
 	t.watcher.logger.Send(event, func(_ diaspora.Record, err error) {
-		t.answer(func() {
+		t.finishOne(func() {
 			switch {
 			case err == nil:
 				t.Events++
 			case errors.Is(err, diaspora.ErrInvalid):
 				t.refused(err)
 			default:
-				t.unsure = true
+				t.mayBeLost = true
 			}
 		})
 	})
@@ -203,7 +203,7 @@ func Origin(event diaspora.Event) (file string, line int) {
 }
 
 // eventID returns the ID of an event. It is the same if the same content of the same file is logged again.
-func (t *takenFile) eventID(line int, value []byte) string {
+func (t *fileInFlight) eventID(line int, value []byte) string {
 	h := sha256.New()
 	fmt.Fprintf(h, "%s\x00%s\x00%d %d %d\x00", t.watcher.journal.id, t.File, t.Size, t.Mtime, line)
 	h.Write(value)
@@ -212,7 +212,7 @@ func (t *takenFile) eventID(line int, value []byte) string {
 
 // refuse sends a notice that a line can never be logged, and notes the reason for the journal. Line 0
 // stands for the whole file.
-func (t *takenFile) refuse(line int, err error) {
+func (t *fileInFlight) refuse(line int, err error) {
 	t.watcher.cfg.Notify(Notice{What: Refused, File: t.File, Line: line, Err: err})
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -220,24 +220,24 @@ func (t *takenFile) refuse(line int, err error) {
 }
 
 // refused notes why an event was rejected. The journal gets only the first reason. The caller holds t.mu.
-func (t *takenFile) refused(err error) {
+func (t *fileInFlight) refused(err error) {
 	if t.Refused == "" {
 		t.Refused, _ = outcome.Split(err)
 	}
 }
 
-// answer calls note to store the outcome of one event, or of reading the file. After the last answer, it
+// finishOne calls note to store the outcome of one event, or of reading the file. After the last call, it
 // queues the file for [Watcher.record] and wakes up [Watcher.Run]. It may be called from any goroutine.
-func (t *takenFile) answer(note func()) {
+func (t *fileInFlight) finishOne(note func()) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	note()
-	if t.left--; t.left > 0 {
+	if t.unfinished--; t.unfinished > 0 {
 		return
 	}
 	w := t.watcher
 	w.mu.Lock()
-	w.answered = append(w.answered, t)
+	w.finished = append(w.finished, t)
 	w.mu.Unlock()
 	select {
 	case w.wake <- struct{}{}:

@@ -126,7 +126,7 @@ func TestOlderJournal(t *testing.T) {
 	if j.id != "WTWTZ6FKBEBC5NIRSCRDGJQAIJ" || len(j.done) != 2 || j.done["a.json"] != (mark{3, 1764390000123456789}) {
 		t.Errorf("it has the id %q and knows %v", j.id, j.done)
 	}
-	f := &takenFile{watcher: &Watcher{journal: j}, journalLine: journalLine{File: "a.json", mark: j.done["a.json"]}}
+	f := &fileInFlight{watcher: &Watcher{journal: j}, journalLine: journalLine{File: "a.json", mark: j.done["a.json"]}}
 	if got, want := f.eventID(2, []byte("x")), "b643f349555ad4206955a453566ecabf"; got != want {
 		t.Errorf("the event has the id %s, want %s as in earlier versions", got, want)
 	}

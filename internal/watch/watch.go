@@ -110,11 +110,11 @@ type Watcher struct {
 
 	ending     bool            // set by Finish: files whose last line has no line feed are logged too
 	unreadable string          // why the folder cannot be read; "" if it can
-	told       map[Notice]bool // notices that were sent and are not repeated; only What and File are set
+	sent       map[Notice]bool // notices that were sent and are not repeated; only What and File are set
 
-	mu       sync.Mutex    // guards answered
-	answered []*takenFile  // files whose events all have an outcome, but that are not in the journal yet
-	wake     chan struct{} // receives a value when answered has grown; its capacity is 1
+	mu       sync.Mutex      // guards finished
+	finished []*fileInFlight // files whose events all have an outcome, but that are not in the journal yet
+	wake     chan struct{}   // receives a value when finished has grown; its capacity is 1
 }
 
 // pendingFile is a file that is not in the journal yet.
@@ -122,7 +122,7 @@ type pendingFile struct {
 	mark
 	first    time.Time // when it was first seen, or first seen again after it was logged
 	since    time.Time // when it was last seen to have changed, or when logging it last failed
-	taken    bool      // it is being read, or its events are in flight
+	inFlight bool      // it is being read, or its events are in flight
 	halfLine bool      // its last line has no line feed
 	problem  string    // why it could not be read, as in the last notice
 }
@@ -140,7 +140,7 @@ func Open(cfg Config) (_ *Watcher, err error) {
 	if cfg.Dir, err = filepath.Abs(cfg.Dir); err != nil {
 		return nil, err
 	}
-	w := &Watcher{cfg: cfg, pending: map[string]*pendingFile{}, told: map[Notice]bool{}, wake: make(chan struct{}, 1)}
+	w := &Watcher{cfg: cfg, pending: map[string]*pendingFile{}, sent: map[Notice]bool{}, wake: make(chan struct{}, 1)}
 	real, root, err := w.openFolder()
 	if err != nil {
 		return nil, err
@@ -235,7 +235,7 @@ func (w *Watcher) Run(ctx context.Context, logger Logger) error {
 	every := time.NewTicker(min(time.Second, max(w.cfg.Settle/4, 100*time.Millisecond)))
 	defer every.Stop()
 	for {
-		w.look(ctx)
+		w.scan(ctx)
 		for waiting := true; waiting; {
 			select {
 			case <-ctx.Done():
@@ -256,10 +256,10 @@ func (w *Watcher) Run(ctx context.Context, logger Logger) error {
 // reading.
 func (w *Watcher) Finish(ctx context.Context) {
 	w.ending = true
-	w.look(ctx)
+	w.scan(ctx)
 	unsettled := 0
 	for _, f := range w.pending {
-		if !f.taken && f.problem == "" && (f.Size > 0 || !w.cfg.Whole) {
+		if !f.inFlight && f.problem == "" && (f.Size > 0 || !w.cfg.Whole) {
 			unsettled++
 		}
 	}
@@ -279,14 +279,14 @@ func (w *Watcher) Close() error {
 // lost is logged again after [Config.Settle] instead.
 func (w *Watcher) record() error {
 	w.mu.Lock()
-	answered := w.answered
-	w.answered = nil
+	finished := w.finished
+	w.finished = nil
 	w.mu.Unlock()
 	var lines []journalLine
-	for _, t := range answered {
-		if t.unsure {
+	for _, t := range finished {
+		if t.mayBeLost {
 			f := w.pending[t.File]
-			f.taken, f.since = false, time.Now()
+			f.inFlight, f.since = false, time.Now()
 			continue
 		}
 		lines = append(lines, t.journalLine)
@@ -308,10 +308,10 @@ func (w *Watcher) record() error {
 	return nil
 }
 
-// look reads the folder once and logs the files that are complete. It sends a notice when the folder
+// scan reads the folder once and logs the files that are complete. It sends a notice when the folder
 // becomes unreadable and when it becomes readable again.
-func (w *Watcher) look(ctx context.Context) {
-	err := w.lookInto(ctx)
+func (w *Watcher) scan(ctx context.Context) {
+	err := w.scanFolder(ctx)
 	switch {
 	case err != nil && err.Error() != w.unreadable:
 		w.unreadable = err.Error()
@@ -322,14 +322,14 @@ func (w *Watcher) look(ctx context.Context) {
 	}
 }
 
-// lookInto reads the folder once, and calls take for each file that is complete.
-func (w *Watcher) lookInto(ctx context.Context) error {
+// scanFolder reads the folder once, and calls logFile for each file that is complete.
+func (w *Watcher) scanFolder(ctx context.Context) error {
 	real, root, err := w.openFolder()
 	if err != nil {
 		return err
 	}
 	defer root.Close()
-	if ready, err := w.follow(real, root); !ready {
+	if ready, err := w.followFolder(real, root); !ready {
 		return err
 	}
 	entries, err := fs.ReadDir(root.FS(), ".")
@@ -347,17 +347,17 @@ func (w *Watcher) lookInto(ctx context.Context) error {
 			continue
 		}
 		if info, err := root.Lstat(name); err == nil && w.complete(name, markOf(info)) {
-			w.take(ctx, root, name)
+			w.logFile(ctx, root, name)
 		}
 	}
-	maps.DeleteFunc(w.pending, func(name string, f *pendingFile) bool { return !there[name] && !f.taken })
+	maps.DeleteFunc(w.pending, func(name string, f *pendingFile) bool { return !there[name] && !f.inFlight })
 	return nil
 }
 
-// follow checks whether cfg.Dir names another folder than before, and switches to that folder. A folder
+// followFolder checks whether cfg.Dir names another folder than before, and switches to that folder. A folder
 // with another path has its own journal. It is opened only when no events of the old folder's files are
-// in flight, because their files must be added to the old journal. Until then, follow returns false.
-func (w *Watcher) follow(real string, root *os.Root) (ready bool, err error) {
+// in flight, because their files must be added to the old journal. Until then, followFolder returns false.
+func (w *Watcher) followFolder(real string, root *os.Root) (ready bool, err error) {
 	folder, err := root.Stat(".")
 	if err != nil {
 		return false, err
@@ -367,7 +367,7 @@ func (w *Watcher) follow(real string, root *os.Root) (ready bool, err error) {
 	}
 	if real != w.real {
 		for _, f := range w.pending {
-			if f.taken {
+			if f.inFlight {
 				return false, nil
 			}
 		}
@@ -379,7 +379,7 @@ func (w *Watcher) follow(real string, root *os.Root) (ready bool, err error) {
 		w.journal = journal
 	}
 	w.real, w.folder = real, folder
-	maps.DeleteFunc(w.pending, func(_ string, f *pendingFile) bool { return !f.taken })
+	maps.DeleteFunc(w.pending, func(_ string, f *pendingFile) bool { return !f.inFlight })
 	w.cfg.Notify(Notice{What: FolderReplaced})
 	return true, nil
 }
@@ -393,7 +393,7 @@ func (w *Watcher) complete(name string, m mark) bool {
 	now := time.Now()
 	f := w.pending[name]
 	switch {
-	case f != nil && f.taken:
+	case f != nil && f.inFlight:
 		return false
 	case f == nil:
 		f = &pendingFile{mark: m, first: now, since: now}
@@ -408,11 +408,11 @@ func (w *Watcher) complete(name string, m mark) bool {
 	if m.Size == 0 && w.cfg.Whole {
 		return false
 	}
-	return now.Sub(f.since) >= w.cfg.Settle && (!f.halfLine || w.released(f))
+	return now.Sub(f.since) >= w.cfg.Settle && (!f.halfLine || w.logsHalfLine(f))
 }
 
-// released reports whether a file should be logged even if its last line has no line feed.
-func (w *Watcher) released(f *pendingFile) bool {
+// logsHalfLine reports whether a file should be logged even if its last line has no line feed.
+func (w *Watcher) logsHalfLine(f *pendingFile) bool {
 	return w.ending || time.Since(f.since) >= halfLineTimes*w.cfg.Settle
 }
 
@@ -420,8 +420,8 @@ func (w *Watcher) released(f *pendingFile) bool {
 // is "", the notice is sent only once for all files.
 func (w *Watcher) notifyOnce(about string, n Notice) {
 	key := Notice{What: n.What, File: about}
-	if !w.told[key] {
-		w.told[key] = true
+	if !w.sent[key] {
+		w.sent[key] = true
 		w.cfg.Notify(n)
 	}
 }

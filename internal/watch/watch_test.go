@@ -66,7 +66,7 @@ func TestKilled(t *testing.T) {
 		t.Helper()
 		w, _ := open(t, dir, journals)
 		w.logger = l
-		w.look(t.Context())
+		w.scan(t.Context())
 		if got := l.ids(); again && ids != nil && !slices.Equal(got, ids) || !again && got != nil {
 			t.Fatalf("%s the next watch logs events %v; want those of before, %v: %v", when, got, ids, again)
 		}
@@ -109,7 +109,7 @@ func TestRefused(t *testing.T) {
 		return diaspora.Event{Value: line}, nil
 	}
 	w.logger = &fakeLogger{answers: true}
-	w.look(t.Context())
+	w.scan(t.Context())
 	testkit.Must(t, w.Close())
 	want := []Notice{{What: Refused, File: "a", Line: 2, Err: bad}, {What: RefusedFile, File: "a", Events: 1, Bytes: 4}}
 	if !slices.Equal(*notices, want) {
@@ -119,7 +119,7 @@ func TestRefused(t *testing.T) {
 	defer w.Close()
 	logger := &fakeLogger{}
 	w.logger = logger
-	if w.look(t.Context()); len(logger.events) > 0 {
+	if w.scan(t.Context()); len(logger.events) > 0 {
 		t.Errorf("the next watch logs %v", logger.events)
 	}
 }
