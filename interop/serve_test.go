@@ -256,7 +256,7 @@ func TestGatewayGovernsNothing(t *testing.T) {
 	s.settings["public-url"] = "http://127.0.0.1:1"
 	s.serve(t, "acl")
 	out, code := s.check(t, "gateway")
-	if code != 0 || !strings.Contains(out, "ok    ledger: User:diaspora-gateway may read _diaspora_ledger, and not change it") {
+	if code != 0 || !strings.Contains(out, "ok    ledger: User:diaspora-gateway may read _diaspora_ledger and may not change it") {
 		t.Errorf("serve gateway --check exits with %d:\n%s", code, out)
 	}
 

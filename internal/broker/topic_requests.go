@@ -392,7 +392,7 @@ func (p *topicPlan) check(topics *topics, similar map[string]string) {
 // underscores instead of dots. Topics whose names are equal there collide.
 func metricName(name string) string { return strings.ReplaceAll(name, ".", "_") }
 
-// byMetricName returns the names of all topics, keyed by their byMetricName names.
+// byMetricName returns the names of all topics, keyed by their names in metrics.
 func (ts *topics) byMetricName() map[string]string {
 	ts.mu.RLock()
 	defer ts.mu.RUnlock()

@@ -340,7 +340,7 @@ func (c Credentials) refusedReason(err error) string {
 
 // misconfiguredReason tells a client that its credentials are not the cause of the failure.
 func (c Credentials) misconfiguredReason(err error) string {
-	return fmt.Sprintf("%s whose %s this is, because it cannot use the answer of Globus Auth (%v); the %s may be fine: tell the operators of the fabric",
+	return fmt.Sprintf("%s whose %s this is, because it cannot use the response of Globus Auth (%v); the %s may be valid: tell the operators of the fabric",
 		kafka.CannotTell, c.kind(), err, c.kind())
 }
 

@@ -296,7 +296,7 @@ func TestMisconfigured(t *testing.T) {
 
 		asked := f.tokens.asked()
 		for range 50 {
-			f.dial(t).wantRefusal("bert-token", "tell whose access token this is, because it cannot use the answer of Globus Auth (introspect token: unexpected answer: status 501)")
+			f.dial(t).wantRefusal("bert-token", "tell whose access token this is, because it cannot use the response of Globus Auth (introspect token: unexpected answer: status 501)")
 		}
 		if n := f.tokens.asked() - asked; n != 1 {
 			t.Errorf("asked %d times about one token, want once", n)

@@ -122,7 +122,7 @@ func problemOf(err error) (diaspora.Problem, http.Header) {
 	case http.StatusInternalServerError:
 		p.Topic = ""
 		if errors.Is(err, globus.ErrMisconfigured) {
-			p.Detail = fmt.Sprintf("this fabric cannot check the token, because it cannot use the response of Globus Auth (%v)", err)
+			p.Detail = fmt.Sprintf("this fabric cannot tell whose token this is, because it cannot use the response of Globus Auth (%v)", err)
 			p.Hint = "The token may be valid: keep it, and tell the operators of the fabric."
 			break
 		}
