@@ -154,13 +154,13 @@ func (s *Service) open(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	people := &keys.People{Globus: authenticator, Ledger: s.ledger}
+	people := &keys.UserAuthenticator{Globus: authenticator, Ledger: s.ledger}
 
 	for _, g := range cfg.Gateways {
 		if g.Config.Upstream, err = g.Broker(); err != nil {
 			return err
 		}
-		g.Config.Authenticator = &keys.Authenticator{People: people, Keys: s.ledger, Tokens: tokens, SessionLifetime: cfg.SessionLifetime}
+		g.Config.Authenticator = &keys.Authenticator{Users: people, Keys: s.ledger, Tokens: tokens, SessionLifetime: cfg.SessionLifetime}
 		g.Config.Diagnostics = cfg.Diagnostics
 		gw, err := gateway.New(g.Config)
 		if err != nil {

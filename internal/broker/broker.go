@@ -92,7 +92,7 @@ type Broker struct {
 	acls          *acls
 	groups        *groups.Coordinator
 	producers     producerIDs
-	space         *space
+	space         *diskSpace
 	largeRequests *semaphore.Weighted // bytes of the large requests that are being carried out, see largeRequestBudget
 	sessions      atomic.Int64        // number of partitions in the fetch sessions of all connections
 
@@ -171,7 +171,7 @@ func (b *Broker) openFiles() (err error) {
 			return fmt.Errorf("data directory: %w", err)
 		}
 	}
-	b.space = newSpace(b.cfg.Dir, b.cfg.Diagnostics)
+	b.space = newDiskSpace(b.cfg.Dir, b.cfg.Diagnostics)
 	if err := errors.Join(b.files.Make(), b.files.SyncParent()); err != nil {
 		return fmt.Errorf("data directory: %w", err)
 	}

@@ -24,7 +24,7 @@ func (b *Broker) fetch(r *request) (kmsg.Response, error) {
 		response.ErrorCode = refusal.Code
 		return response, nil
 	}
-	f := fetching{b: b, r: r, req: req, parts: session.partitions()}
+	f := fetchOperation{b: b, r: r, req: req, parts: session.partitions()}
 	f.read()
 	if !f.enough() {
 		f.wait()
@@ -35,8 +35,8 @@ func (b *Broker) fetch(r *request) (kmsg.Response, error) {
 	return response, nil
 }
 
-// fetching is a fetch in progress.
-type fetching struct {
+// fetchOperation is a fetch in progress.
+type fetchOperation struct {
 	b     *Broker
 	r     *request
 	req   *kmsg.FetchRequest
@@ -55,12 +55,12 @@ type fetchResult struct {
 
 // enough reports whether the client is answered now. As in Apache Kafka, an error is reported at
 // once, so that the client can react to it.
-func (f *fetching) enough() bool {
+func (f *fetchOperation) enough() bool {
 	return f.failed || len(f.parts) == 0 || f.bytes >= int(f.req.MinBytes) || f.req.MaxWaitMillis <= 0
 }
 
 // read reads from each partition once. It replaces the results of an earlier read.
-func (f *fetching) read() {
+func (f *fetchOperation) read() {
 	f.release()
 	f.results, f.bytes, f.failed = f.results[:0], 0, false
 	left := min(int(f.req.MaxBytes), maxFetchBytes)
@@ -87,7 +87,7 @@ func newFetchResult(partition int32) kmsg.FetchResponseTopicPartition {
 	return result
 }
 
-func (f *fetching) readPartition(p *fetchPartition, limit int, result *kmsg.FetchResponseTopicPartition) *kerr.Error {
+func (f *fetchOperation) readPartition(p *fetchPartition, limit int, result *kmsg.FetchResponseTopicPartition) *kerr.Error {
 	log, refusal := f.find(p)
 	if refusal != nil {
 		return refusal
@@ -137,7 +137,7 @@ func (f *fetching) readPartition(p *fetchPartition, limit int, result *kmsg.Fetc
 const readCommitted = 1
 
 // find returns the log of a partition if the caller may read it.
-func (f *fetching) find(p *fetchPartition) (*commitlog.Log, *kerr.Error) {
+func (f *fetchOperation) find(p *fetchPartition) (*commitlog.Log, *kerr.Error) {
 	t := f.b.topics.withID(p.id)
 	switch {
 	case f.req.Version < 13:
@@ -189,7 +189,7 @@ func divergence(log *commitlog.Log, p *fetchPartition) (*kmsg.FetchResponseTopic
 }
 
 // readLog reads records into a pooled buffer, which is freed after the response is sent.
-func (f *fetching) readLog(log *commitlog.Log, p *fetchPartition, limit int) ([]byte, error) {
+func (f *fetchOperation) readLog(log *commitlog.Log, p *fetchPartition, limit int) ([]byte, error) {
 	limit = min(limit, int(p.PartitionMaxBytes))
 	buf := takeFrame(int(min(int64(max(0, limit)), log.Bytes())))
 	records, err := log.Read(buf.bytes[:0], p.FetchOffset, limit, f.bytes == 0)
@@ -199,7 +199,7 @@ func (f *fetching) readLog(log *commitlog.Log, p *fetchPartition, limit int) ([]
 
 // release frees the buffers of records that were read but will not be sent. The results no longer
 // contain them: a connection that ends while it waits could still write its response.
-func (f *fetching) release() {
+func (f *fetchOperation) release() {
 	for i := range f.results {
 		f.results[i].RecordBatches = []byte{}
 	}
@@ -211,7 +211,7 @@ func (f *fetching) release() {
 
 // wait waits until there is enough to answer the client, the client's maximum wait is over, or the
 // connection ends.
-func (f *fetching) wait() {
+func (f *fetchOperation) wait() {
 	news := make(chan struct{}, 1)
 	logs := make([]*commitlog.Log, len(f.parts))
 	for i, p := range f.parts {

@@ -46,7 +46,7 @@ func settingsOf(configs map[string]string) topicSettings {
 	if ms := number("retention.ms"); ms >= 0 {
 		s.retention = time.Duration(min(ms, math.MaxInt64/int64(time.Millisecond))) * time.Millisecond
 	}
-	if policy, ok := configs["cleanup.policy"]; ok && !slices.Contains(parts(policy), "delete") {
+	if policy, ok := configs["cleanup.policy"]; ok && !slices.Contains(splitList(policy), "delete") {
 		s.retention, s.retentionBytes = -1, -1
 	}
 	return s
@@ -253,16 +253,16 @@ func throttled(s string) error {
 	return nil
 }
 
-// trim removes the same characters as String.trim in Java.
-func trim(s string) string {
+// javaTrim removes the same characters as String.trim in Java.
+func javaTrim(s string) string {
 	return strings.TrimFunc(s, func(r rune) bool { return r <= ' ' })
 }
 
 var listSeparator = regexp.MustCompile(`\s*,\s*`)
 
-// parts returns the elements of a list.
-func parts(value string) []string {
-	if value = trim(value); value == "" {
+// splitList returns the elements of a list.
+func splitList(value string) []string {
+	if value = javaTrim(value); value == "" {
 		return nil
 	}
 	return listSeparator.Split(value, -1)
@@ -271,7 +271,7 @@ func parts(value string) []string {
 // canonical returns a value in the form in which DescribeConfigs shows it. Apache Kafka parses
 // values and formats them again.
 func (c topicConfig) canonical(value string) (string, error) {
-	value = trim(value)
+	value = javaTrim(value)
 	switch c.kind {
 	case kmsg.ConfigTypeBoolean:
 		if lower := strings.ToLower(value); lower == "true" || lower == "false" {
@@ -295,7 +295,7 @@ func (c topicConfig) canonical(value string) (string, error) {
 		}
 		return javaDouble(x), nil
 	case kmsg.ConfigTypeList:
-		list := parts(value)
+		list := splitList(value)
 		if c.distinct {
 			list = distinct(list)
 		}

@@ -25,8 +25,8 @@ const (
 	warnInterval = time.Minute
 )
 
-// space measures whether the disk is nearly full.
-type space struct {
+// diskSpace measures whether the disk is nearly full.
+type diskSpace struct {
 	dir       string
 	diag      *slog.Logger
 	free      func() (int64, error)
@@ -36,8 +36,8 @@ type space struct {
 	freeBytes atomic.Int64 // last result of free, in bytes
 }
 
-func newSpace(dir string, diag *slog.Logger) *space {
-	s := &space{dir: dir, diag: diag, start: time.Now()}
+func newDiskSpace(dir string, diag *slog.Logger) *diskSpace {
+	s := &diskSpace{dir: dir, diag: diag, start: time.Now()}
 	s.freeBytes.Store(math.MaxInt64)
 	if dir != "" {
 		s.free = func() (int64, error) {
@@ -50,17 +50,17 @@ func newSpace(dir string, diag *slog.Logger) *space {
 
 // low reports whether less than the reserve is free. If the free space cannot be measured, it
 // returns false. That loses nothing: a write that fails is not acknowledged.
-func (s *space) low() bool { return s.below(reserveBytes) }
+func (s *diskSpace) low() bool { return s.below(reserveBytes) }
 
 // lowFor is like low, with a smaller reserve for the super user.
-func (s *space) lowFor(c caller) bool {
+func (s *diskSpace) lowFor(c caller) bool {
 	if c.super {
 		return s.below(superReserveBytes)
 	}
 	return s.low()
 }
 
-func (s *space) below(reserve int64) bool {
+func (s *diskSpace) below(reserve int64) bool {
 	if s.free == nil {
 		return false
 	}
@@ -77,7 +77,7 @@ func (s *space) below(reserve int64) bool {
 }
 
 // warn logs a diagnostic if there is too little space, at most once per warnInterval.
-func (s *space) warn(now, left int64) {
+func (s *diskSpace) warn(now, left int64) {
 	last := s.warned.Load()
 	if left >= reserveBytes || last != 0 && now-last < int64(warnInterval) || !s.warned.CompareAndSwap(last, now) {
 		return

@@ -160,7 +160,7 @@ func (b *Broker) topicMetadata(r *request, req *kmsg.MetadataRequest, name strin
 		described.AuthorizedOperations = b.acls.operations(r.caller, kmsg.ACLResourceTypeTopic, name)
 	}
 	if t == nil {
-		described.ErrorCode = missing(name)
+		described.ErrorCode = missingTopicCode(name)
 		return described
 	}
 	described.TopicID = t.ID
@@ -174,8 +174,8 @@ func (b *Broker) topicMetadata(r *request, req *kmsg.MetadataRequest, name strin
 	return described
 }
 
-// missing returns the error code for a topic that does not exist.
-func missing(name string) int16 {
+// missingTopicCode returns the error code for a topic that does not exist.
+func missingTopicCode(name string) int16 {
 	if checkTopicName(name) != nil {
 		return kerr.InvalidTopicException.Code
 	}
@@ -255,7 +255,7 @@ func (b *Broker) describePartitions(name string, start, limit int32) (described 
 	described.Topic, described.IsInternal = &name, internalTopic(name)
 	t := b.topics.named(name)
 	if t == nil {
-		described.ErrorCode = missing(name)
+		described.ErrorCode = missingTopicCode(name)
 		return described, -1
 	}
 	described.TopicID = t.ID

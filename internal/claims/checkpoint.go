@@ -252,7 +252,7 @@ func (s *state) restore(e checkpointEntry, texts map[string]string) error {
 			s.keysIssued[e.Subject] = e.Issued
 		}
 		if e.N > 0 {
-			s.recent[e.Subject] = hourly{e.Hour, e.N, e.Before}
+			s.recent[e.Subject] = hourlyCount{e.Hour, e.N, e.Before}
 		}
 	case e.Blocked != "":
 		s.blocked[e.Blocked] = block{e.By, e.Why, e.Time}

@@ -56,7 +56,7 @@ func TestFollow(t *testing.T) {
 		for deadline := time.Now().Add(20 * time.Second); ; {
 			if k, err := s.Key(t.Context(), ada, id); err != nil {
 				t.Fatal(err)
-			} else if k.LastUsed.Equal(day(time.Now())) {
+			} else if k.LastUsed.Equal(startOfDay(time.Now())) {
 				break
 			}
 			if time.Now().After(deadline) {

@@ -184,7 +184,7 @@ func (s *state) mayChangeKey(r record) error {
 		return errKeyEnded
 	case r.Op == opKeyExpired && !k.expired(r.Time):
 		return errKeyNotExpired
-	case r.Op == opKeyUsed && !day(r.Time).After(k.LastUsed):
+	case r.Op == opKeyUsed && !startOfDay(r.Time).After(k.LastUsed):
 		return errUseRecorded
 	}
 	return nil
@@ -219,5 +219,5 @@ func (s *state) endKey(r record) {
 	}
 }
 
-// day returns the start of the day of t, in UTC.
-func day(t time.Time) time.Time { return t.UTC().Truncate(24 * time.Hour) }
+// startOfDay returns the start of the day of t, in UTC.
+func startOfDay(t time.Time) time.Time { return t.UTC().Truncate(24 * time.Hour) }

@@ -348,7 +348,7 @@ func TestKeyUses(t *testing.T) {
 	for {
 		k, err := one.Key(t.Context(), ada, key.ID)
 		testkit.Must(t, err)
-		if k.LastUsed.Equal(day(time.Now())) {
+		if k.LastUsed.Equal(startOfDay(time.Now())) {
 			break
 		}
 	}

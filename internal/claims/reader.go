@@ -77,8 +77,8 @@ func (r *ledgerReader) validKey(k accessKey) (diaspora.AccessKey, error) {
 	case !k.live():
 		return diaspora.AccessKey{}, &globus.RefusedError{Reason: "the access key was revoked"}
 	}
-	if day(now).After(k.LastUsed) {
-		r.uses.record(k, day(now))
+	if startOfDay(now).After(k.LastUsed) {
+		r.uses.record(k, startOfDay(now))
 	}
 	return k.AccessKey, nil
 }

@@ -68,11 +68,11 @@ type state struct {
 	subjects map[string]struct{} // subjects that ever had a topic, a group or a key and are not UUIDs
 	blocked  map[string]block    // the blocked subjects
 
-	partitions map[string]int       // how many partitions a subject's topics have in total
-	keysIssued map[string]int       // how many keys a subject has ever created
-	recent     map[string]hourly    // how many records a subject has added recently
-	ended      map[int64]endedItems // what can be forgotten later, by the day on which it ended
-	lastSweep  int64                // the day on which ended was last checked
+	partitions map[string]int         // how many partitions a subject's topics have in total
+	keysIssued map[string]int         // how many keys a subject has ever created
+	recent     map[string]hourlyCount // how many records a subject has added recently
+	ended      map[int64]endedItems   // what can be forgotten later, by the day on which it ended
+	lastSweep  int64                  // the day on which ended was last checked
 }
 
 // endedItems are the IDs of keys that ended on one day, and the names that became free on it.
@@ -99,16 +99,16 @@ const (
 	keepNames = 7
 )
 
-// hourly counts a subject's records in clock hours, to estimate the number in a sliding window of
-// an hour.
-type hourly struct {
+// hourlyCount counts a subject's records in clock hours, to estimate the number in a sliding window
+// of an hour.
+type hourlyCount struct {
 	hour      int64 // since 1970
 	n, before int   // in this hour, and in the one before
 }
 
 // at estimates how many records there were in the hour before now. It assumes that the records of
 // the previous clock hour were spread evenly over it.
-func (h hourly) at(now time.Time) int {
+func (h hourlyCount) at(now time.Time) int {
 	left := 3600 - int(now.Unix()%3600) // seconds of the previous clock hour that are within the window
 	switch now.Unix()/3600 - h.hour {
 	case 0:
@@ -141,7 +141,7 @@ func newState() *state {
 
 		partitions: make(map[string]int),
 		keysIssued: make(map[string]int),
-		recent:     make(map[string]hourly),
+		recent:     make(map[string]hourlyCount),
 		ended:      make(map[int64]endedItems),
 	}
 }
@@ -162,9 +162,9 @@ func (s *state) count(r record) {
 		h.n++
 		s.recent[r.By] = h
 	case hour == h.hour+1:
-		s.recent[r.By] = hourly{hour, 1, h.n}
+		s.recent[r.By] = hourlyCount{hour, 1, h.n}
 	default:
-		s.recent[r.By] = hourly{hour, 1, 0}
+		s.recent[r.By] = hourlyCount{hour, 1, 0}
 	}
 	today := hour / 24
 	if today == s.lastSweep {
@@ -332,7 +332,7 @@ func (s *state) apply(offset int64, r record) error {
 		s.endKey(r)
 	case opKeyUsed:
 		k := *s.keys[r.Key]
-		k.LastUsed = day(r.Time)
+		k.LastUsed = startOfDay(r.Time)
 		s.keys[k.ID] = &k
 	}
 	return nil

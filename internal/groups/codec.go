@@ -70,8 +70,8 @@ func parseKey(b []byte) (key, error) {
 	return k, nil
 }
 
-// committed is a committed offset of one partition.
-type committed struct {
+// storedOffset is a committed offset of one partition.
+type storedOffset struct {
 	partition int32
 	epoch     int32 // leader epoch of the record before the offset; -1 if unknown
 	offset    int64
@@ -81,7 +81,7 @@ type committed struct {
 	metadata  string
 }
 
-func appendOffset(b []byte, o *committed) []byte {
+func appendOffset(b []byte, o *storedOffset) []byte {
 	b = append(b, codecVersion)
 	b = binary.AppendVarint(b, o.offset)
 	b = binary.AppendVarint(b, int64(o.epoch))
@@ -91,10 +91,10 @@ func appendOffset(b []byte, o *committed) []byte {
 	return append(b, o.metadata...)
 }
 
-func parseOffset(partition int32, b []byte) (committed, error) {
+func parseOffset(partition int32, b []byte) (storedOffset, error) {
 	d := decoder{b: b}
 	d.version()
-	o := committed{partition: partition, offset: d.varint(), epoch: int32(d.varint()), at: d.varint(), expires: d.varint()}
+	o := storedOffset{partition: partition, offset: d.varint(), epoch: int32(d.varint()), at: d.varint(), expires: d.varint()}
 	copy(o.topicID[:], d.take(len(o.topicID)))
 	o.metadata, d.b = string(d.b), nil
 	return o, d.end()

@@ -11,7 +11,7 @@ import (
 
 func TestOffsetCodec(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
-		o := committed{
+		o := storedOffset{
 			partition: rapid.Int32Min(0).Draw(rt, "partition"), offset: rapid.Int64().Draw(rt, "offset"), epoch: rapid.Int32().Draw(rt, "epoch"),
 			at: rapid.Int64().Draw(rt, "at"), expires: rapid.Int64().Draw(rt, "expires"), metadata: rapid.String().Draw(rt, "metadata"),
 			topicID: [16]byte(rapid.SliceOfN(rapid.Byte(), 16, 16).Draw(rt, "ID")),
@@ -75,7 +75,7 @@ func FuzzParseKey(f *testing.F) {
 }
 
 func FuzzParseOffset(f *testing.F) {
-	f.Add(appendOffset(nil, &committed{offset: 5, epoch: -1, at: 1700000000123, expires: -1, metadata: "m"}))
+	f.Add(appendOffset(nil, &storedOffset{offset: 5, epoch: -1, at: 1700000000123, expires: -1, metadata: "m"}))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		o, err := parseOffset(1, b)
 		if err != nil {

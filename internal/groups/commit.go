@@ -146,10 +146,10 @@ func (c *Coordinator) commit(req *kmsg.OffsetCommitRequest, topics []kmsg.Offset
 		all(err)
 		return
 	}
-	s := newCommits(g, req, time.Now())
+	s := newOffsetCommit(g, req, time.Now())
 	for _, t := range topics {
 		for _, p := range t.Partitions {
-			if check != nil && !tooLong(p.Metadata) {
+			if check != nil && !metadataTooLong(p.Metadata) {
 				if err := check(t.TopicID, p.Partition); err != nil {
 					s.abandon()
 					all(err) // as in Kafka, one refused partition refuses all
@@ -201,29 +201,29 @@ func (g *group) checkCommit(req *kmsg.OffsetCommitRequest) (check func([16]byte,
 	return nil, nil
 }
 
-// commits are the offsets that one request commits.
-type commits struct {
+// offsetCommit are the offsets that one request commits.
+type offsetCommit struct {
 	g       *group
 	now     int64 // ms
 	expires int64 // ms
 
 	refused []*kerr.Error // in the order of the partitions in the request; nil: accepted
 	topics  []string      // topic of each of offsets
-	offsets []committed
+	offsets []storedOffset
 	entries []entry
 	buf     []byte // keys and values
 }
 
-func newCommits(g *group, req *kmsg.OffsetCommitRequest, now time.Time) *commits {
-	s := &commits{g: g, now: now.UnixMilli(), expires: -1}
+func newOffsetCommit(g *group, req *kmsg.OffsetCommitRequest, now time.Time) *offsetCommit {
+	s := &offsetCommit{g: g, now: now.UnixMilli(), expires: -1}
 	if req.Version >= 2 && req.Version <= 4 && req.RetentionTimeMillis != -1 {
 		s.expires = s.now + req.RetentionTimeMillis
 	}
 	return s
 }
 
-func (s *commits) add(t kmsg.OffsetCommitRequestTopic, p kmsg.OffsetCommitRequestTopicPartition) {
-	o := committed{
+func (s *offsetCommit) add(t kmsg.OffsetCommitRequestTopic, p kmsg.OffsetCommitRequestTopicPartition) {
+	o := storedOffset{
 		partition: p.Partition, offset: p.Offset, epoch: p.LeaderEpoch,
 		at: s.now, expires: s.expires, topicID: t.TopicID,
 	}
@@ -231,7 +231,7 @@ func (s *commits) add(t kmsg.OffsetCommitRequestTopic, p kmsg.OffsetCommitReques
 		o.metadata = *p.Metadata
 	}
 	switch {
-	case tooLong(p.Metadata):
+	case metadataTooLong(p.Metadata):
 		s.refused = append(s.refused, kerr.OffsetMetadataTooLarge)
 		return
 	case !s.g.c.reserve(o.bytes()):
@@ -248,9 +248,9 @@ func (s *commits) add(t kmsg.OffsetCommitRequestTopic, p kmsg.OffsetCommitReques
 	s.entries = append(s.entries, entry{Key: s.buf[start:middle:middle], Value: s.buf[middle:len(s.buf):len(s.buf)]})
 }
 
-// tooLong reports whether the metadata is longer than Kafka allows. Java counts each character
-// outside the basic multilingual plane as two.
-func tooLong(metadata *string) bool {
+// metadataTooLong reports whether the metadata is longer than Kafka allows. Java counts each
+// character outside the basic multilingual plane as two.
+func metadataTooLong(metadata *string) bool {
 	if metadata == nil || len(*metadata) <= maxMetadata {
 		return false
 	}
@@ -264,7 +264,7 @@ func tooLong(metadata *string) bool {
 }
 
 // store writes the offsets to the journal. When they are durable, it stores them in memory.
-func (s *commits) store() error {
+func (s *offsetCommit) store() error {
 	if len(s.entries) == 0 {
 		return nil
 	}
@@ -279,7 +279,7 @@ func (s *commits) store() error {
 }
 
 // abandon gives back the reserved bytes.
-func (s *commits) abandon() {
+func (s *offsetCommit) abandon() {
 	for i := range s.offsets {
 		s.g.c.reserve(-s.offsets[i].bytes())
 	}

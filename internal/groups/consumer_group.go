@@ -315,18 +315,18 @@ func (g *consumerGroup) release(m *consumerMember) {
 // update copies the member's data from the heartbeat, except for its subscription. It reports
 // whether the member has a new principal.
 func (g *consumerGroup) update(m *consumerMember, who Caller, req *kmsg.ConsumerGroupHeartbeatRequest) (newPrincipal bool) {
-	newPrincipal = replace(&m.principal, who.Principal)
+	newPrincipal = setIfChanged(&m.principal, who.Principal)
 	changed := newPrincipal
-	changed = replace(&m.clientID, who.ClientID) || changed
-	changed = replace(&m.host, who.host()) || changed
+	changed = setIfChanged(&m.clientID, who.ClientID) || changed
+	changed = setIfChanged(&m.host, who.host()) || changed
 	if req.RackID != nil {
-		changed = replace(&m.rack, *req.RackID) || changed
+		changed = setIfChanged(&m.rack, *req.RackID) || changed
 	}
 	if req.ServerAssignor != nil {
-		changed = replace(&m.assignor, *req.ServerAssignor) || changed
+		changed = setIfChanged(&m.assignor, *req.ServerAssignor) || changed
 	}
 	if req.RebalanceTimeoutMillis != -1 {
-		changed = replace(&m.rebalanceMillis, req.RebalanceTimeoutMillis) || changed
+		changed = setIfChanged(&m.rebalanceMillis, req.RebalanceTimeoutMillis) || changed
 	}
 	if req.InstanceID != nil && *req.InstanceID != m.instance {
 		if g.static[m.instance] == m {
@@ -353,7 +353,7 @@ func (g *consumerGroup) subscribe(now time.Time, m *consumerMember, who Caller, 
 			m.names = names
 		}
 	}
-	newRegex := req.SubscribedTopicRegex != nil && replace(&m.regex, *req.SubscribedTopicRegex)
+	newRegex := req.SubscribedTopicRegex != nil && setIfChanged(&m.regex, *req.SubscribedTopicRegex)
 	if newNames || newRegex {
 		g.changedParts[m.id] = true
 		g.forgetPatterns()
@@ -381,8 +381,8 @@ func (g *consumerGroup) subscribe(now time.Time, m *consumerMember, who Caller, 
 	return newNames || newRegex || own
 }
 
-// replace sets *p to v and reports whether that is a change.
-func replace[T comparable](p *T, v T) bool {
+// setIfChanged sets *p to v and reports whether that is a change.
+func setIfChanged[T comparable](p *T, v T) bool {
 	if *p == v {
 		return false
 	}

@@ -19,7 +19,7 @@ type CommittedOffset struct {
 
 // Entry returns the entry for the Coordinator's journal.
 func (o CommittedOffset) Entry() journal.Entry {
-	c := committed{offset: o.Offset, epoch: o.LeaderEpoch, at: o.Committed.UnixMilli(), expires: -1, topicID: o.TopicID, metadata: o.Metadata}
+	c := storedOffset{offset: o.Offset, epoch: o.LeaderEpoch, at: o.Committed.UnixMilli(), expires: -1, topicID: o.TopicID, metadata: o.Metadata}
 	return entry{Key: appendOffsetKey(nil, o.Group, o.Topic, o.Partition), Value: appendOffset(nil, &c)}
 }
 

@@ -84,11 +84,11 @@ func (c *Coordinator) fetch(who Caller, req kmsg.OffsetFetchRequestGroup, versio
 		}
 		id, _, exists := c.cfg.Topics.ByName(name)
 		for _, partition := range t.Partitions {
-			var o *committed
+			var o *storedOffset
 			if err == nil && exists {
 				o = g.offset(name, partition)
 			}
-			rt.Partitions = append(rt.Partitions, fetched(partition, o, id, err))
+			rt.Partitions = append(rt.Partitions, fetchedPartition(partition, o, id, err))
 		}
 		if err != nil {
 			refused = append(refused, rt)
@@ -100,9 +100,9 @@ func (c *Coordinator) fetch(who Caller, req kmsg.OffsetFetchRequestGroup, versio
 	return resp
 }
 
-// fetched returns the response for one partition of the topic with the given ID. o is the committed
-// offset, or nil.
-func fetched(partition int32, o *committed, topic [16]byte, err *kerr.Error) kmsg.OffsetFetchResponseGroupTopicPartition {
+// fetchedPartition returns the response for one partition of the topic with the given ID. o is the
+// committed offset, or nil.
+func fetchedPartition(partition int32, o *storedOffset, topic [16]byte, err *kerr.Error) kmsg.OffsetFetchResponseGroupTopicPartition {
 	p := kmsg.NewOffsetFetchResponseGroupTopicPartition()
 	p.Partition, p.Offset, p.LeaderEpoch, p.Metadata = partition, -1, -1, new(string)
 	switch {
@@ -116,7 +116,7 @@ func fetched(partition int32, o *committed, topic [16]byte, err *kerr.Error) kms
 
 // of reports whether the offset belongs to the topic with this ID, and not to a deleted topic of
 // the same name.
-func (o *committed) of(topic [16]byte) bool {
+func (o *storedOffset) of(topic [16]byte) bool {
 	return o.topicID == topic || o.topicID == [16]byte{}
 }
 
@@ -131,7 +131,7 @@ func (g *group) allOffsets(who Caller) (topics []kmsg.OffsetFetchResponseGroupTo
 		t.Topic, t.TopicID = name, id
 		for i := range offsets {
 			if o := &offsets[i]; o.of(id) {
-				t.Partitions = append(t.Partitions, fetched(o.partition, o, id, nil))
+				t.Partitions = append(t.Partitions, fetchedPartition(o.partition, o, id, nil))
 			}
 		}
 		if len(t.Partitions) > 0 {
@@ -154,7 +154,7 @@ func fetchError(req kmsg.OffsetFetchRequestGroup, err *kerr.Error, version int16
 		rt := kmsg.NewOffsetFetchResponseGroupTopic()
 		rt.Topic = t.Topic
 		for _, partition := range t.Partitions {
-			rt.Partitions = append(rt.Partitions, fetched(partition, nil, [16]byte{}, err))
+			rt.Partitions = append(rt.Partitions, fetchedPartition(partition, nil, [16]byte{}, err))
 		}
 		resp.Topics = append(resp.Topics, rt)
 	}

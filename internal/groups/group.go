@@ -22,9 +22,9 @@ type group struct {
 	classic  *classicGroup
 	consumer *consumerGroup
 
-	written bool                   // the journal contains the classic group
-	parts   map[string]int         // the parts of the consumer group in the journal, and their sizes
-	offsets map[string][]committed // by topic; sorted by partition
+	written bool                      // the journal contains the classic group
+	parts   map[string]int            // the parts of the consumer group in the journal, and their sizes
+	offsets map[string][]storedOffset // by topic; sorted by partition
 
 	timer   *time.Timer
 	timerAt time.Time // when the timer fires; zero: never
@@ -83,7 +83,7 @@ func (g *group) drop() {
 	g.stop()
 	g.release()
 	for topic := range g.offsets {
-		g.removeOffsets(topic, func(*committed) bool { return true })
+		g.removeOffsets(topic, func(*storedOffset) bool { return true })
 	}
 	g.c.mu.Lock()
 	delete(g.c.groups, g.id)
@@ -131,12 +131,12 @@ func (g *group) deletionEntries() []entry {
 }
 
 // findPartition returns the index of the partition's offset, or the index at which to insert it.
-func findPartition(offsets []committed, partition int32) (int, bool) {
-	return slices.BinarySearchFunc(offsets, partition, func(o committed, p int32) int { return cmp.Compare(o.partition, p) })
+func findPartition(offsets []storedOffset, partition int32) (int, bool) {
+	return slices.BinarySearchFunc(offsets, partition, func(o storedOffset, p int32) int { return cmp.Compare(o.partition, p) })
 }
 
 // offset returns a committed offset, or nil.
-func (g *group) offset(topic string, partition int32) *committed {
+func (g *group) offset(topic string, partition int32) *storedOffset {
 	offsets := g.offsets[topic]
 	if i, ok := findPartition(offsets, partition); ok {
 		return &offsets[i]
@@ -144,17 +144,17 @@ func (g *group) offset(topic string, partition int32) *committed {
 	return nil
 }
 
-func (o *committed) bytes() int64 { return offsetBytes + int64(len(o.metadata)) }
+func (o *storedOffset) bytes() int64 { return offsetBytes + int64(len(o.metadata)) }
 
 // setOffset stores a committed offset in memory. The caller has reserved its bytes. room is the
 // expected number of offsets of the topic; it sets the capacity if this is the first one.
-func (g *group) setOffset(topic string, o committed, room int) {
+func (g *group) setOffset(topic string, o storedOffset, room int) {
 	if g.offsets == nil {
-		g.offsets = map[string][]committed{}
+		g.offsets = map[string][]storedOffset{}
 	}
 	offsets := g.offsets[topic]
 	if offsets == nil {
-		offsets = make([]committed, 0, min(room, 16))
+		offsets = make([]storedOffset, 0, min(room, 16))
 	}
 	i, ok := findPartition(offsets, o.partition)
 	if ok {
@@ -175,8 +175,8 @@ func (g *group) removeOffset(topic string, partition int32) {
 }
 
 // removeOffsets removes the topic's offsets for which chosen returns true.
-func (g *group) removeOffsets(topic string, chosen func(*committed) bool) {
-	g.setOffsets(topic, slices.DeleteFunc(g.offsets[topic], func(o committed) bool {
+func (g *group) removeOffsets(topic string, chosen func(*storedOffset) bool) {
+	g.setOffsets(topic, slices.DeleteFunc(g.offsets[topic], func(o storedOffset) bool {
 		gone := chosen(&o)
 		if gone {
 			g.c.reserve(-o.bytes())
@@ -185,7 +185,7 @@ func (g *group) removeOffsets(topic string, chosen func(*committed) bool) {
 	}))
 }
 
-func (g *group) setOffsets(topic string, offsets []committed) {
+func (g *group) setOffsets(topic string, offsets []storedOffset) {
 	if g.offsets[topic] = offsets; len(offsets) == 0 {
 		delete(g.offsets, topic)
 	}

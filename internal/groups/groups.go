@@ -167,8 +167,8 @@ func (c *Coordinator) Close() error {
 	return c.closeErr
 }
 
-// enter allows the caller to use the store until it calls c.closeMu.RUnlock. It returns false if the
-// Coordinator is closed.
+// enter allows the caller to use the store until it calls c.closeMu.RUnlock. It returns false if
+// the Coordinator is closed.
 func (c *Coordinator) enter() bool {
 	c.closeMu.RLock()
 	if c.closed {

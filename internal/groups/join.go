@@ -92,7 +92,7 @@ func (c *Coordinator) join(who Caller, req *kmsg.JoinGroupRequest, wait waiter[*
 		return
 	}
 	defer g.mu.Unlock()
-	j := joining{g: g, who: who, req: req, wait: wait, now: time.Now()}
+	j := joinRequest{g: g, who: who, req: req, wait: wait, now: time.Now()}
 	switch {
 	case !g.classic.hasCapacity(req.MemberID, c.cfg.MaxMembers):
 		g.remove(req.MemberID)
@@ -147,8 +147,8 @@ func (c *Coordinator) classicGroup(req *kmsg.JoinGroupRequest) (*group, *kmsg.Jo
 	return g, nil
 }
 
-// joining is a JoinGroup request in progress. The group's mutex is locked.
-type joining struct {
+// joinRequest is a JoinGroup request in progress. The group's mutex is locked.
+type joinRequest struct {
 	g    *group
 	who  Caller
 	req  *kmsg.JoinGroupRequest
@@ -156,10 +156,10 @@ type joining struct {
 	now  time.Time
 }
 
-func (j *joining) refuse(id string, err *kerr.Error) { j.wait <- joinError(id, err) }
+func (j *joinRequest) refuse(id string, err *kerr.Error) { j.wait <- joinError(id, err) }
 
 // joinNew handles the request of a client without a member ID.
-func (j *joining) joinNew() {
+func (j *joinRequest) joinNew() {
 	cg := j.g.classic
 	if !cg.isCompatible(j.req.ProtocolType, j.req.Protocols) {
 		j.refuse("", kerr.InconsistentGroupProtocol)
@@ -204,7 +204,7 @@ func newMemberID(name string) string {
 }
 
 // rejoin handles the request of a client with a member ID.
-func (j *joining) rejoin() {
+func (j *joinRequest) rejoin() {
 	cg, id := j.g.classic, j.req.MemberID
 	if !cg.isCompatible(j.req.ProtocolType, j.req.Protocols) {
 		j.refuse(id, kerr.InconsistentGroupProtocol)
@@ -243,7 +243,7 @@ func (j *joining) rejoin() {
 }
 
 // add makes the client a member.
-func (j *joining) add(id string) {
+func (j *joinRequest) add(id string) {
 	g, cg := j.g, j.g.classic
 	m := &member{id: id, instance: j.req.InstanceID, clientID: j.who.ClientID, host: j.who.host(), isNew: true}
 	if !j.describe(m) {
@@ -261,7 +261,7 @@ func (j *joining) add(id string) {
 
 // describe copies the member's data from the request into m. It returns false if the memory budget
 // is exhausted.
-func (j *joining) describe(m *member) bool {
+func (j *joinRequest) describe(m *member) bool {
 	next := *m
 	next.sessionTimeout = time.Duration(j.req.SessionTimeoutMillis) * time.Millisecond
 	next.rebalanceTimeout = time.Duration(j.req.RebalanceTimeoutMillis) * time.Millisecond
@@ -282,7 +282,7 @@ func (j *joining) describe(m *member) bool {
 
 // update replaces the data of an existing member, which then waits for the end of the rebalance. It
 // returns false if the memory budget is exhausted.
-func (j *joining) update(m *member) bool {
+func (j *joinRequest) update(m *member) bool {
 	cg := j.g.classic
 	before := *m
 	if !j.describe(m) {
@@ -298,7 +298,7 @@ func (j *joining) update(m *member) bool {
 
 // rejoinStatic handles a static member whose client has restarted and lost its member ID. The
 // member gets the new ID. Requests with the former ID are fenced from now on.
-func (j *joining) rejoinStatic(m *member, id string) {
+func (j *joinRequest) rejoinStatic(m *member, id string) {
 	g, cg := j.g, j.g.classic
 	leader, before := cg.leader, *m
 	cg.answerJoin(m, joinError(m.id, kerr.FencedInstanceID))

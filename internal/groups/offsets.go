@@ -146,7 +146,7 @@ func (c *Coordinator) TopicDeleted(name string, id [16]byte) {
 		g.mu.Lock()
 		// If this write fails, a restart restores the offsets. They are not returned even then,
 		// because no new topic gets the deleted topic's ID.
-		_ = g.expireOffsets(func(topic string, o *committed) bool { return topic == name && o.of(id) }, true)
+		_ = g.expireOffsets(func(topic string, o *storedOffset) bool { return topic == name && o.of(id) }, true)
 		g.mu.Unlock()
 	}
 }
@@ -165,7 +165,7 @@ func (c *Coordinator) TopicsChanged() {
 
 // expireOffsets deletes the offsets for which chosen returns true. If the journal cannot be
 // written, it keeps them in memory too, unless must is set.
-func (g *group) expireOffsets(chosen func(topic string, o *committed) bool, must bool) error {
+func (g *group) expireOffsets(chosen func(topic string, o *storedOffset) bool, must bool) error {
 	var entries []entry
 	topics := map[string]bool{}
 	for topic, offsets := range g.offsets {
@@ -182,7 +182,7 @@ func (g *group) expireOffsets(chosen func(topic string, o *committed) bool, must
 	err := g.deleteOffsets(entries)
 	if err == nil || must {
 		for topic := range topics {
-			g.removeOffsets(topic, func(o *committed) bool { return chosen(topic, o) })
+			g.removeOffsets(topic, func(o *storedOffset) bool { return chosen(topic, o) })
 		}
 	}
 	return err
@@ -218,7 +218,7 @@ func (g *group) sweep(now time.Time) error {
 	}
 	if expire {
 		retention := g.c.cfg.OffsetsRetention.Milliseconds()
-		err := g.expireOffsets(func(topic string, o *committed) bool {
+		err := g.expireOffsets(func(topic string, o *storedOffset) bool {
 			if g.subscribed(topic) {
 				return false
 			}

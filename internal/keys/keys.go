@@ -30,8 +30,9 @@ type Keys interface {
 	ActiveKey(ctx context.Context, id string) (diaspora.AccessKey, error)
 }
 
-// People authenticates access tokens of Globus Auth, for the gateway and the ACL endpoint.
-type People struct {
+// UserAuthenticator authenticates access tokens of Globus Auth, for the gateway and the ACL
+// endpoint.
+type UserAuthenticator struct {
 	Globus *globus.Authenticator
 
 	// Ledger says which of the people that Globus Auth knows may use this fabric. See
@@ -41,7 +42,7 @@ type People struct {
 
 // Authenticate returns the owner of a token. Its errors are those of
 // [globus.Authenticator.Authenticate], and those of Admit.
-func (p *People) Authenticate(ctx context.Context, token globus.Secret) (globus.TokenInfo, error) {
+func (p *UserAuthenticator) Authenticate(ctx context.Context, token globus.Secret) (globus.TokenInfo, error) {
 	info, err := p.Globus.Authenticate(ctx, token)
 	if err == nil {
 		err = p.Ledger.Admit(info.Identity)
@@ -54,7 +55,7 @@ func (p *People) Authenticate(ctx context.Context, token globus.Secret) (globus.
 
 // Recheck checks whether a token that was accepted before is still valid, and its owner still
 // admitted. Its errors are those of [globus.Authenticator.Recheck], and those of Admit.
-func (p *People) Recheck(ctx context.Context, token globus.Secret) error {
+func (p *UserAuthenticator) Recheck(ctx context.Context, token globus.Secret) error {
 	info, err := p.Globus.Recheck(ctx, token)
 	if err == nil {
 		err = p.Ledger.Admit(info.Identity)
@@ -64,7 +65,7 @@ func (p *People) Recheck(ctx context.Context, token globus.Secret) error {
 
 // Authenticator is the [gateway.Authenticator]. All fields except the last are required.
 type Authenticator struct {
-	People *People
+	Users  *UserAuthenticator
 	Keys   Keys
 	Tokens *Tokens
 
@@ -87,7 +88,7 @@ func (a *Authenticator) Authenticate(ctx context.Context, c gateway.Credentials)
 		// Globus Auth is never asked about a JWT, because its own tokens are not JWTs.
 		return a.Tokens.authenticate(ctx, c.Secret)
 	}
-	info, err := a.People.Authenticate(ctx, c.Secret)
+	info, err := a.Users.Authenticate(ctx, c.Secret)
 	if err != nil {
 		return gateway.Identity{}, err
 	}
@@ -100,17 +101,17 @@ func (a *Authenticator) Recheck(ctx context.Context, c gateway.Credentials) erro
 		_, err := a.Authenticate(ctx, c)
 		return err
 	}
-	return a.People.Recheck(ctx, c.Secret)
+	return a.Users.Recheck(ctx, c.Secret)
 }
 
 // identityOf returns the identity for a key. It expires at limit, or when the key does if that is
 // earlier.
 func identityOf(key diaspora.AccessKey, limit time.Time) gateway.Identity {
-	return gateway.Identity{Subject: key.Owner, Principal: claims.KeyPrincipal(key), Read: key.Read, Expiry: earlier(limit, key.Expires)}
+	return gateway.Identity{Subject: key.Owner, Principal: claims.KeyPrincipal(key), Read: key.Read, Expiry: earliest(limit, key.Expires)}
 }
 
-// earlier returns the earlier of two times. A zero end means never.
-func earlier(limit, end time.Time) time.Time {
+// earliest returns the earlier of two times. A zero end means never.
+func earliest(limit, end time.Time) time.Time {
 	if !end.IsZero() && end.Before(limit) {
 		return end
 	}

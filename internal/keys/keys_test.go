@@ -59,7 +59,7 @@ func open(t *testing.T, file string, l ledger) (*Tokens, *Authenticator) {
 	asked := introspector{t}
 	g, err := globus.NewAuthenticator(globus.AuthenticatorConfig{Introspector: asked, Issuer: "https://auth.globus.org", Audience: "x", Scope: "s"})
 	testkit.Must(t, err)
-	return tokens, &Authenticator{People: &People{g, l}, Keys: l, Tokens: tokens}
+	return tokens, &Authenticator{Users: &UserAuthenticator{g, l}, Keys: l, Tokens: tokens}
 }
 
 func (ledger) Admit(globus.Identity) error { return nil }

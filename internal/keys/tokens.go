@@ -88,7 +88,7 @@ func (t *Tokens) Exchange(ctx context.Context, id string, secret globus.Secret) 
 		return globus.Token{}, err
 	}
 	now := t.now()
-	token := globus.Token{Scope: scopeOf(key), Obtained: now, Expiry: earlier(now.Add(t.lifetime), key.Expires)}
+	token := globus.Token{Scope: scopeOf(key), Obtained: now, Expiry: earliest(now.Add(t.lifetime), key.Expires)}
 	signed, err := jwt.Signed(t.signer).Claims(tokenClaims{
 		Claims: jwt.Claims{
 			Issuer: t.issuer, Subject: key.Owner, Audience: jwt.Audience{t.issuer},

@@ -13,9 +13,9 @@ const (
 	typeProblem = "application/problem+json"
 )
 
-// choose returns the offer that the request's Accept header prefers, the first of equal ones, or ""
-// if it accepts none (RFC 9110 section 12.5.1).
-func choose(r *http.Request, offers ...string) string {
+// negotiate returns the offer (a media type) that the request's Accept header prefers, the first of
+// equal ones, or "" if it accepts none (RFC 9110 section 12.5.1).
+func negotiate(r *http.Request, offers ...string) string {
 	accept := strings.Join(r.Header["Accept"], ",")
 	if strings.TrimSpace(accept) == "" {
 		return offers[0]
@@ -64,5 +64,5 @@ func quality(accept, offer string) float64 {
 
 // prefersHTML reports whether the request comes from a browser.
 func prefersHTML(r *http.Request) bool {
-	return choose(r, typeProblem, typeJSON, typePlain, typeHTML) == typeHTML
+	return negotiate(r, typeProblem, typeJSON, typePlain, typeHTML) == typeHTML
 }

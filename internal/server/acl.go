@@ -53,7 +53,7 @@ func (s *Server) claimByForm(x *exchange) error {
 	}
 	status := claimStatus(x, t)
 	a := claimResponse{Topic: t, Form: s.formLink(x.caller.Subject, t.Name), Curl: s.curlCommand(x.caller.Subject, t.Name)}
-	switch choose(x.r, offers...) {
+	switch negotiate(x.r, offers...) {
 	case typeHTML:
 		s.pages.write(x, status, "claimed", a)
 	case typeJSON:

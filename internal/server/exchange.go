@@ -69,10 +69,10 @@ func (x *exchange) conceal(text string) string {
 // formPage returns the form as it was filled in, without the token.
 func (x *exchange) formPage(problem *diaspora.Problem) formPage {
 	page := formPage{Subject: x.conceal(x.form.Subject), Topic: x.conceal(x.form.Topic), Problem: problem}
-	if !showable(page.Topic) {
+	if !mayRepeat(page.Topic) {
 		page.Topic = ""
 	}
-	if _, err := uuid.Parse(page.Subject); err != nil && !showable(page.Subject) {
+	if _, err := uuid.Parse(page.Subject); err != nil && !mayRepeat(page.Subject) {
 		page.Subject = ""
 	}
 	return page

@@ -48,7 +48,7 @@ var assetTypes = map[string]string{
 func loadPages() (*pages, error) {
 	p := &pages{templates: map[string]*template.Template{}, assets: map[string]assetFile{}}
 	for _, name := range []string{"landing", "acl", "claimed", "problem"} {
-		t, err := template.New("layout.html").Funcs(template.FuncMap{"prose": prose, "kept": claims.Kept}).ParseFS(files, "pages/layout.html", "pages/"+name+".html")
+		t, err := template.New("layout.html").Funcs(template.FuncMap{"prose": formatProse, "kept": claims.Kept}).ParseFS(files, "pages/layout.html", "pages/"+name+".html")
 		if err != nil {
 			return nil, err
 		}
@@ -65,9 +65,9 @@ func loadPages() (*pages, error) {
 	return p, nil
 }
 
-// prose formats the text of a problem as a sentence in HTML, with the parts between backquotes as
-// code.
-func prose(text string) template.HTML {
+// formatProse formats the text of a problem as a sentence in HTML, with the parts between
+// backquotes as code.
+func formatProse(text string) template.HTML {
 	parts := strings.Split(template.HTMLEscapeString(text), "`")
 	for i := 1; i < len(parts)-1; i += 2 {
 		parts[i] = "<code>" + parts[i] + "</code>"

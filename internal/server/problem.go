@@ -150,7 +150,7 @@ func statusOf(err error) int {
 // misplaced token out of both.
 func describe(err error) (topic, detail, hint string) {
 	if t := (*diaspora.TopicError)(nil); errors.As(err, &t) {
-		if topic = t.Topic; !showable(topic) {
+		if topic = t.Topic; !mayRepeat(topic) {
 			topic, err = "", fmt.Errorf("%s topic: %w", t.Op, t.Err)
 		}
 	}
@@ -158,9 +158,9 @@ func describe(err error) (topic, detail, hint string) {
 	return topic, detail, hint
 }
 
-// showable reports whether a topic name that a client sent may be repeated: it is valid, or too
+// mayRepeat reports whether a topic name that a client sent may be repeated: it is valid, or too
 // short for a token.
-func showable(name string) bool {
+func mayRepeat(name string) bool {
 	return len(name) < 24 || diaspora.ValidTopic(name) == nil
 }
 

@@ -114,7 +114,7 @@ func checkRequest(rt route, r *http.Request) error {
 	if r.Method != http.MethodPost && r.ContentLength != 0 {
 		return &refusal{status: http.StatusBadRequest, detail: r.Method + " takes no body here"}
 	}
-	if rt.offers != nil && choose(r, rt.offers...) == "" {
+	if rt.offers != nil && negotiate(r, rt.offers...) == "" {
 		return &refusal{status: http.StatusNotAcceptable, detail: "the response can only be " + strings.Join(rt.offers, " or ")}
 	}
 	return nil

@@ -813,7 +813,7 @@ func TestChoose(t *testing.T) {
 		{"nonsense, ;;, text/html", "text/html"},
 	} {
 		r := &http.Request{Header: http.Header{"Accept": {tt.accept}}}
-		if got := choose(r, typePlain, typeJSON, typeHTML); got != tt.want {
+		if got := negotiate(r, typePlain, typeJSON, typeHTML); got != tt.want {
 			t.Errorf("choose(%q) = %q, want %q", tt.accept, got, tt.want)
 		}
 	}
