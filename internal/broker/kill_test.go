@@ -309,6 +309,7 @@ func TestKill(t *testing.T) {
 func (k *killed) client(opts ...kgo.Opt) *kgo.Client {
 	client, err := kgo.NewClient(append([]kgo.Opt{
 		kgo.SeedBrokers(k.address),
+		kgo.AlwaysRetryEOF(), // a kill between accept and the first response looks like a wrong configuration
 		kgo.ProducerLinger(0),
 		kgo.MetadataMinAge(10 * time.Millisecond),
 		kgo.RetryBackoffFn(func(int) time.Duration { return 2 * time.Millisecond }),
