@@ -77,7 +77,7 @@ func (e *env) topicClaim(ctx context.Context, claim diaspora.ClaimRequest) error
 	}
 	kept := ""
 	if topic.RetentionMS != 0 { // 0 if the service does not say
-		kept = "; its events are kept " + claims.Kept(topic.RetentionMS)
+		kept = "; its events are kept " + claims.FormatRetention(topic.RetentionMS)
 	}
 	if !topic.Created {
 		return e.answer(topic, "%s is already yours%s\n", topic.Name, kept)

@@ -51,9 +51,9 @@ func setOf(ops ...kmsg.ACLOperation) (set operations) {
 	return set
 }
 
-// implying returns the operations that imply op if an ACL allows them. An ACL
+// operationsImplying returns the operations that imply op if an ACL allows them. An ACL
 // that denies one of them does not deny op.
-func implying(op kmsg.ACLOperation) operations {
+func operationsImplying(op kmsg.ACLOperation) operations {
 	switch op {
 	case kmsg.ACLOperationDescribe:
 		return setOf(op, kmsg.ACLOperationAll, kmsg.ACLOperationRead, kmsg.ACLOperationWrite, kmsg.ACLOperationDelete, kmsg.ACLOperationAlter)
@@ -75,7 +75,7 @@ func (r *rule) add(other rule) {
 
 // allows reports whether the rule allows an operation. Deny takes precedence.
 func (r rule) allows(op kmsg.ACLOperation) bool {
-	return r.denied&setOf(op, kmsg.ACLOperationAll) == 0 && r.allowed&implying(op) != 0
+	return r.denied&setOf(op, kmsg.ACLOperationAll) == 0 && r.allowed&operationsImplying(op) != 0
 }
 
 // rules are the rules of one principal.

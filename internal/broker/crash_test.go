@@ -1002,7 +1002,7 @@ func (p *program) maintain() error {
 		}
 	})
 	p.b.maintainOnce()
-	p.b.sweep()
+	p.b.deleteExpiredOffsets()
 	for _, part := range parts {
 		start := part.log.Start()
 		p.do(func(h *crashHistory) {

@@ -6,8 +6,8 @@ import (
 )
 
 const (
-	maintainEvery = time.Minute      // between passes over all logs
-	sweepEvery    = 10 * time.Minute // between passes over committed offsets, as in Apache Kafka
+	maintainEvery      = time.Minute      // between passes over all logs
+	deleteOffsetsEvery = 10 * time.Minute // between passes over committed offsets, as in Apache Kafka
 )
 
 // maintain does the periodic work until the broker closes: it deletes expired records and offsets,
@@ -15,14 +15,14 @@ const (
 func (b *Broker) maintain() {
 	ticker := time.NewTicker(cmp.Or(b.cfg.maintainEvery, maintainEvery))
 	defer ticker.Stop()
-	sweeps := time.NewTicker(sweepEvery)
-	defer sweeps.Stop()
+	offsetsTicker := time.NewTicker(deleteOffsetsEvery)
+	defer offsetsTicker.Stop()
 	for {
 		select {
 		case <-ticker.C:
 			b.maintainOnce()
-		case <-sweeps.C:
-			b.sweep()
+		case <-offsetsTicker.C:
+			b.deleteExpiredOffsets()
 		case <-b.ctx.Done():
 			return
 		}
@@ -45,8 +45,8 @@ func (b *Broker) maintainOnce() {
 	}
 }
 
-func (b *Broker) sweep() {
-	if err := b.groups.Sweep(); err != nil {
+func (b *Broker) deleteExpiredOffsets() {
+	if err := b.groups.DeleteExpired(); err != nil {
 		b.logError("drop expired offsets", err)
 	}
 }

@@ -505,7 +505,7 @@ func (m *brokerModel) pass(t *rapid.T) {
 // maintain lets records expire. The topics' settings determine what may be missing afterwards.
 func (m *brokerModel) maintain(t *rapid.T) {
 	m.broker.maintainOnce()
-	m.broker.sweep()
+	m.broker.deleteExpiredOffsets()
 	now := m.clock.Now().UnixMilli()
 	for _, topic := range m.topics {
 		settings := settingsOf(topic.configs)

@@ -55,7 +55,9 @@ func (b *Broker) listOffsets(r *request, req *kmsg.ListOffsetsRequest) (*kmsg.Li
 				continue // already answered
 			}
 			refusal := b.listOffset(r, req.Version, t.Topic, &p, named[at] > 1, &found)
-			found.ErrorCode = codeOf(refusal)
+			if refusal != nil {
+				found.ErrorCode = refusal.Code
+			}
 			if refusal != kerr.TopicAuthorizationFailed {
 				named[at] = 0
 			}

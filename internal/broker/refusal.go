@@ -32,14 +32,6 @@ func (r *refusal) set(code *int16, message **string) {
 	}
 }
 
-// codeOf returns the error code of a response: 0 if err is nil.
-func codeOf(err *kerr.Error) int16 {
-	if err == nil {
-		return 0
-	}
-	return err.Code
-}
-
 // Error makes a refusal an error, so that it can pass through functions that return errors.
 func (r *refusal) Error() string {
 	if r.reason != nil {

@@ -181,7 +181,7 @@ func (s *Service) block(ctx context.Context, by string, req diaspora.BlockReques
 	if b == (block{}) { // another operator has unblocked it in the meantime
 		return diaspora.Blocked{}, fmt.Errorf("%w: another operator unblocked the subject at the same time; block it again", diaspora.ErrUnavailable)
 	}
-	return b.answer(r.Subject), nil
+	return b.asAPI(r.Subject), nil
 }
 
 // Unblock ends the block of a subject. Its access keys that have not ended work again. Errors are
@@ -219,14 +219,14 @@ func (s *Service) Blocked(ctx context.Context, by string) ([]diaspora.Blocked, e
 	list := []diaspora.Blocked{}
 	s.ledger.read(func(st *state) {
 		for subject, b := range st.blocked {
-			list = append(list, b.answer(subject))
+			list = append(list, b.asAPI(subject))
 		}
 	})
 	slices.SortFunc(list, func(a, b diaspora.Blocked) int { return strings.Compare(a.Subject, b.Subject) })
 	return list, nil
 }
 
-func (b block) answer(subject string) diaspora.Blocked {
+func (b block) asAPI(subject string) diaspora.Blocked {
 	return diaspora.Blocked{Subject: subject, Why: b.why, By: b.by, Since: b.since.Truncate(time.Second)}
 }
 

@@ -148,7 +148,7 @@ func encodeCheckpoint(to io.Writer, cp checkpoint) error {
 	values := gob.NewEncoder(out)
 	n := 0
 	cp.state.entries(func(checkpointEntry) error { n++; return nil })
-	if err := values.Encode(checkpointHeader{checkpointFormat, cp.topic, cp.next, cp.record, cp.skipped, cp.state.lastSweep, n}); err != nil {
+	if err := values.Encode(checkpointHeader{checkpointFormat, cp.topic, cp.next, cp.record, cp.skipped, cp.state.lastCleanup, n}); err != nil {
 		return err
 	}
 	if err := cp.state.entries(func(e checkpointEntry) error { return values.Encode(e) }); err != nil {
@@ -299,7 +299,7 @@ func (c *checkpoints) read(ledger kafka.TopicID) (cp checkpoint, err error) {
 		return cp, errors.New("its header is malformed: it counts no records")
 	}
 	cp = checkpoint{state: newState(), topic: ledger, next: header.Next, record: header.Record, skipped: header.Skipped}
-	cp.state.lastSweep = header.Swept
+	cp.state.lastCleanup = header.Swept
 	texts := make(map[string]string)
 	for range header.Entries {
 		var e checkpointEntry

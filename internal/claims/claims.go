@@ -345,7 +345,7 @@ func (t topic) checkSettings(req diaspora.ClaimRequest) error {
 		other = append(other, fmt.Sprintf("%d %s rather than %d", t.partitions, noun, req.Partitions))
 	}
 	if req.RetentionMS != 0 && req.RetentionMS != t.retentionMS {
-		other = append(other, fmt.Sprintf("events kept %s rather than %s", Kept(t.retentionMS), Kept(req.RetentionMS)))
+		other = append(other, fmt.Sprintf("events kept %s rather than %s", FormatRetention(t.retentionMS), FormatRetention(req.RetentionMS)))
 		keep = "; to keep them, ask an operator to change retention.ms"
 	}
 	if req.Description != "" && req.Description != t.description {
@@ -358,9 +358,9 @@ func (t topic) checkSettings(req diaspora.ClaimRequest) error {
 		diaspora.ErrConflict, errAlreadyYours, strings.Join(other, ", "), req.Name, keep)
 }
 
-// Kept returns how long a topic with this retention keeps its events, in words that follow
-// "kept": "for 7 days".
-func Kept(ms int64) string {
+// FormatRetention returns how long a topic with this retention keeps its events, in words that
+// follow "kept": "for 7 days".
+func FormatRetention(ms int64) string {
 	if ms < 0 {
 		return "forever"
 	}

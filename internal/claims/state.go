@@ -68,11 +68,11 @@ type state struct {
 	subjects map[string]struct{} // subjects that ever had a topic, a group or a key and are not UUIDs
 	blocked  map[string]block    // the blocked subjects
 
-	partitions map[string]int         // how many partitions a subject's topics have in total
-	keysIssued map[string]int         // how many keys a subject has ever created
-	recent     map[string]hourlyCount // how many records a subject has added recently
-	ended      map[int64]endedItems   // what can be forgotten later, by the day on which it ended
-	lastSweep  int64                  // the day on which ended was last checked
+	partitions  map[string]int         // how many partitions a subject's topics have in total
+	keysIssued  map[string]int         // how many keys a subject has ever created
+	recent      map[string]hourlyCount // how many records a subject has added recently
+	ended       map[int64]endedItems   // what can be forgotten later, by the day on which it ended
+	lastCleanup int64                  // the day on which ended was last checked
 }
 
 // endedItems are the IDs of keys that ended on one day, and the names that became free on it.
@@ -167,10 +167,10 @@ func (s *state) count(r record) {
 		s.recent[r.By] = hourlyCount{hour, 1, 0}
 	}
 	today := hour / 24
-	if today == s.lastSweep {
+	if today == s.lastCleanup {
 		return
 	}
-	s.lastSweep = today
+	s.lastCleanup = today
 	for subject, h := range s.recent {
 		if h.hour < hour-1 {
 			delete(s.recent, subject)

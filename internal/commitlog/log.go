@@ -181,7 +181,7 @@ func (l *Log) fail(err error) error {
 // nothing to do. It moves the recovery point, closes files that were not used since the last two
 // calls, and forgets producers that have been idle for a day.
 func (l *Log) Maintain() error {
-	if err := l.sweep(); err != nil {
+	if err := l.removeOrphans(); err != nil {
 		return err
 	}
 	l.mu.Lock()

@@ -87,7 +87,7 @@ func (l *Log) restore(c *checkpoint) error {
 		if clean {
 			return nil
 		}
-		return l.sweepNow()
+		return l.removeOrphansNow()
 	}
 }
 

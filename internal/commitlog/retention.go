@@ -132,7 +132,7 @@ func (l *Log) advance(start int64) error {
 }
 
 // deleteFiles deletes the files of a segment that is no longer part of the log. If that fails, the
-// next sweep tries again.
+// next pass tries again.
 func (l *Log) deleteFiles(g *segment) {
 	for _, name := range []string{indexName(g.base), logName(g.base)} {
 		if err := l.fs.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -144,9 +144,9 @@ func (l *Log) deleteFiles(g *segment) {
 	}
 }
 
-// sweep removes the files that a crash has left. It does this once per log, because Open does not
-// look for such files after a clean stop.
-func (l *Log) sweep() error {
+// removeOrphans removes the files that a crash has left. It does this once per log, because Open
+// does not look for such files after a clean stop.
+func (l *Log) removeOrphans() error {
 	l.mu.Lock()
 	due := !l.orphansRemoved && l.dirMade && l.writable() == nil
 	l.mu.Unlock()
@@ -159,12 +159,12 @@ func (l *Log) sweep() error {
 		return nil // a save may take long, and appends must not wait for it: try again at the next call
 	}
 	defer l.maintaining.Unlock()
-	return l.sweepNow()
+	return l.removeOrphansNow()
 }
 
-// sweepNow removes the files of segments that are not part of the log, and temporary files of
-// unfinished replacements.
-func (l *Log) sweepNow() error {
+// removeOrphansNow removes the files of segments that are not part of the log, and temporary files
+// of unfinished replacements.
+func (l *Log) removeOrphansNow() error {
 	infos, err := l.fs.List()
 	if err != nil {
 		return err

@@ -269,7 +269,7 @@ func (c *checks) kafka(ctx context.Context) {
 	if c.cfg.Kafka.TLS != nil {
 		settings += ", and kafka-ca-file, which turns on TLS"
 	}
-	if !c.result("Kafka", explained(mechanismError(err, "PLAIN")), fixOf(err, "check kafka-brokers, "+settings+"; kafka-brokers must name the INTERNAL listener, not the gateway's"),
+	if !c.result("Kafka", explainedError(mechanismError(err, "PLAIN")), fixOf(err, "check kafka-brokers, "+settings+"; kafka-brokers must name the INTERNAL listener, not the gateway's"),
 		"%s accepts %s", strings.Join(c.cfg.Kafka.Brokers, ","), c.userName()) {
 		if c.cfg.ACL != nil {
 			c.skip("authorizer", "brokers")
@@ -309,7 +309,7 @@ func (c *checks) ledgerAccess(ctx context.Context, client *kgo.Client) {
 	ledger, uses := may[claims.LedgerTopic], may[claims.KeyUsesTopic]
 	switch {
 	case err != nil:
-		c.add("ledger", Fail, "", "%v", explained(err))
+		c.add("ledger", Fail, "", "%v", explainedError(err))
 	case !slices.Contains(ledger, kmsg.ACLOperationRead):
 		c.add("ledger", Fail, fix, "%s may not read %s, or the topic does not exist yet", c.userName(), claims.LedgerTopic)
 	case !slices.Contains(uses, kmsg.ACLOperationWrite):
@@ -356,7 +356,7 @@ func (c *checks) authorizer(ctx context.Context, admin *kadm.Client) {
 	if errors.Is(err, kerr.SecurityDisabled) {
 		fix = "set authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer on all nodes"
 	}
-	c.result("authorizer", explained(err), fix, "the broker enforces ACLs, and %s may change them", c.userName())
+	c.result("authorizer", explainedError(err), fix, "the broker enforces ACLs, and %s may change them", c.userName())
 }
 
 // brokers checks the settings of each broker on which the guarantees of the service depend. It
@@ -364,12 +364,12 @@ func (c *checks) authorizer(ctx context.Context, admin *kadm.Client) {
 func (c *checks) brokers(ctx context.Context, admin *kadm.Client) (ok bool) {
 	found, err := admin.ListBrokers(ctx)
 	if err != nil {
-		c.add("brokers", Fail, "", "%v", explained(err))
+		c.add("brokers", Fail, "", "%v", explainedError(err))
 		return false
 	}
 	configs, err := admin.DescribeBrokerConfigs(ctx, found.NodeIDs()...)
 	if err != nil {
-		c.add("broker settings", Fail, c.superUserFix(), "%v", explained(err))
+		c.add("broker settings", Fail, c.superUserFix(), "%v", explainedError(err))
 		return false
 	}
 	c.add("brokers", OK, "", "%d", len(found))
@@ -410,7 +410,7 @@ func (c *checks) ledger(ctx context.Context, admin *kadm.Client) {
 	case errors.Is(err, kerr.UnknownTopicOrPartition):
 		c.add("ledger", OK, "", "%s does not exist yet; the first start creates it", name)
 	case err != nil:
-		c.add("ledger", Fail, "", "%v", explained(err))
+		c.add("ledger", Fail, "", "%v", explainedError(err))
 	case len(topics[name].Partitions) != 1:
 		c.add("ledger", Fail, "another program created this topic; delete it before anything is claimed", "%s has %d partitions, and must have 1", name, len(topics[name].Partitions))
 	default:
@@ -475,7 +475,7 @@ func (c *checks) gateway(ctx context.Context) {
 	if errors.Is(err, kerr.UnsupportedSaslMechanism) {
 		fix = "set gateway-broker to the port of the GATEWAY listener, whose sasl.enabled.mechanisms contains OAUTHBEARER"
 	}
-	if !c.result("gateway listener", explained(mechanismError(err, "OAUTHBEARER")), fixOf(err, fix), "%s accepts the gateway's tokens", g.Broker) {
+	if !c.result("gateway listener", explainedError(mechanismError(err, "OAUTHBEARER")), fixOf(err, fix), "%s accepts the gateway's tokens", g.Broker) {
 		c.skip("advertised addresses")
 		return
 	}
@@ -499,7 +499,7 @@ func (c *checks) brokerPort(ctx context.Context) {
 func (c *checks) advertised(ctx context.Context, admin *kadm.Client) {
 	brokers, err := admin.ListBrokers(ctx)
 	if err != nil {
-		c.add("advertised addresses", Fail, "", "%v", explained(err))
+		c.add("advertised addresses", Fail, "", "%v", explainedError(err))
 		return
 	}
 	var all []string
@@ -559,8 +559,8 @@ func mechanismError(err error, mechanism string) error {
 	return err
 }
 
-// explained returns an error whose text describes an error of the cluster in plain words.
-func explained(err error) error {
+// explainedError returns an error whose text describes an error of the cluster in plain words.
+func explainedError(err error) error {
 	if err == nil {
 		return nil
 	}

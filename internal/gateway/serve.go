@@ -32,8 +32,8 @@ func (g *Gateway) Serve(ctx context.Context, ln net.Listener) error {
 	g.change(func() { g.serving[s] = struct{}{} })
 	defer g.change(func() { delete(g.serving, s) })
 	run, stop := context.WithCancel(context.WithoutCancel(ctx)) // lasts longer than ctx, for draining
-	var sweeper sync.WaitGroup
-	sweeper.Go(func() { s.sweep(run) })
+	var rechecks sync.WaitGroup
+	rechecks.Go(func() { s.recheckAll(run) })
 	defer context.AfterFunc(ctx, func() { ln.Close() })()
 
 	err := s.accept(ctx, run, ln)
@@ -41,7 +41,7 @@ func (g *Gateway) Serve(ctx context.Context, ln net.Listener) error {
 	s.drain()
 	stop()
 	s.conns.Wait()
-	sweeper.Wait()
+	rechecks.Wait()
 	return err
 }
 
@@ -196,22 +196,22 @@ func (g *Gateway) Recheck(ctx context.Context, principal string) {
 	for _, s := range servers {
 		for _, c := range s.all() {
 			if credentials := c.credentialsOf(principal); credentials != (Credentials{}) {
-				// If it cannot tell now, the next sweep checks again.
+				// If it cannot tell now, the next pass checks again.
 				checks.Go(func() { _ = c.recheck(ctx, credentials) })
 			}
 		}
 	}
 }
 
-// sweepsPerInterval is how often in each RevocationInterval the gateway looks for connections whose
-// credentials are due for a check.
-const sweepsPerInterval = 10
+// recheckPassesPerInterval is how often in each RevocationInterval the gateway looks for
+// connections whose credentials are due for a check.
+const recheckPassesPerInterval = 10
 
-// sweep checks the credentials of each connection once in every interval. If a check fails because
-// nobody can tell, sweep repeats it in every turn until it succeeds. Each check has a goroutine of
-// its own, so that a slow one does not delay the others.
-func (s *server) sweep(ctx context.Context) {
-	ticker := time.NewTicker(max(1, s.cfg.RevocationInterval/sweepsPerInterval))
+// recheckAll checks the credentials of each connection once in every interval. If a check fails
+// because nobody can tell, recheckAll repeats it in every turn until it succeeds. Each check has a
+// goroutine of its own, so that a slow one does not delay the others.
+func (s *server) recheckAll(ctx context.Context) {
+	ticker := time.NewTicker(max(1, s.cfg.RevocationInterval/recheckPassesPerInterval))
 	defer ticker.Stop()
 	var checks sync.WaitGroup
 	defer checks.Wait()

@@ -92,7 +92,7 @@ func newClassicGroup(now time.Time) *classicGroup {
 	return &classicGroup{since: now.Truncate(time.Millisecond)}
 }
 
-func (g *classicGroup) enter(s state, now time.Time) {
+func (g *classicGroup) setState(s state, now time.Time) {
 	g.state, g.since = s, now.Truncate(time.Millisecond)
 }
 
@@ -245,10 +245,10 @@ func (g *classicGroup) next(now time.Time) {
 	g.syncBy = time.Time{}
 	if len(g.members) == 0 {
 		g.protocol = ""
-		g.enter(empty, now)
+		g.setState(empty, now)
 	} else {
 		g.protocol = g.choose()
-		g.enter(completing, now)
+		g.setState(completing, now)
 	}
 	g.subscribe()
 }
@@ -381,10 +381,10 @@ func (m *member) hasProtocols(protocols []kmsg.JoinGroupRequestProtocol) bool {
 	})
 }
 
-// alive reports whether the member needs no heartbeat now, because it is waiting for a response. A
-// new member is not exempt: its client may have disconnected and joined again under another ID, and
-// the old member must not wait forever.
-func (m *member) alive() bool {
+// awaitsResponse reports whether the member needs no heartbeat now, because it is waiting for a
+// response. A new member is not exempt: its client may have disconnected and joined again under
+// another ID, and the old member must not wait forever.
+func (m *member) awaitsResponse() bool {
 	return !m.isNew && (m.join != nil || m.sync != nil)
 }
 

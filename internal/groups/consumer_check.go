@@ -31,13 +31,13 @@ func checkConsumerHeartbeat(who Caller, req *kmsg.ConsumerGroupHeartbeatRequest)
 func heartbeatFault(req *kmsg.ConsumerGroupHeartbeatRequest) string {
 	mustHaveID := req.Version >= 1 || req.MemberEpoch > 0 || req.MemberEpoch == -1
 	switch {
-	case mustHaveID && blank(&req.MemberID):
+	case mustHaveID && isBlank(&req.MemberID):
 		return "MemberId can't be empty."
-	case blank(&req.Group):
+	case isBlank(&req.Group):
 		return "GroupId can't be empty."
-	case blank(req.InstanceID):
+	case isBlank(req.InstanceID):
 		return "InstanceId can't be empty."
-	case blank(req.RackID):
+	case isBlank(req.RackID):
 		return "RackId can't be empty."
 	case req.MemberEpoch == 0 && req.RebalanceTimeoutMillis == -1:
 		return "RebalanceTimeoutMs must be provided in first request."
@@ -55,9 +55,9 @@ func heartbeatFault(req *kmsg.ConsumerGroupHeartbeatRequest) string {
 	return ""
 }
 
-// blank reports whether a string is set but contains only white space. As in Java's String.trim,
+// isBlank reports whether a string is set but contains only white space. As in Java's String.trim,
 // white space is everything up to U+0020.
-func blank(s *string) bool {
+func isBlank(s *string) bool {
 	return s != nil && strings.TrimLeftFunc(*s, func(r rune) bool { return r <= ' ' }) == ""
 }
 

@@ -155,7 +155,7 @@ func (g *consumerGroup) heartbeat(now time.Time, who Caller, topics Topics, req 
 	if g.epoch > g.assignmentEpoch {
 		g.assign(topics)
 	}
-	reassigned := !m.settled(g.assignmentEpoch) && g.reconcile(now, m, req.Topics, changed)
+	reassigned := !m.hasReached(g.assignmentEpoch) && g.reconcile(now, m, req.Topics, changed)
 
 	resp := consumerHeartbeatResponse(req)
 	resp.MemberID = &m.id
@@ -372,11 +372,11 @@ func (g *consumerGroup) subscribe(now time.Time, m *consumerMember, who Caller, 
 	due := g.epoch > g.assignmentEpoch && g.raisedVersion == g.topicsVersion
 	switch {
 	case newNames || (own || others) && !due:
-		g.raise()
+		g.raiseEpoch()
 	case newRegex && (m.regex == "" || len(m.topics) > 0):
-		g.raise() // Kafka ignores only a new expression that matches nothing
+		g.raiseEpoch() // Kafka ignores only a new expression that matches nothing
 	case resolve && g.epoch == g.assignmentEpoch && topicsHash(g.topicCounts(topics)) != g.metadata:
-		g.raise() // a topic has more partitions, or was deleted
+		g.raiseEpoch() // a topic has more partitions, or was deleted
 	}
 	return newNames || newRegex || own
 }
@@ -390,9 +390,9 @@ func setIfChanged[T comparable](p *T, v T) bool {
 	return true
 }
 
-// raise increments the group epoch, so that the next heartbeat computes a new
+// raiseEpoch increments the group epoch, so that the next heartbeat computes a new
 // target assignment.
-func (g *consumerGroup) raise() {
+func (g *consumerGroup) raiseEpoch() {
 	g.epoch++
 	g.raisedVersion = g.topicsVersion
 	g.changed = true
@@ -445,7 +445,7 @@ func (g *consumerGroup) pause(m *consumerMember) {
 // remove removes a member.
 func (g *consumerGroup) remove(m *consumerMember) {
 	g.drop(m)
-	g.raise()
+	g.raiseEpoch()
 }
 
 // expire removes the members whose session timeout has passed, and those that
@@ -560,7 +560,7 @@ func (g *consumerGroup) state() string {
 		return "Assigning"
 	}
 	for _, m := range g.members {
-		if !m.settled(g.assignmentEpoch) {
+		if !m.hasReached(g.assignmentEpoch) {
 			return "Reconciling"
 		}
 	}

@@ -59,9 +59,9 @@ func (m *consumerMember) subscribed(topic [16]byte) bool {
 	return found
 }
 
-// settled reports whether the member has reached the target of the assignment
+// hasReached reports whether the member has reached the target of the assignment
 // epoch.
-func (m *consumerMember) settled(epoch int32) bool {
+func (m *consumerMember) hasReached(epoch int32) bool {
 	return m.state == consumerStable && m.epoch == epoch
 }
 
@@ -126,7 +126,7 @@ func mayOwn(owned []kmsg.ConsumerGroupHeartbeatRequestTopic, partitions map[part
 	return false
 }
 
-// reconcile moves a member that is not settled closer to its target. owned lists the partitions
+// reconcile moves a member closer to its target. owned lists the partitions
 // that the member owns according to its heartbeat, or is nil if the heartbeat has none; changed
 // means that its subscription has changed. reconcile reports whether the assigned partitions have
 // changed.
@@ -134,7 +134,7 @@ func (g *consumerGroup) reconcile(now time.Time, m *consumerMember, owned []kmsg
 	next := *m
 	switch {
 	case m.state != consumerUnrevoked || !mayOwn(owned, m.revoking):
-		g.step(&next, owned)
+		g.advanceMember(&next, owned)
 	case changed:
 		// It is still revoking. Topics that it is no longer subscribed to are revoked as well.
 		next.unassign(func(p partitionID) bool { return !m.subscribed(p.topic) })
@@ -158,9 +158,9 @@ func (g *consumerGroup) reconcile(now time.Time, m *consumerMember, owned []kmsg
 	return reassigned
 }
 
-// step computes the next state of a member that has nothing left to revoke from
+// advanceMember computes the next state of a member that has nothing left to revoke from
 // earlier steps.
-func (g *consumerGroup) step(m *consumerMember, owned []kmsg.ConsumerGroupHeartbeatRequestTopic) {
+func (g *consumerGroup) advanceMember(m *consumerMember, owned []kmsg.ConsumerGroupHeartbeatRequestTopic) {
 	target := make(map[partitionID]bool, len(m.target))
 	for _, p := range m.target {
 		target[p] = true

@@ -75,7 +75,7 @@ func (g *consumerGroup) restored(now time.Time) {
 		if g.conflicts(m) {
 			delete(g.members, m.id)
 			g.changedParts[m.id] = true
-			g.raise()
+			g.raiseEpoch()
 			continue
 		}
 		if m.instance != "" {
@@ -85,7 +85,7 @@ func (g *consumerGroup) restored(now time.Time) {
 	}
 	if g.epoch < g.assignmentEpoch {
 		g.epoch = g.assignmentEpoch
-		g.raise()
+		g.raiseEpoch()
 	}
 }
 

@@ -152,7 +152,7 @@ func (g *group) leaveConsumer(leaving []kmsg.LeaveGroupResponseMember) *kerr.Err
 		}
 	}
 	if gone {
-		cg.raise()
+		cg.raiseEpoch()
 	}
 	if err := g.writeConsumer(); err != nil {
 		return storeError(err)

@@ -80,8 +80,8 @@ func TestFullDisk(t *testing.T) {
 		if got := w.deleteOffsets("g", everything, map[string][]int32{"t": {1}}); got != "15; " {
 			t.Errorf("OffsetDelete = %s", got)
 		}
-		if err := w.Sweep(); err != nil {
-			t.Errorf("Sweep with nothing to do = %v", err)
+		if err := w.DeleteExpired(); err != nil {
+			t.Errorf("DeleteExpired with nothing to do = %v", err)
 		}
 		w.store.fail(nil)
 		w.want("delete", w.deleteGroup("g"), nil)

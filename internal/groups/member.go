@@ -97,7 +97,7 @@ func (g *group) assign(req *kmsg.SyncGroupRequest, now time.Time) {
 		return
 	}
 	g.distribute(assignments, nil, now)
-	g.classic.enter(stable, now)
+	g.classic.setState(stable, now)
 }
 
 // lockMember returns a member of a classic group, and the group with its mutex locked. If there is

@@ -114,7 +114,7 @@ func (d *offsetDeletion) delete() error {
 
 // deleteOffsets deletes committed offsets from the journal. If the group exists only through its
 // offsets and these are the last ones, it also writes the group itself. Then the group still exists
-// after a restart, until Sweep removes it.
+// after a restart, until DeleteExpired removes it.
 func (g *group) deleteOffsets(deletions []entry) error {
 	left := -len(deletions)
 	for _, offsets := range g.offsets {
@@ -188,16 +188,16 @@ func (g *group) expireOffsets(chosen func(topic string, o *storedOffset) bool, m
 	return err
 }
 
-// Sweep deletes offsets that have expired, and groups that have neither members nor offsets. The
-// broker calls it periodically; Kafka does the same every 10 minutes.
-func (c *Coordinator) Sweep() error {
+// DeleteExpired deletes offsets that have expired, and groups that have neither members nor
+// offsets. The broker calls it periodically; Kafka does the same every 10 minutes.
+func (c *Coordinator) DeleteExpired() error {
 	now := time.Now()
 	for _, g := range c.all() {
 		if !c.enter() {
 			return nil
 		}
 		g.mu.Lock()
-		err := g.sweep(now)
+		err := g.deleteExpired(now)
 		g.mu.Unlock()
 		c.closeMu.RUnlock()
 		if err != nil {
@@ -207,7 +207,7 @@ func (c *Coordinator) Sweep() error {
 	return nil
 }
 
-func (g *group) sweep(now time.Time) error {
+func (g *group) deleteExpired(now time.Time) error {
 	if g.dead {
 		return nil
 	}

@@ -326,8 +326,8 @@ func TestRefusedCommitMakesNoGroup(t *testing.T) {
 	})
 }
 
-// TestGroupWithoutOffsets: a group whose last offset was deleted exists until Sweep removes it,
-// even after a restart.
+// TestGroupWithoutOffsets: a group whose last offset was deleted exists until DeleteExpired removes
+// it, even after a restart.
 func TestGroupWithoutOffsets(t *testing.T) {
 	inWorld(t, func(w *world) {
 		w.want("commit", w.commitAlone("by request", 1, 1), nil)
@@ -342,21 +342,21 @@ func TestGroupWithoutOffsets(t *testing.T) {
 		w.kill()
 		w.mustState("by request", "Empty")
 		w.mustState("with its topic", "Empty")
-		w.sweepNow()
+		w.deleteExpired()
 		w.kill()
 		w.mustState("by request", "Dead")
 		w.mustState("with its topic", "Dead")
 	})
 }
 
-func (w *world) sweepNow() {
+func (w *world) deleteExpired() {
 	w.Helper()
-	if err := w.Sweep(); err != nil {
-		w.Errorf("Sweep() = %v", err)
+	if err := w.DeleteExpired(); err != nil {
+		w.Errorf("DeleteExpired() = %v", err)
 	}
 }
 
-func TestSweep(t *testing.T) {
+func TestDeleteExpired(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const day = 24 * time.Hour
 		w := newWorld(t, Config{})
@@ -380,13 +380,13 @@ func TestSweep(t *testing.T) {
 			}
 		}
 		stay(time.Hour)
-		w.sweepNow()
+		w.deleteExpired()
 		w.mustState("asked", "Dead")
 		stay(4 * day)
 		w.want("commit", w.commitAlone("simple", 2, 1), nil)
 		w.kill()
 		stay(3 * day)
-		w.sweepNow()
+		w.deleteExpired()
 		if w.fetched("simple", 1) != -1 || w.fetched("simple", 2) != 1 {
 			t.Error("simple: an offset expires 7 days after its commit")
 		}
@@ -397,13 +397,13 @@ func TestSweep(t *testing.T) {
 		w.want("leave", a.leaveGroup(), nil)
 		time.Sleep(6 * day)
 		w.kill()
-		w.sweepNow()
+		w.deleteExpired()
 		w.mustState("simple", "Dead")
 		if w.fetched("members", 1) != 101 {
 			t.Error("members: the offset is gone before 7 days without members")
 		}
 		time.Sleep(day)
-		w.sweepNow()
+		w.deleteExpired()
 		w.mustState("members", "Dead")
 		if live := w.store.live(); len(live) != 0 {
 			t.Errorf("%d entries are left in the journal", len(live))

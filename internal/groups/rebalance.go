@@ -31,7 +31,7 @@ func (g *group) prepare(now time.Time) {
 	}
 	cg.unsynced, cg.syncBy = nil, time.Time{}
 	first := cg.state == empty
-	cg.enter(preparing, now)
+	cg.setState(preparing, now)
 	if first || cg.complete() || len(cg.members) == 0 {
 		g.completeJoin(now)
 	} else {
@@ -123,7 +123,7 @@ func (g *group) tickClassic(now time.Time) {
 	for _, m := range cg.ordered() {
 		switch {
 		case cg.members[m.id] != m || !due(m.expires):
-		case m.alive():
+		case m.awaitsResponse():
 			m.expires = time.Time{}
 		default:
 			g.remove(m.id)

@@ -150,5 +150,5 @@ The form, filled in (append #token= and the access token for that as well):
   %[4]s
 The same claim with curl:
   %[5]s
-`, a.Name, what, claims.Kept(a.RetentionMS), a.Form, strings.ReplaceAll(a.Curl, "\n", "\n  "))
+`, a.Name, what, claims.FormatRetention(a.RetentionMS), a.Form, strings.ReplaceAll(a.Curl, "\n", "\n  "))
 }

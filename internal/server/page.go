@@ -48,7 +48,7 @@ var assetTypes = map[string]string{
 func loadPages() (*pages, error) {
 	p := &pages{templates: map[string]*template.Template{}, assets: map[string]assetFile{}}
 	for _, name := range []string{"landing", "acl", "claimed", "problem"} {
-		t, err := template.New("layout.html").Funcs(template.FuncMap{"prose": formatProse, "kept": claims.Kept}).ParseFS(files, "pages/layout.html", "pages/"+name+".html")
+		t, err := template.New("layout.html").Funcs(template.FuncMap{"prose": formatProse, "kept": claims.FormatRetention}).ParseFS(files, "pages/layout.html", "pages/"+name+".html")
 		if err != nil {
 			return nil, err
 		}

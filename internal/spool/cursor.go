@@ -235,8 +235,8 @@ func (s *spans) has(at uint64) bool {
 	return ok
 }
 
-// top returns the end of the highest span.
-func (s *spans) top() uint64 {
+// end returns the end of the highest span.
+func (s *spans) end() uint64 {
 	if n := len(s.above); n > 0 {
 		return s.above[n-1].to
 	}

@@ -176,7 +176,7 @@ func FuzzPoison(f *testing.F) {
 		parsePoison(b)
 		// Fix the checksum.
 		line := append([]byte(strings.Repeat("0", 8)+" "), b...)
-		copy(line, hexSum(b))
+		copy(line, hexChecksum(b))
 		p, err := parsePoison(line)
 		if err == nil && !json.Valid(b) {
 			t.Fatalf("%+v of what is no JSON", p)

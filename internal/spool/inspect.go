@@ -52,8 +52,8 @@ type Report struct {
 	Problems []string // what is wrong; the spool opens all the same, unless other users may access its files
 }
 
-// problem adds a problem to the report. It is a no-op for a nil report.
-func (r *Report) problem(format string, args ...any) {
+// addProblem adds a problem to the report. It is a no-op for a nil report.
+func (r *Report) addProblem(format string, args ...any) {
 	if r != nil {
 		r.Problems = append(r.Problems, fmt.Sprintf(format, args...))
 	}
@@ -138,17 +138,17 @@ func openReadOnlyFS(fsys FS) (*Spool, error) {
 // checkFiles adds what is wrong with the directory to the report.
 func (s *Spool) checkFiles(infos []fs.FileInfo, im diskState) {
 	if err := checkModes(infos); err != nil {
-		s.report.problem("%v", err)
+		s.report.addProblem("%v", err)
 	}
 	for _, g := range im.segments {
 		// A shorter file is not damaged: a process died before it wrote the header.
 		if g.damaged && g.size >= headerBytes {
-			s.report.problem("%s: the header is damaged", g.name)
+			s.report.addProblem("%s: the header is damaged", g.name)
 		}
 	}
 	for _, info := range infos {
 		if !isSpoolFile(info.Name()) {
-			s.report.problem("%q is not a file of the spool", info.Name())
+			s.report.addProblem("%q is not a file of the spool", info.Name())
 		}
 	}
 	for _, name := range []string{cursorName(0), cursorName(1)} {
@@ -157,7 +157,7 @@ func (s *Spool) checkFiles(infos []fs.FileInfo, im diskState) {
 		}
 		if b, err := disk.ReadFile(s.fs, name, maxCursor); err == nil {
 			if _, err := parseCursor(b); err != nil {
-				s.report.problem("%s: %v", name, err)
+				s.report.addProblem("%s: %v", name, err)
 			}
 		}
 	}
@@ -187,7 +187,7 @@ func (s *Spool) verify() (Report, error) {
 	}
 	for _, err := range quarantined(s.fs) {
 		if err != nil {
-			s.report.problem("quarantine: %v", err)
+			s.report.addProblem("quarantine: %v", err)
 		}
 	}
 	s.report.Stats = s.Stats()

@@ -58,10 +58,10 @@ func (p *Poison) encode() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return append(append([]byte(hexSum(content)+" "), content...), '\n'), nil
+	return append(append([]byte(hexChecksum(content)+" "), content...), '\n'), nil
 }
 
-func hexSum(b []byte) string { return fmt.Sprintf("%08x", checksum(0, b)) }
+func hexChecksum(b []byte) string { return fmt.Sprintf("%08x", checksum(0, b)) }
 
 var errPoison = errors.New("the line is damaged")
 
@@ -69,7 +69,7 @@ var errPoison = errors.New("the line is damaged")
 func parsePoison(line []byte) (Poison, error) {
 	var p Poison
 	sum, content, ok := bytes.Cut(line, []byte(" "))
-	if !ok || string(sum) != hexSum(content) {
+	if !ok || string(sum) != hexChecksum(content) {
 		return p, errPoison
 	}
 	err := json.Unmarshal(content, &p)

@@ -243,7 +243,7 @@ func (s *Spool) readSegment(records []Record, v view, maxEntries, maxBytes int) 
 		}
 		r.at = position + 1
 		record := Record{Position: position}
-		if record.Entry, err = parseEntry(found.flags, r.keep(found.content)); err != nil {
+		if record.Entry, err = parseEntry(found.flags, r.clone(found.content)); err != nil {
 			s.recordMissing(v, position, position+1, scanned{at: found.at + frameHeaderBytes + int64(found.length), bad: frameHeaderBytes + int64(found.length)})
 			continue
 		}
@@ -259,8 +259,8 @@ func (s *Spool) readSegment(records []Record, v view, maxEntries, maxBytes int) 
 
 const arenaBytes = 64 << 10
 
-// keep copies b, because the scanner reuses its buffer.
-func (r *reader) keep(b []byte) []byte {
+// clone copies b, because the scanner reuses its buffer.
+func (r *reader) clone(b []byte) []byte {
 	if len(b) > cap(r.arena)-len(r.arena) {
 		r.arena = make([]byte, 0, max(arenaBytes, len(b)))
 	}

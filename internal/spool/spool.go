@@ -326,7 +326,7 @@ func (s *Spool) loadState(infos []fs.FileInfo) (im diskState, err error) {
 		s.done.add(0, first.base) // what was never synced is not lost
 	}
 	s.done.add(0, 1)
-	s.next = max(s.next, s.done.top())
+	s.next = max(s.next, s.done.end())
 	s.reader.at = s.done.low
 	return im, nil
 }
@@ -335,7 +335,7 @@ func (s *Spool) loadState(infos []fs.FileInfo) (im diskState, err error) {
 // spool appends to it. Otherwise the next segment begins after its last good frame, and the torn
 // bytes are never read again.
 func (s *Spool) recover(end uint64) error {
-	s.next, s.settled = max(s.done.top(), end), end
+	s.next, s.settled = max(s.done.end(), end), end
 	if len(s.segments) == 0 {
 		return nil
 	}
@@ -382,7 +382,7 @@ func (s *Spool) countDamage(n uint64, segment string) {
 		s.mu.Lock()
 		s.counts.damaged += n
 		s.mu.Unlock()
-		s.report.problem("%s: %d events are lost: their bytes are damaged or missing", segment, n)
+		s.report.addProblem("%s: %d events are lost: their bytes are damaged or missing", segment, n)
 		s.log.Error("events of the spool are lost: their bytes are damaged or missing", "segment", segment, "events", n)
 	}
 }

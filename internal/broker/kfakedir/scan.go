@@ -265,7 +265,7 @@ func (s *scanner) heal(src *source, pos int64, h *batch.Header) ([]patch, error)
 		h.Attributes = h.Attributes&^0xff | int16(attributes)
 		return []patch{{pos + attributesAt + 1, []byte{attributes}}}, nil
 	}
-	if !genuine(b, *h) {
+	if !hasChecksumOfOldEngine(b, *h) {
 		return nil, nil
 	}
 	s.warn("the batch at offset %d had a checksum that did not match its timestamps: corrected", h.BaseOffset)
@@ -303,12 +303,12 @@ func healedAttributes(b []byte, h batch.Header) (attributes byte, ok bool) {
 	return 0, false
 }
 
-// genuine reports whether the old engine itself made the checksum of a batch wrong. In a batch with
-// the attribute LogAppendTime it overwrote both timestamps and did not update the checksum. The
-// producer's timestamps are lost, so the old checksum cannot be verified. A batch is accepted as
-// genuine if its timestamps are equal, as the engine set them, and its records are complete, with
-// no byte left over.
-func genuine(b []byte, h batch.Header) bool {
+// hasChecksumOfOldEngine reports whether the old engine itself made the checksum of a batch wrong.
+// In a batch with the attribute LogAppendTime it overwrote both timestamps and did not update the
+// checksum. The producer's timestamps are lost, so the old checksum cannot be verified. A batch is
+// accepted as valid if its timestamps are equal, as the engine set them, and its records are
+// complete, with no byte left over.
+func hasChecksumOfOldEngine(b []byte, h batch.Header) bool {
 	const codecs, appendTime, transactional = 7, 1 << 3, 1 << 4
 	known := h.Attributes&^(codecs|appendTime|transactional) == 0
 	return known && h.LogAppendTime() && h.BaseTimestamp == h.MaxTimestamp && wholeRecords(b, h)
