@@ -187,9 +187,7 @@ func TestFailedSyncThenRestart(t *testing.T) {
 			for variant := range 8 {
 				also, synced := variant/2, variant%2 == 0
 				fsys := disktest.New()
-				if err := errors.Join(fsys.Make(), fsys.SyncParent()); err != nil {
-					t.Fatal(err)
-				}
+				testkit.Must(t, errors.Join(fsys.Make(), fsys.SyncParent()))
 				fsys.Fault(disktest.FailTogether(call, at, also))
 				h := &history{sync: synced, clock: newClock()}
 				var acknowledged []Appended

@@ -381,15 +381,11 @@ func TestReplaceFails(t *testing.T) {
 	s := reopen(t, dir, nil)
 	issue := func() *Grant {
 		grant, err := s.IssueTokens("ada@example.edu", NativeClientID, []string{Scope}, true)
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		return grant
 	}
 	for range 10 {
-		if err := s.Revoke(issue().Tokens[0].AccessToken); err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, s.Revoke(issue().Tokens[0].AccessToken))
 	}
 	replaced := 0
 	replace := s.journal.replace
@@ -407,9 +403,7 @@ func TestReplaceFails(t *testing.T) {
 	if replaced != 2 {
 		t.Errorf("the file was replaced %d times, want a second time before the next change", replaced)
 	}
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
+	testkit.Must(t, s.Close())
 	s = reopen(t, dir, nil)
 	defer s.Close()
 	if s.state.tokens[digestOf(grant.Tokens[0].AccessToken.Reveal())] == nil {

@@ -80,17 +80,13 @@ func TestJournalIsRenewed(t *testing.T) {
 	var files []os.FileInfo
 	for n := range 2 {
 		j, err := openJournal(journals, dir, "scans")
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		if len(j.done) != n {
 			t.Errorf("start %d: the journal knows %v", n, j.done)
 		}
 		j.addFile(t, fmt.Sprint(n))
 		info, err := os.Stat(j.name)
-		if err != nil {
-			t.Fatal(err)
-		}
+		testkit.Must(t, err)
 		files = append(files, info)
 		j.Close()
 	}
