@@ -32,9 +32,6 @@ func getenv(pairs ...string) func(string) string {
 	return func(name string) string { return env[name] }
 }
 
-// scopeOfTests is a scope that a fabric may have.
-const scopeOfTests = "https://auth.globus.org/scopes/d1a590a0-0000-4000-8000-0000000000a1/action_all"
-
 func someDiscovery() Discovery {
 	return Discovery{
 		Brokers: []string{"127.0.0.1:9092"}, Security: "plaintext",
