@@ -214,6 +214,11 @@ func (ts *topics) delete(id topicID) error {
 // in the journal. The directory is synced in between. Otherwise a power cut could bring the files
 // back after the entry is gone, and nothing would ever remove them.
 func (ts *topics) finishDeletion(record topicRecord) error {
+	for n := range record.Partitions {
+		// An earlier removal may exist in memory only, if the sync after it has failed, and another sync
+		// would not write it. So there must be a directory to remove.
+		ts.directory(record.ID, n).Make() // may fail on a full disk, which must not prevent the removal
+	}
 	if err := errors.Join(ts.removeFiles(record), ts.files.Sync()); err != nil {
 		return err
 	}
@@ -228,9 +233,6 @@ func (ts *topics) finishDeletion(record topicRecord) error {
 func (ts *topics) removeFiles(record topicRecord) error {
 	var errs []error
 	for n := range record.Partitions {
-		// An earlier removal may exist in memory only, if the sync after it has failed, and another sync
-		// would not write it. So remove a directory in any case.
-		ts.directory(record.ID, n).Make() // may fail on a full disk, which must not prevent a removal
 		errs = append(errs, disk.RemoveAll(ts.files, directoryName(record.ID, n)))
 	}
 	return errors.Join(errs...)
