@@ -552,7 +552,7 @@ func TestSpooledTaken(t *testing.T) {
 		t.Skipf("the lock file of a running process cannot be removed on this system: %v", err)
 	}
 	second := openLogger(t, cfg)
-	if err := first.Log(within(t), Event{Topic: "beamline", Value: []byte("10")}); !errors.Is(err, ErrConflict) || !strings.Contains(err.Error(), "has taken it") {
+	if err := first.Log(within(t), Event{Topic: "beamline", Value: []byte("10")}); !errors.Is(err, ErrConflict) || !strings.Contains(err.Error(), "took it over") {
 		t.Errorf("Log after the spool was taken = %v, want ErrConflict", err)
 	}
 	eventually(t, "the reason", func() bool { return errors.Is(first.Stats().Spool.Why, ErrConflict) })
