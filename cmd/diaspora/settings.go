@@ -338,7 +338,7 @@ func serveConfig(part string, settings map[string]given) (*front.Config, error) 
 		if err != nil {
 			errs = append(errs, fmt.Errorf("tls-cert-file, tls-key-file: %w", err))
 		}
-		d.TLS = cfg
+		d.TLS, d.TLSKeyFile = cfg, d.keyFile
 	}
 	if len(errs) == 0 {
 		errs = append(errs, d.Validate())

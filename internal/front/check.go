@@ -3,6 +3,8 @@ package front
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -65,6 +67,7 @@ func Check(ctx context.Context, cfg Config) []Finding {
 	c.globus(ctx)
 	c.scope()
 	c.publicURL()
+	c.admission()
 	c.certificate()
 	c.ports()
 	c.files()
@@ -162,6 +165,19 @@ func (c *checks) publicURL() {
 	}
 }
 
+// admission says who may use the fabric, and warns if nobody can block them.
+func (c *checks) admission() {
+	a := c.cfg.Admission
+	if len(a.Domains)+len(a.Subjects) == 0 {
+		c.add("admission", OK, "", "everybody with an account that Globus knows; allow-domains and allow-subjects restrict that")
+	} else {
+		c.add("admission", OK, "", "the operators and %s", strings.Join(slices.Concat(a.Domains, a.Subjects), ", "))
+	}
+	if len(a.Operators) == 0 {
+		c.add("operators", Warn, `list at least one person's subject, which "diaspora whoami --subject" prints for them`, "nobody can block a person who misuses the fabric")
+	}
+}
+
 // certificate checks the TLS certificate that clients will receive.
 func (c *checks) certificate() {
 	if c.cfg.TLS == nil {
@@ -174,6 +190,9 @@ func (c *checks) certificate() {
 	if err != nil {
 		c.add("TLS", Fail, "check tls-cert-file and tls-key-file", "%v", err)
 		return
+	}
+	if info, err := os.Stat(c.cfg.TLSKeyFile); err == nil && info.Mode().Perm()&0o007 != 0 {
+		c.add("tls-key-file", Warn, "chmod 600 "+c.cfg.TLSKeyFile+", and make the service's user its owner", "all users of this host can read %s", c.cfg.TLSKeyFile)
 	}
 	if left := time.Until(cert.Leaf.NotAfter); left < expiryWarning {
 		status := Warn
@@ -188,8 +207,31 @@ func (c *checks) certificate() {
 			c.add("certificate", Fail, "use a certificate with all the names that clients use", "%v", err)
 			return
 		}
+		if why, hint := c.untrusted(cert); why != "" {
+			c.add("certificate", Warn, hint, "%s", why)
+			return
+		}
 	}
 	c.add("certificate", OK, "", "%s, valid until %s", strings.Join(cert.Leaf.DNSNames, ", "), cert.Leaf.NotAfter.Format(time.DateOnly))
+}
+
+// untrusted says why clients that trust the same authorities as this machine, and those in
+// acl-ca-file, do not trust the certificate, and what to do. It returns "" if they trust it.
+func (c *checks) untrusted(cert *tls.Certificate) (why, hint string) {
+	roots, err := trust.Roots([]byte(c.cfg.ACL.CA), nil, "")
+	if err != nil {
+		return err.Error(), "check acl-ca-file"
+	}
+	rest := x509.NewCertPool()
+	for _, der := range cert.Certificate[1:] {
+		if c, err := x509.ParseCertificate(der); err == nil {
+			rest.AddCert(c)
+		}
+	}
+	if _, err := cert.Leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: rest}); err != nil {
+		return fmt.Sprintf("clients do not trust it: %v", err), "set acl-ca-file to the certificate of the authority that signed it, so that clients trust it; the certificate file must contain the intermediate certificates"
+	}
+	return "", ""
 }
 
 // ports warns of broker ports on which any user of this host can listen while the broker is down.

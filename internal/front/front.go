@@ -68,6 +68,7 @@ type Config struct {
 	// InsecureAllowPlaintext is set. Connections to brokers have a switch of their own in [Kafka],
 	// because the password of a broker's user gives access to more than any token.
 	TLS                    *tls.Config
+	TLSKeyFile             string // the file with its private key, which Check looks at; optional
 	InsecureAllowPlaintext bool
 
 	// TrustedProxies are the networks of load balancers in front of the listeners that send the

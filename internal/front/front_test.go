@@ -452,12 +452,45 @@ func TestCheckCertificate(t *testing.T) {
 			if cfg.TLS, err = ServerTLS(dir+"/cert.pem", dir+"/key.pem"); err != nil {
 				t.Fatal(err)
 			}
-			run := &checks{cfg: &cfg}
-			run.certificate()
-			if len(run.findings) != 1 || run.findings[0].Status != c.want {
-				t.Errorf("found %+v, want %s", run.findings, c.want)
+			run := func() []Finding {
+				run := &checks{cfg: &cfg}
+				run.certificate()
+				return run.findings
+			}
+			if c.want == OK {
+				if got := run(); len(got) != 1 || got[0].Status != Warn || !strings.Contains(got[0].Fix, "acl-ca-file") {
+					t.Errorf("of a certificate that no authority has signed: %+v", got)
+				}
+			}
+			cfg.ACL.CA = string(testkit.ReadFile(t, dir+"/cert.pem"))
+			if got := run(); len(got) != 1 || got[0].Status != c.want {
+				t.Errorf("found %+v, want %s", got, c.want)
+			}
+			cfg.TLSKeyFile = dir + "/key.pem"
+			testkit.Must(t, os.Chmod(cfg.TLSKeyFile, 0o644))
+			if got := run(); len(got) != 2 || got[0].Status != Warn || !strings.Contains(got[0].Fix, "chmod 600") {
+				t.Errorf("of a key that everybody can read: %+v", got)
 			}
 		})
+	}
+}
+
+// TestCheckAdmission checks that Check says who may use the fabric, and warns if nobody can block them.
+func TestCheckAdmission(t *testing.T) {
+	cfg := valid()
+	run := &checks{cfg: &cfg}
+	cfg.Admission.Operators = nil
+	run.admission()
+	cfg.Admission.Domains, cfg.Admission.Operators = []string{"example.edu"}, []string{"d1a590a0-0000-4000-8000-000000000001"}
+	run.admission()
+	want := []Status{OK, Warn, OK}
+	for i, f := range run.findings {
+		if i >= len(want) || f.Status != want[i] {
+			t.Errorf("found %+v, want %v", run.findings, want)
+		}
+	}
+	if !strings.HasPrefix(run.findings[0].Found, "everybody") || !strings.Contains(run.findings[2].Found, "example.edu") {
+		t.Errorf("found %+v", run.findings)
 	}
 }
 
