@@ -140,7 +140,7 @@ func (p *produceRun) notice(n watch.Notice, settle time.Duration) {
 	case watch.Refused:
 		p.log(n.File, n.Line, diaspora.Event{}, n.Err, nil)
 	case watch.RefusedFile:
-		e.warn("%s: recorded in %s, and not tried again unless it changes", n.File, p.watch.Journal())
+		e.warn("%s: recorded in %s, and not tried again unless it changes or you touch it", n.File, p.watch.Journal())
 	case watch.Unreadable:
 		e.warn("%s: not logged yet: %s", n.File, innermost(n.Err))
 	case watch.Growing:
@@ -165,19 +165,36 @@ func (p *produceRun) notice(n watch.Notice, settle time.Duration) {
 func watchIntroduction(w *watch.Watcher, pattern string) string {
 	text := "watching " + w.Dir()
 	s, err := w.Survey()
+	apart := ""
+	if n := s.Folders + s.Links; n > 0 {
+		apart = "; it also has "
+		if s.Folders > 0 {
+			apart += count(s.Folders, "folder")
+		}
+		if s.Folders > 0 && s.Links > 0 {
+			apart += " and "
+		}
+		if s.Links > 0 {
+			apart += count(s.Links, "symbolic link")
+		}
+		apart += fmt.Sprintf(", which %s not watched", agree(n, "is", "are"))
+	}
 	switch {
 	case err != nil:
 		return text // a notice reports the error
 	case s.Files == 0:
-		return text + ": it has no files yet"
+		return text + ": it has no files yet" + apart
 	case s.Matching == 0:
 		text += fmt.Sprintf(": none of its %s matches the pattern '%s'", count(s.Files, "file"), pattern)
 		if !strings.ContainsAny(pattern, "*?[") {
 			text += fmt.Sprintf("; a pattern must match the whole name, like '*.%s'", strings.TrimPrefix(pattern, "."))
 		}
-		return text
+		return text + apart
 	}
 	text += fmt.Sprintf(": %s %s, %d %s logged already", count(s.Matching, "file"), agree(s.Matching, "matches", "match"), s.Logged, agree(s.Logged, "is", "are"))
+	if s.Refused > 0 {
+		text += fmt.Sprintf(", %d %s refused, or a line of it (touch a file to try it again)", s.Refused, agree(s.Refused, "was", "were"))
+	}
 	if s.Changed > 0 {
 		text += fmt.Sprintf(", %d %s changed since", s.Changed, agree(s.Changed, "has", "have"))
 	}
@@ -188,5 +205,5 @@ func watchIntroduction(w *watch.Watcher, pattern string) string {
 	for _, other := range slices.Sorted(maps.Keys(s.Elsewhere)) {
 		text += fmt.Sprintf("; %d of them %s logged to %s as well", s.Elsewhere[other], agree(s.Elsewhere[other], "was", "were"), other)
 	}
-	return text
+	return text + apart
 }

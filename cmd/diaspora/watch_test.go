@@ -524,6 +524,12 @@ func TestWatchIntroduced(t *testing.T) {
 	says(2, "scans", "*", "watching "+dir+": 2 files match, 1 is logged already, 1 has changed since"+journals)
 	put(t, dir, "c.json", "")
 	says(2, "scans", "*", "watching "+dir+": 3 files match, 2 are logged already, 1 is empty"+journals)
+	put(t, dir, "large.json", strings.Repeat("x", 2_000_000))
+	testkit.Must(t, os.Remove(filepath.Join(dir, "c.json")))
+	testkit.Must(t, os.Mkdir(filepath.Join(dir, "monday"), 0o700))
+	testkit.Must(t, os.Symlink("a.json", filepath.Join(dir, "link.json")))
+	d.watching(t, 8, func() bool { return len(journalled(t, state)) == 3 }, "scans", "--watch", dir, "--settle", "0")
+	says(3, "scans", "*", "watching "+dir+": 3 files match, 2 are logged already, 1 was refused, or a line of it (touch a file to try it again)"+journals+"; it also has 1 folder and 1 symbolic link, which are not watched")
 }
 
 // TestWatchMeant fails when a command line that nearly says what is meant is not told what to write.

@@ -27,7 +27,9 @@ type journal struct {
 	file *os.File
 	lock *flock.Flock
 	id   string          // random; part of the hash that is an event's ID
-	done map[string]mark // the files that were logged, by name
+	done map[string]mark // the files that were logged or refused, by name
+
+	refused map[string]bool // those of done that were refused, or of which a line was
 }
 
 // mark identifies a version of a file. If it differs, the file has changed or was replaced by another
@@ -71,7 +73,7 @@ const (
 // exist. Its error is a [*JournalError], with [ErrInUse] if another process holds the lock.
 func openJournal(journals, dir, topic string) (_ *journal, err error) {
 	sum := sha256.Sum256([]byte(dir + "\x00" + topic))
-	j := &journal{name: filepath.Join(journals, hex.EncodeToString(sum[:8])+".ndjson"), done: map[string]mark{}}
+	j := &journal{name: filepath.Join(journals, hex.EncodeToString(sum[:8])+".ndjson"), done: map[string]mark{}, refused: map[string]bool{}}
 	if err := os.MkdirAll(journals, 0o700); err != nil {
 		return nil, &JournalError{err}
 	}
@@ -106,9 +108,7 @@ func (j *journal) open(dir, topic string) (err error) {
 		return j.replace(encodeJournal(head, nil))
 	}
 	j.id = head.ID
-	for _, line := range lines {
-		j.done[line.File] = line.mark
-	}
+	j.remember(lines)
 	if torn {
 		content = append(content, '\n') // ends the incomplete line, so that the next one is not appended to it
 	}
@@ -205,10 +205,19 @@ func (j *journal) add(lines []journalLine) error {
 	if err != nil {
 		return &JournalError{fmt.Errorf("write the journal %s: %w", j.name, err)}
 	}
+	j.remember(lines)
+	return nil
+}
+
+func (j *journal) remember(lines []journalLine) {
 	for _, line := range lines {
 		j.done[line.File] = line.mark
+		if line.Refused != "" {
+			j.refused[line.File] = true
+		} else {
+			delete(j.refused, line.File)
+		}
 	}
-	return nil
 }
 
 // replace replaces the content of the journal atomically and durably.

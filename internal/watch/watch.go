@@ -177,9 +177,12 @@ type Survey struct {
 	Files     int64            // regular files that are not hidden
 	Matching  int64            // of Files: files that match the pattern
 	Logged    int64            // of Matching: files that were logged to the topic and have not changed
+	Refused   int64            // of Matching: files that were refused, or of which a line was, and that have not changed
 	Empty     int64            // of Matching: files without content that have not been logged
 	Changed   int64            // of Matching: files that have changed since they were logged
 	Elsewhere map[string]int64 // of Matching: files that were logged to other topics, by topic
+
+	Folders, Links int64 // folders and symbolic links that are not hidden; they are not watched
 }
 
 // Survey counts the files of the folder, without reading them.
@@ -197,7 +200,16 @@ func (w *Watcher) Survey() (s Survey, err error) {
 	s.Elsewhere = map[string]int64{}
 	for _, entry := range entries {
 		name := entry.Name()
-		if strings.HasPrefix(name, ".") || !entry.Type().IsRegular() {
+		switch {
+		case strings.HasPrefix(name, "."):
+			continue
+		case entry.IsDir():
+			s.Folders++
+			continue
+		case entry.Type()&fs.ModeSymlink != 0:
+			s.Links++
+			continue
+		case !entry.Type().IsRegular():
 			continue
 		}
 		s.Files++
@@ -210,6 +222,8 @@ func (w *Watcher) Survey() (s Survey, err error) {
 			continue
 		}
 		switch done, ok := w.journal.done[name]; {
+		case ok && done == markOf(info) && w.journal.refused[name]:
+			s.Refused++
 		case ok && done == markOf(info):
 			s.Logged++
 		case ok:
