@@ -303,23 +303,30 @@ func (e *env) status() error {
 		if rest = ": " + oneLine(text); elsewhere {
 			c, head, rest = yellow, "no spool", strings.TrimPrefix(oneLine(text), "there is no spool")
 		}
+	} else if other := e.otherSpools(); other != "" {
+		c, rest = yellow, rest+"; "+oneLine(other)
 	}
 	return e.printPainted(c, head, rest+"\n")
 }
 
-// noSpool says in which folder there is no spool. elsewhere means that folders in it have spools: people give each
-// rank of a job a state folder of its own, and then look into the folder above them.
+// noSpool says in which folder there is no spool. elsewhere means that folders in it have spools.
 func (e *env) noSpool() (text string, elsewhere bool, err error) {
-	dir, err := e.stateDir()
+	dir, below, err := e.spoolsBelow("some")
+	return "there is no spool in " + dir + below, below != "", err
+}
+
+// spoolsBelow returns the folder of the spools, and which folders in it have spools too, or "": people give each rank
+// of a job a state folder of its own, and then look into the folder above them. some is the word for spools.
+func (e *env) spoolsBelow(some string) (dir, text string, err error) {
+	dir, err = e.stateDir()
 	if e.profile != "" {
 		var p pool.Pool
 		p, err = e.pool()
 		dir = p.Dir
 	}
 	if err != nil {
-		return "", false, err
+		return "", "", err
 	}
-	text = "there is no spool in " + dir
 	entries, _ := os.ReadDir(dir) // an unreadable folder is like an empty one here
 	n, example := 0, ""
 	for _, entry := range entries {
@@ -329,11 +336,17 @@ func (e *env) noSpool() (text string, elsewhere bool, err error) {
 	}
 	switch {
 	case n == 1:
-		text += fmt.Sprintf("; the folder %s in it has some: set DIASPORA_STATE_DIR to that", example)
+		text = fmt.Sprintf("; the folder %s in it has %s: set DIASPORA_STATE_DIR to that", example, some)
 	case n > 1:
-		text += fmt.Sprintf("; %d folders in it have some, such as %s: set DIASPORA_STATE_DIR to each of them", n, example)
+		text = fmt.Sprintf("; %d folders in it have %s, such as %s: set DIASPORA_STATE_DIR to each of them", n, some, example)
 	}
-	return text, n > 0, nil
+	return dir, text, nil
+}
+
+// otherSpools says which folders in the one of these spools have spools too, or returns "".
+func (e *env) otherSpools() string {
+	dir, below, _ := e.spoolsBelow("other spools")
+	return strings.Replace(strings.TrimPrefix(below, "; "), " in it ", " in "+dir+" ", 1)
 }
 
 // statusLine describes the spools. The colour and the head say whether everything is well.
@@ -547,6 +560,9 @@ func (e *env) spoolDrain(ctx context.Context, timeout time.Duration) error {
 		}
 	}
 	hide()
+	if other := e.otherSpools(); other != "" && len(spools) > 0 {
+		e.warn("%s", other)
+	}
 	switch {
 	case e.json():
 		err = e.printJSON(struct {

@@ -278,6 +278,13 @@ func TestStatusWithoutSpool(t *testing.T) {
 			t.Errorf("spool %s exits with %d and says %q, want %d", cmd, code, d.err.String(), want)
 		}
 	}
+	// It has a spool itself, of a job without ranks.
+	d.must(t, "produce", "weather", "--value", "1")
+	says("no events are pending; the folder 7 in " + above + " has other spools: set DIASPORA_STATE_DIR to that")
+	d.err.Reset()
+	if d.must(t, "spool", "drain"); !strings.Contains(d.err.String(), "the folder 7 in "+above+" has other spools") {
+		t.Errorf("spool drain says %q", d.err.String())
+	}
 	d.vars["DIASPORA_STATE_DIR"] = state
 	d.must(t, "produce", "weather", "--value", "1")
 	says("no events are pending")
