@@ -16,7 +16,8 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/terminal"
 )
 
-// env is everything that a command uses of its environment, so that a test can run the whole program.
+// env holds what a command uses from outside the program, such as its streams and environment variables, so that
+// a test can replace them and run the whole program.
 type env struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
@@ -25,14 +26,14 @@ type env struct {
 	now            func() time.Time
 	browser        func(url string) error // opens a page; nil uses the system's browser
 	terminal       func(stream any) bool  // reports whether the stream is a terminal
-	columns        func(stream any) int   // width of a terminal; 0 if unknown, or if it is not one
+	columns        func(stream any) int   // width of the stream's terminal; 0 if it is unknown or the stream is not a terminal
 
 	bottom           *screen // stderr, if it is a terminal; otherwise nil
 	toldOfCredential bool    // the note about --profile together with a credential was printed
 
 	settle []func() // wait for token renewals that are in flight; called at the end
 
-	common // the flags of every command
+	common
 }
 
 // common has the flags of every command.

@@ -24,8 +24,8 @@ const formatHelp = `A FORMAT is text with any of these tokens
 // recordFormat appends a formatted record to buf.
 type recordFormat func(buf []byte, r *diaspora.Record) []byte
 
-// parseFormat parses a format as described by formatHelp. If person is true, the output is a terminal, and the
-// data of the record is escaped.
+// parseFormat parses a format as described by formatHelp. If person is true, the output is a terminal, so the
+// data of the record is escaped: it must not control the terminal.
 func parseFormat(text string, person bool) (recordFormat, error) {
 	show := func(buf, data []byte) []byte { return append(buf, data...) }
 	if person {

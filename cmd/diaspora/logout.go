@@ -74,7 +74,7 @@ func revoke(ctx context.Context, profile diaspora.Profile, store *globus.Store) 
 	switch login, err := store.Load(); {
 	case err == nil && login.Issuer != "":
 		issuer = login.Issuer // tokens are sent only to their issuer
-	case err == nil: // only the fabric says who the issuer is, so check whether it is trusted
+	case err == nil: // the issuer is known only from the fabric, so check that it may be sent tokens
 		if err := fabricOf(profile).CheckLogin(); err != nil {
 			return hinted(fmt.Errorf("log out: %w", err), `"diaspora logout --local" deletes the tokens here only`)
 		}

@@ -12,8 +12,9 @@ import (
 )
 
 // rebalanceTimeout is how long the group waits for its members to rejoin during a rebalance.
-// Members rejoin in the background, however long the loop's body takes. A member also waits at
-// least this long for the response, even if its connection is dead.
+// It can be short, because members rejoin in the background, however long the caller takes to
+// handle a record. It should be short, because a member waits at least this long for the response
+// to its request, even if the connection is dead.
 const rebalanceTimeout = 20 * time.Second
 
 func (c *Reader) groupOpts() []kgo.Opt {
@@ -47,8 +48,8 @@ func (c *Reader) groupOpts() []kgo.Opt {
 	)
 }
 
-// onAssigned is called with the partitions that a generation of the group adds to this member's. If there
-// are any, take is called later, when their offsets are known.
+// onAssigned is called when the group assigns partitions, with those that this member did not have before.
+// If there are any, startPartitions is called later, when their offsets are known.
 func (c *Reader) onAssigned(member string, generation int32, added map[string][]int32) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -89,8 +90,8 @@ func (c *Reader) startPartitions(offsets map[string]map[int32]kgo.Offset) map[st
 }
 
 // onRevoked gives partitions up in the given generation of the group. Their queued records must not be
-// yielded, because another member may read them now. The remaining partitions are not known to be
-// all that this member is to read, until the group assigns partitions again.
+// yielded, because another member may read them now. Until the group assigns partitions again, it
+// is not known whether the remaining partitions are all that this member is to read.
 func (c *Reader) onRevoked(generation int32, lost map[string][]int32) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -127,8 +128,8 @@ func (c *Reader) Commit(ctx context.Context) error {
 	return nil
 }
 
-// commitOnce commits what is handled now. It runs once at a time: of two concurrent commits, the
-// older one could reach the cluster last and move the offset back.
+// commitOnce commits what is handled now. Only one call runs at a time: of two concurrent commits,
+// the older one could reach the cluster last and move the offset back.
 func (c *Reader) commitOnce(ctx context.Context) error {
 	select {
 	case c.committing <- struct{}{}:

@@ -21,8 +21,9 @@ func (l clientLog) Level() kgo.LogLevel {
 	return kgo.LogLevelError
 }
 
-// flushing is the Kafka client's message at each flush. It is dropped because a program that logs
-// with a Linger flushes at each call, so it would fill the diagnostics.
+// flushing is the Kafka client's message at each flush. It is dropped because, if a Logger is
+// configured with a Linger, each call of its Log method flushes, and the message would fill the
+// diagnostics.
 const flushing = "flushing"
 
 func (l clientLog) Log(level kgo.LogLevel, msg string, keyvals ...any) {

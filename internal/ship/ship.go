@@ -21,20 +21,20 @@ import (
 type Config struct {
 	Spool *spool.Spool
 
-	// Client makes the Kafka client with [ClientOpts], without connecting. It fails, and is called again,
-	// while it cannot find out where the cluster is. Connections watches that client. The
-	// Shipper closes it.
+	// Client makes the Kafka client with [ClientOpts], without connecting. The Shipper calls it
+	// until it succeeds: it returns an error while it cannot find out where the cluster is.
+	// The Shipper closes the client. Connections watches the client's connections.
 	Client      func(context.Context) (*kgo.Client, error)
 	Connections *kafka.Connections
 
 	// Record makes the record of an event.
 	Record func(*kgo.Record, *spool.Entry)
-	// RecordOverhead is how many bytes the headers of a record take besides those of its
-	// event, at most.
+	// RecordOverhead is the maximum number of bytes that the headers of a record take in
+	// addition to those of its event.
 	RecordOverhead int
 
-	// SignIn signs in with a new connection and returns why an access key is refused, or
-	// nil. Nil if no access key is used.
+	// SignIn signs in with a new connection and returns the error, if any, such as why the
+	// access key is refused. The field is nil if no access key is used.
 	SignIn func(context.Context) error
 
 	// Explain puts an error into words for people. topic is the topic that it is about, or
@@ -46,7 +46,8 @@ type Config struct {
 	// ClosePatience is how long [Shipper.Finish] waits while the cluster acknowledges
 	// nothing.
 	ClosePatience time.Duration
-	// DiskPatience is how long it waits while the disk does not take what was logged.
+	// DiskPatience is how long it waits, if that is longer, while events that were logged are
+	// not on disk yet.
 	DiskPatience time.Duration
 
 	// Acknowledged is told how many more events the cluster has stored.
@@ -59,8 +60,8 @@ type Config struct {
 func ClientOpts() []kgo.Opt {
 	return []kgo.Opt{
 		// The Shipper flushes when a whole round is buffered. If the client began to send before
-		// that, a batch might be refused while the rest of its partition's events were still to
-		// come, and the client would send those, out of order.
+		// that, a batch might be refused when later events of its partition were not buffered
+		// yet. The client would then send these although the events before them had failed.
 		kgo.ManualFlushing(),
 		kgo.ProducerLinger(0),
 		kgo.MaxBufferedRecords(math.MaxInt32),
@@ -69,17 +70,20 @@ func ClientOpts() []kgo.Opt {
 }
 
 const (
-	// A round is so large that it takes roundLatencies times as long as the latency of the link,
-	// but within these limits. The smaller one fits into one batch with Kafka's default settings.
+	// The size of a round is chosen so that the round takes about roundLatencies times the latency
+	// of the link, but stays within these limits. With Kafka's default settings, minRoundBytes fit
+	// into one batch.
 	minRoundBytes  = 800_000
 	maxRoundBytes  = 24 * minRoundBytes
 	roundLatencies = 12
 	// nearLatency is a latency at which small rounds are fast enough.
 	nearLatency = 5 * time.Millisecond
-	// eventBytes is the size of events below which their number limits a round.
+	// A round has at most one event for each eventBytes of its size. This is a limit only if the
+	// events are smaller than that.
 	eventBytes = 200
 
-	// What is retried waits retryFirst at first, and what a person has to fix personFirst.
+	// The first retry comes within retryFirst, or within personFirst if a person has to fix the
+	// cause. This limit doubles with each failure, up to retryMost.
 	retryFirst  = 250 * time.Millisecond
 	personFirst = time.Second
 	retryMost   = 30 * time.Second
@@ -92,8 +96,8 @@ const (
 	// a day.
 	forgottenAfter = time.Hour
 
-	// A topic that got no answer for this time, although the cluster can be reached, lets
-	// others pass.
+	// If the cluster can be reached, but does not answer for a topic for this time, the topic's
+	// events fail with ErrStuck, so that they do not hold up those of other topics.
 	stuckAfter = 30 * time.Second
 
 	// A cluster that was never reached is reported after this time.
@@ -117,7 +121,7 @@ type Shipper struct {
 	began   time.Time
 	stopped chan struct{} // closed when Run returns
 
-	// The fields down to the next comment belong to the goroutine of Run.
+	// Only the goroutine of Run uses the fields up to the next blank line.
 	client  *kgo.Client          // nil before the first round
 	known   map[string]time.Time // when an event of a topic was last stored, see fits
 	ramp    rampUp
@@ -128,12 +132,12 @@ type Shipper struct {
 
 	acknowledgedOrSetAside atomic.Int64
 	stored                 atomic.Int64 // events that the cluster has stored, also those of the round in flight
-	reading                atomic.Int64 // since when Run waits for an event that it may send, in Unix nanoseconds, or 0
+	reading                atomic.Int64 // when Run began to wait for an event that it may send, in Unix nanoseconds; 0 if it is not waiting
 
 	mu      sync.Mutex // guards the fields below
 	held    map[string]*heldTopic
 	all     error         // why nothing at all is sent, or nil
-	changed chan struct{} // closed at the next change of what the events wait for; nil if nobody waits for one
+	changed chan struct{} // closed by the next call of change; nil if nobody waits for that
 }
 
 // noteUnknown differs from every note, so that the first one replaces that of an earlier process.
@@ -150,7 +154,7 @@ func New(cfg Config) *Shipper {
 		size:    minRoundBytes,
 		noted:   noteUnknown,
 	}
-	if left := cfg.Spool.Stats(); left.Events > 0 { // of an outage, or of a process that died
+	if left := cfg.Spool.Stats(); left.Events > 0 { // left by an outage, or by a process that died
 		s.ramp.begin(time.Now(), left.Next)
 	}
 	return s
@@ -235,9 +239,9 @@ func (s *Shipper) next(ctx context.Context) ([]spool.Record, error) {
 	return s.cfg.Spool.Next(ctx, s.size/eventBytes, s.size)
 }
 
-// adapt adapts the size of the next rounds to a round that took a while. The next round begins when
-// all of this one is answered, so that a link with a high latency would be idle most of the time if
-// rounds were small.
+// adapt sets the size of the next rounds, given the size of the last one and how long it took. A
+// round begins only when all events of the one before are answered, so a link with a high latency
+// would be idle most of the time if rounds were small.
 func (s *Shipper) adapt(bytes int, took time.Duration) {
 	if bytes < s.size/2 {
 		return // it says little about the link
@@ -247,8 +251,8 @@ func (s *Shipper) adapt(bytes int, took time.Duration) {
 	s.size = max(minRoundBytes, int(min(fitting, 2*float64(s.size), maxRoundBytes)))
 }
 
-// fits returns how many of the records make up the next round, see the package comment, and about how
-// many bytes these have.
+// fits returns how many of the records make up the next round, and about how many bytes they have.
+// The package comment explains why some events make up a round alone.
 func (s *Shipper) fits(records []spool.Record) (n, bytes int) {
 	now := time.Now()
 	for i := range records {
@@ -315,7 +319,8 @@ func (s *Shipper) round(ctx context.Context, records []spool.Record) {
 	}
 }
 
-// failed does what has to be done about records of one topic that were not stored.
+// failed handles records of one topic that were not stored, as [kafka.Judge] decides about err, the
+// reason why the first of them was not.
 func (s *Shipper) failed(ctx context.Context, records []spool.Record, err error) {
 	verdict := kafka.Judge(err)
 	if verdict == kafka.Quarantine && len(records) > 1 {
@@ -346,7 +351,7 @@ func (s *Shipper) failed(ctx context.Context, records []spool.Record, err error)
 		err = refused
 	}
 
-	// Nobody is signed in.
+	// The cause is not this topic: nothing can be sent until a login succeeds.
 	err = s.cfg.Explain("", err)
 	if s.refused == 0 {
 		s.cfg.Diagnostics.Error("all events wait in the spool", "err", err)
@@ -361,8 +366,8 @@ func (s *Shipper) failed(ctx context.Context, records []spool.Record, err error)
 // keyRefused returns why the access key is no longer valid, if that is the reason for a
 // permission error. A revoked key loses its rights before its connections are closed, so only
 // a new login shows whether it was revoked. A gateway may accept a revoked key for one more
-// second. So if the topic took events of this key until now, keyRefused tries repeatedly, for
-// a little longer than that.
+// second. So if the topic accepted events with this key until now, keyRefused signs in
+// repeatedly, for a little longer than that.
 func (s *Shipper) keyRefused(ctx context.Context, topic string, err error) error {
 	if condition, _ := kafka.Explain(err); s.cfg.SignIn == nil || condition != kafka.Permission {
 		return nil
@@ -421,7 +426,8 @@ func (s *Shipper) note(why error) {
 	s.noted = text
 }
 
-// change changes what mu guards, and wakes those that wait for a change.
+// change calls do, which may change the fields that mu guards, and wakes the callers of
+// [Shipper.wait].
 func (s *Shipper) change(do func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
