@@ -20,8 +20,8 @@ diaspora logout
 # log out of another profile
 diaspora logout --profile diaspora.example.org`,
 	long: `
-The tokens are revoked at Globus, so that copies of them stop working too, such as a
-DIASPORA_REFRESH that was taken from this login. The profile is kept, so that "diaspora login" knows
+Logging out revokes the tokens at Globus, so copies of them stop working too, such as a
+DIASPORA_REFRESH that was taken from this login. The profile is kept, so "diaspora login" still knows
 the fabric.`,
 }
 
@@ -38,7 +38,7 @@ func (e *env) logout(ctx context.Context, local bool) error {
 		return err
 	}
 	if from := e.credential(); from != "" {
-		e.warn("%s is set and still signs in; unset it", from)
+		e.warn("%s is set, so commands still sign in with it; unset it to stop that", from)
 	}
 	if name == "" {
 		return e.loggedOut("", globus.Identity{})
@@ -61,7 +61,7 @@ func (e *env) logout(ctx context.Context, local bool) error {
 		err = revoke(ctx, profile, store)
 	}
 	if errors.Is(err, globus.ErrUnavailable) || errors.Is(err, globus.ErrMisconfigured) {
-		return hinted(err, `try again later, or delete the tokens here only with "diaspora logout --local"`)
+		return hinted(err, `try again later, or run "diaspora logout --local" to delete the tokens from this machine without revoking them`)
 	}
 	if err != nil {
 		return err
@@ -76,7 +76,7 @@ func revoke(ctx context.Context, profile diaspora.Profile, store *globus.Store) 
 		issuer = login.Issuer // tokens are sent only to their issuer
 	case err == nil: // the issuer is known only from the fabric, so check that it may be sent tokens
 		if err := fabricOf(profile).CheckLogin(); err != nil {
-			return hinted(fmt.Errorf("log out: %w", err), `"diaspora logout --local" deletes the tokens here only`)
+			return hinted(fmt.Errorf("log out: %w", err), `"diaspora logout --local" deletes the tokens from this machine without revoking them`)
 		}
 	}
 	client, err := globus.New(globus.Config{Issuer: issuer, ClientID: profile.Discovery.Globus.ClientID, Product: "diaspora", Version: programVersion()})

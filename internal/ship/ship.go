@@ -303,7 +303,7 @@ func (s *Shipper) round(ctx context.Context, records []spool.Record) {
 	}
 	if len(stored) > 0 {
 		if err := s.cfg.Spool.Ack(stored...); err != nil {
-			s.cfg.Diagnostics.Error("the spool took no acknowledgement", "err", err)
+			s.cfg.Diagnostics.Error("cannot record acknowledgements in the spool", "err", err)
 		}
 		s.cfg.Acknowledged(len(stored))
 		s.settled(len(stored))
@@ -336,7 +336,7 @@ func (s *Shipper) failed(ctx context.Context, records []spool.Record, err error)
 		why := s.cfg.Explain(records[0].Topic, err)
 		failure := s.cfg.Spool.Quarantine(records[0], why.Error())
 		if failure == nil {
-			s.cfg.Diagnostics.Error("an event will never be taken and was set aside", "topic", records[0].Topic, "id", records[0].ID, "err", why)
+			s.cfg.Diagnostics.Error("the cluster will never accept an event, so it was set aside", "topic", records[0].Topic, "id", records[0].ID, "err", why)
 			s.settled(1)
 			return
 		}
@@ -420,7 +420,7 @@ func (s *Shipper) note(why error) {
 		return
 	}
 	if err := s.cfg.Spool.Note(text); err != nil {
-		s.cfg.Diagnostics.Warn("the spool took no note", "err", err)
+		s.cfg.Diagnostics.Warn("cannot write the note of the spool", "err", err)
 		return
 	}
 	s.noted = text
