@@ -23,7 +23,8 @@ type ConsumerOptions struct {
 	Topics []string
 
 	// Partitions are the partitions to read of each topic. Default: all, including those that are
-	// added later. A group assigns partitions itself, so Partitions and Group exclude each other.
+	// added later. Partitions and Group are mutually exclusive, because a group assigns partitions
+	// itself.
 	Partitions []int32
 
 	// Group is the ID of the consumer group to join. Its members share the partitions, and the
@@ -54,9 +55,9 @@ type ConsumerOptions struct {
 // Consumer reads records. Open one with [OpenConsumer] and close it at the end. Only one
 // [Consumer.Records] loop may run at a time; the other methods may be called concurrently.
 //
-// Delivery is at least once. A record is handled when the loop's body returns for it, and only
-// handled records are committed. If the program dies before the commit, the record is delivered
-// again.
+// Delivery is at least once. A record is handled when an iteration of the loop over it completes,
+// and only handled records are committed. If the program dies before the commit, the record is
+// delivered again.
 type Consumer struct {
 	fabric *fabric
 	reader *consume.Reader
@@ -68,8 +69,8 @@ type Consumer struct {
 
 // OpenConsumer returns a Consumer that is signed in. It has checked that its topics exist and may
 // be read, and has looked up where they begin and end. Consumer groups are private to their owner:
-// a group of the same ID of somebody else is another group. ctx bounds only the opening. The caller
-// closes the Consumer.
+// two owners who use the same group ID have two separate groups. ctx bounds only the opening. The
+// caller closes the Consumer.
 //
 // It returns [ErrInvalid], [ErrUnauthenticated], [ErrPermission], [ErrNotFound], [ErrUnavailable],
 // or ctx's error.
@@ -153,19 +154,19 @@ func (e *GapError) Error() string {
 
 // Records returns the records as they arrive, in order within each partition.
 //
-// An error comes with a zero Record. After most errors, the loop may continue:
+// An error comes with a zero Record. Most errors do not end the loop:
 //
 //   - A [*GapError] says that records are lost.
-//   - After [ErrPermission] and [ErrUnauthenticated], it keeps trying to read.
+//   - After [ErrPermission] and [ErrUnauthenticated], the loop keeps trying to read.
 //   - [ErrNotFound] says that a topic was deleted. If the topic is created again, it is read from
 //     its start.
 //
 // While the cluster is unreachable, the loop waits for it. The loop ends by itself when it has
 // reached [ConsumerOptions.Until], after ctx's error, and after [ErrClosed].
 //
-// A record is handled when the body returns for it. If the body leaves the loop by break or return,
-// its record is not handled, unless the body has passed it to [Consumer.Commit]: it is not
-// committed, and the next loop starts with it.
+// A record is handled when the iteration over it completes. If the body of the loop ends it by break
+// or return, the current record is not handled: it is not committed, and the next loop starts with
+// it. To prevent that, the body can pass the record to [Consumer.Commit] first.
 func (c *Consumer) Records(ctx context.Context) iter.Seq2[Record, error] {
 	return func(yield func(Record, error) bool) {
 		for r, err := range c.reader.Records(ctx) {
@@ -216,7 +217,7 @@ func record(r *kgo.Record) Record {
 	return out
 }
 
-// Commit commits the records that are handled so far, so that the group does not deliver them
+// Commit commits the records that have been handled so far, so that the group does not deliver them
 // again. It also counts the given records, and all before them in their partitions, as handled: the
 // body of a loop can thus commit its current record. Without a group, it does nothing.
 func (c *Consumer) Commit(ctx context.Context, records ...Record) error {
@@ -259,7 +260,7 @@ func (c *Consumer) Close(ctx context.Context) error {
 	return c.closeErr
 }
 
-// readErrors explains the errors of a Consumer.
+// readErrors puts the errors of a Consumer into words for people.
 type readErrors struct {
 	fabric *fabric
 	group  string

@@ -254,7 +254,7 @@ func (e *env) produce(ctx context.Context, o produceOptions, topic string, files
 	}))
 }
 
-// nothingLogged adds to an error before the first event that nothing was logged.
+// nothingLogged wraps an error that occurred before the first event, to say that nothing was logged.
 func nothingLogged(topic string, err error) error {
 	return fmt.Errorf("produce to topic %q: nothing was logged: %w", topic, err)
 }
@@ -346,7 +346,7 @@ const (
 	maxComplaints    = 20              // maximum number of failed lines that are shown
 	interruptedFlush = 2 * time.Second // time limit for the end of a run that was interrupted or has failed
 	watchEvery       = 500 * time.Millisecond
-	maxAsking        = 10 * time.Second // time limit for finding out the identity of the login at the start
+	maxAsking        = 10 * time.Second // time limit for finding out, at the start, who is logged in
 )
 
 // run reads and sends the input. It returns when the result of every event is known, or when it is interrupted.
@@ -407,7 +407,7 @@ func (p *produceRun) run(ctx context.Context, do func(reading context.Context) e
 				cancel()
 			}
 		case err := <-closed:
-			if p.watch != nil { // its reading ends at once, because the result of every event is known
+			if p.watch != nil { // this does not wait long: reading ends as soon as the result of every event is known
 				if !ended {
 					readErr = <-read
 				}
@@ -469,7 +469,7 @@ func (p *produceRun) tidy(ctx context.Context) {
 	}
 }
 
-// close closes all Loggers at once.
+// close closes all Loggers concurrently, so that none has to wait for another.
 func (p *produceRun) close(ctx context.Context) error {
 	var all sync.WaitGroup
 	for _, l := range p.others {
@@ -482,7 +482,7 @@ func (p *produceRun) close(ctx context.Context) error {
 	err := p.logger.Close(ctx)
 	all.Wait()
 	if !p.spool {
-		return nil // the events that the error is about are counted one by one
+		return nil // the error only sums up events that are also counted individually
 	}
 	return err
 }
@@ -513,15 +513,15 @@ func (p *produceRun) look(w *outageWatch, full *fullWatch) {
 		return
 	}
 	if stats.Pending == 0 && stats.Err != nil {
-		return // no event is pending
+		return // the error does not delay any event
 	}
 	w.see(p.stall.see(p.env.now(), stats.Err, stats.Pending, stats.Acknowledged+stats.Failed), func() string {
 		return waiting(max(1, stats.Pending)) + "; nothing is lost unless you stop this program"
 	})
 }
 
-// send logs a line or, with line 0, a whole file. file is nil if the input is not a file. The event is attributed to
-// the file as with --watch.
+// send logs a line or, with line 0, a whole file. file is nil if the input is not a file. Otherwise, as with --watch,
+// headers of the event name the file and the line, if any, and its key and time default to the file's name and time.
 func (p *produceRun) send(where string, line int, file fs.FileInfo, content []byte, err error) {
 	var event diaspora.Event
 	if err == nil {
@@ -680,11 +680,11 @@ func (p *produceRun) summary(ctx context.Context, readErr, closeErr error) error
 	return err
 }
 
-// maxSearchedBytes is the size up to which a spool is read to find out for which topics its events are.
+// maxSearchedBytes is the size of the largest spool that is read to find out which topics its events are for.
 const maxSearchedBytes = 64 << 20
 
-// leftByOthers reports whether all events in the spool are for other topics than that of this run, which reject them.
-// They were logged by earlier runs; without this check, their error would look like one of this run.
+// leftByOthers reports whether the spool holds only events for topics other than that of this run, and these topics
+// reject them. Earlier runs logged these events; without this check, their error would look like one of this run.
 func (p *produceRun) leftByOthers(left diaspora.SpoolStats) bool {
 	var refused *diaspora.TopicError
 	if !p.spool || left.Events == 0 || left.Bytes > maxSearchedBytes || left.Held[p.topic] != nil || !permanent(left.Why) || !errors.As(left.Why, &refused) {
@@ -716,7 +716,7 @@ func (p *produceRun) outcome(ctx context.Context, left diaspora.SpoolStats, lost
 		return nil
 	case errors.Is(left.Why, diaspora.ErrUnauthenticated):
 		return hinted(fmt.Errorf("produce to topic %q: %w", p.topic, left.Why), `then send the events with "`+p.env.spoolCommand("drain")+`"`+p.env.withNewKeyFile())
-	case held != nil && permanent(held) && p.acknowledgedByCluster() > 0: // the name of the topic is right
+	case held != nil && permanent(held) && p.acknowledgedByCluster() > 0: // events were acknowledged, so the name of the topic is taken to be right
 		return held
 	case held != nil && permanent(held) && p.watch != nil:
 		return hinted(held, p.rewatchHint(""))
@@ -731,13 +731,13 @@ func (p *produceRun) outcome(ctx context.Context, left diaspora.SpoolStats, lost
 }
 
 // rewatchHint says what to do with events of a watch whose topic is mistyped. A watch with another topic logs the
-// files again, so these events must be deleted. first is what to do before.
+// files again, so these events must be deleted. first is text for a step that comes before that, or "".
 func (p *produceRun) rewatchHint(first string) string {
 	return `they are sent once that is allowed; if the name is wrong, ` + first + `type "` + p.env.spoolCommand("discard "+p.topic+" --yes") + `", and watch with the right topic, which logs the files again`
 }
 
-// withNewKeyFile completes a hint to run a command with a key file. If the key is no longer valid, the file must be
-// replaced first.
+// withNewKeyFile returns the end of a hint to run a command that signs in with a key file, or "" if no key file is
+// used. If the key is no longer valid, the command works only once the file has a new one.
 func (e *env) withNewKeyFile() string {
 	if e.getenv("DIASPORA_KEY_FILE") == "" {
 		return ""

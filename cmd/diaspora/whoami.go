@@ -53,10 +53,10 @@ type whoamiDocument struct {
 	Origin   string `json:"origin"`   // source of the token or the access key
 	Verified bool   `json:"verified"` // the fabric has confirmed the identity
 
-	Key *diaspora.AccessKey `json:"key,omitempty"` // the access key that signs in, if any
+	Key *diaspora.AccessKey `json:"key,omitempty"` // the access key used to sign in, if any
 }
 
-// printURL prints the address of the fabric, without asking it.
+// printURL prints the address of the fabric, without contacting it.
 func (e *env) printURL() error {
 	cfg, err := e.config()
 	if err != nil {

@@ -19,10 +19,12 @@ type Appended struct {
 // Append sets the offset, the leader epoch and the time in b, and does not keep b. If it returns
 // nil, the batch is durable as described at [Options.Sync].
 //
-// If an idempotent producer sends a batch again, Append does not write it again and returns the
-// place of the first one. Append fails with kerr.OutOfOrderSequenceNumber or
-// kerr.InvalidProducerEpoch in the same cases as Apache Kafka, with ErrFailed, with ErrClosed, or
-// with a write error. After a write error the log is unchanged; see disk.Full.
+// If an idempotent producer sends a batch again, Append does not write it again, but returns the
+// offset and the time of the first copy.
+//
+// Append fails with kerr.OutOfOrderSequenceNumber or kerr.InvalidProducerEpoch in the same cases as
+// Apache Kafka. It can also fail with ErrFailed, ErrClosed, or a write error. After a write error
+// the log is unchanged; disk.Full reports whether the disk was full.
 func (l *Log) Append(b []byte, h batch.Header, leaderEpoch int32) (Appended, error) {
 	// Computing the checksum is most of the work. It does not cover the offset, so it can be done
 	// before the lock is taken.
@@ -44,7 +46,7 @@ func (l *Log) Append(b []byte, h batch.Header, leaderEpoch int32) (Appended, err
 	return a, nil
 }
 
-// append checks and writes a batch. It returns the offset after it. The caller holds appending.
+// append checks and writes a batch. end is the offset after the batch. The caller holds appending.
 func (l *Log) append(b []byte, h batch.Header, leaderEpoch int32, now int64) (a Appended, end int64, err error) {
 	if h.Size() != len(b) {
 		return a, 0, fmt.Errorf("the header says %d bytes, but the batch has %d", h.Size(), len(b))
@@ -63,7 +65,7 @@ func (l *Log) append(b []byte, h batch.Header, leaderEpoch int32, now int64) (a 
 	if err != nil || a.Duplicate {
 		return a, end, err
 	}
-	if now < clock { // another batch was faster, or the clock was set back
+	if now < clock { // a batch with a later time was appended first, or the clock was set back
 		now = clock
 		batch.Stamp(b, 0, leaderEpoch, now)
 	}
@@ -158,7 +160,7 @@ func (l *Log) write(g *segment, o *openSegment, b []byte) error {
 	}
 	l.mu.Lock()
 	if err == nil {
-		err = l.failed // a sync has failed in the meantime, possibly of this batch
+		err = l.failed // a sync that may have included this batch has failed in the meantime
 	}
 	l.mu.Unlock()
 	if err == nil {

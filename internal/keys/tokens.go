@@ -28,8 +28,8 @@ import (
 
 const (
 	// DefaultTokenLifetime is the lifetime of a token that is issued for a key. Clients fetch the
-	// next one before it expires. A revoked key does not stay valid that long, because the key is
-	// checked whenever one of its tokens is.
+	// next one before it expires. The tokens of a revoked key do not stay valid that long, because
+	// authenticating a token includes checking its key.
 	DefaultTokenLifetime = time.Hour
 
 	maxTokenBytes = 4 << 10
@@ -48,7 +48,7 @@ type Tokens struct {
 	now      func() time.Time
 }
 
-// OpenTokens returns the Tokens of the fabric with the URL issuer. Its tokens are valid for
+// OpenTokens returns the Tokens of the fabric whose URL is issuer. Its tokens are valid for
 // lifetime. It signs them with the private key in file. If the file does not exist, OpenTokens
 // creates it, readable by its owner only. Replicas of the service that share the file accept each
 // other's tokens. If file is empty, the private key is kept in memory only, and the tokens become
