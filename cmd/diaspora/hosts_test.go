@@ -81,7 +81,7 @@ func TestLogoutTellsNoStranger(t *testing.T) {
 	if code := d.types(t.Context(), "logout"); code != 3 {
 		t.Errorf("logout exits with %d, want 3:\n%s", code, d.err.String())
 	}
-	for _, says := range []string{"is not Globus: nothing secret is sent there", `hint: "diaspora logout --local" deletes the tokens here only`} {
+	for _, says := range []string{"is not Globus: nothing secret is sent there", `hint: "diaspora logout --local" deletes the tokens from this machine`} {
 		if !strings.Contains(d.err.String(), says) {
 			t.Errorf("logout does not say %q:\n%s", says, d.err.String())
 		}

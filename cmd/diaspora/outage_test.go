@@ -138,7 +138,7 @@ func TestOutageIsRemembered(t *testing.T) {
 			t.Errorf("%s: the first produce takes %v, remembers it: %v, and says\n%s", outage.name, took, remembered(), said)
 		}
 		for n := 2; n <= 3; n++ {
-			if said, took := produce(); !strings.Contains(said, "ago, so produce did not wait for it; --wait 5s does") || !strings.Contains(said, strconv.Itoa(n)+" events wait in ") {
+			if said, took := produce(); !strings.Contains(said, "ago, so produce did not wait for it; use --wait 5s to wait") || !strings.Contains(said, strconv.Itoa(n)+" events wait in ") {
 				t.Errorf("%s: produce number %d takes %v, and says\n%s", outage.name, n, took, said)
 			}
 		}

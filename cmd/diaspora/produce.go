@@ -655,7 +655,7 @@ func (p *produceRun) summary(ctx context.Context, readErr, closeErr error) error
 		text += fmt.Sprintf(", %d failed", p.failed)
 	}
 	if aside > 0 {
-		text += fmt.Sprintf(`, of them %d set aside, because the cluster does not accept them ("diaspora spool cat --quarantine" says why)`, aside)
+		text += fmt.Sprintf(`; %d of the events were set aside, because the cluster does not accept them ("diaspora spool cat --quarantine" says why)`, aside)
 	}
 	open := p.read - p.acknowledged - p.failed
 	if open > 0 {
@@ -675,7 +675,7 @@ func (p *produceRun) summary(ctx context.Context, readErr, closeErr error) error
 		p.env.say("%s", text)
 	}
 	if left > 0 && err == nil && p.skippedWait {
-		p.env.say("the cluster could not be reached %v ago, so produce did not wait for it; --wait 5s does", max(p.lastOutage, time.Second).Round(time.Second))
+		p.env.say("the cluster could not be reached %v ago, so produce did not wait for it; use --wait 5s to wait", max(p.lastOutage, time.Second).Round(time.Second))
 	}
 	return err
 }

@@ -47,7 +47,7 @@ func TestServeWithoutKafka(t *testing.T) {
 			t.Errorf("the check does not say %q:\n%s", want, found)
 		}
 	}
-	if want := "found something to change; 1 warning; 3 could not be tried\n"; code != outcome.ExitCode(diaspora.ErrInvalid) || !strings.Contains(said, want) {
+	if want := "found something to change; 2 warnings; 3 could not be tried\n"; code != outcome.ExitCode(diaspora.ErrInvalid) || !strings.Contains(said, want) {
 		t.Errorf("the check exits with %d and says %q, want %q", code, said, want)
 	}
 	if strings.Contains(found+said, secret.Reveal()) {
