@@ -87,8 +87,8 @@ func (d *direct) log(ctx context.Context, events []Event) error {
 	return b.wait(ctx, d, events)
 }
 
-func (d *direct) send(ctx context.Context, ev *Event, done func(Record, error)) error {
-	return d.produce(ctx, ev, done, nil, 0)
+func (d *direct) send(ctx context.Context, ev Event, done func(Record, error)) error {
+	return d.produce(ctx, &ev, done, nil, 0)
 }
 
 // produce passes an event to the Kafka client, with either a callback or an index in a batch. If it

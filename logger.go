@@ -36,8 +36,9 @@ type sink interface {
 	// log returns when the events are safe. Its error is an [*EventError].
 	log(ctx context.Context, events []Event) error
 	// send returns once the event is handed over. It waits only for memory, bounded by ctx. If it
-	// returns an error, done is not called.
-	send(ctx context.Context, ev *Event, done func(Record, error)) error
+	// returns an error, done is not called. The event is no pointer, because what is passed by
+	// pointer to a method of an interface is allocated.
+	send(ctx context.Context, ev Event, done func(Record, error)) error
 	flush(ctx context.Context) error
 	// close flushes for as long as waiting can help, and returns after the last callback.
 	close(ctx context.Context) error
@@ -160,7 +161,7 @@ func (l *Logger) send(ctx context.Context, ev *Event, done func(Record, error)) 
 	if err := checkEvent(ev, l.fabric.maxEventBytes); err != nil {
 		return err
 	}
-	return l.sink.send(ctx, ev, done)
+	return l.sink.send(ctx, *ev, done)
 }
 
 // Flush returns once every event that was handed over before the call is acknowledged or has

@@ -203,9 +203,8 @@ func (s *spooled) log(ctx context.Context, events []Event) error {
 	return nil
 }
 
-func (s *spooled) send(ctx context.Context, ev *Event, done func(Record, error)) error {
-	e := s.entry(ev)
-	event := *ev
+func (s *spooled) send(ctx context.Context, event Event, done func(Record, error)) error {
+	e := s.entry(&event)
 	event.ID, event.Time = e.ID, e.Time
 	err := s.spool.AppendAsync(ctx, e, func(err error) {
 		if err != nil {
