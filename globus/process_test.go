@@ -214,7 +214,7 @@ func TestEndAmidARenewal(t *testing.T) {
 	}()
 	select {
 	case <-ended:
-		t.Error("the program ended amid the renewal")
+		t.Error("the program ended during the renewal")
 		ended <- nil
 	case <-time.After(time.Second):
 	}

@@ -161,7 +161,7 @@ func (s *traffic) end() {
 	s.t.Logf("%d events in %d partitions", len(s.logged), len(stored))
 }
 
-// TestPartitionsAreAdded has an operator add partitions amid a stream. The Logger uses
+// TestPartitionsAreAdded has an operator add partitions while a Logger and a Consumer run. The Logger uses
 // them and the Consumers read them, from their start; the order of a key holds in each
 // partition, and so not between what was logged before and after.
 func TestPartitionsAreAdded(t *testing.T) {
@@ -182,7 +182,7 @@ func TestPartitionsAreAdded(t *testing.T) {
 	s.end()
 }
 
-// TestTopicIsMadeAgain releases a topic amid its use and claims it again. The Logger and
+// TestTopicIsMadeAgain releases a topic while it is used and claims it again. The Logger and
 // the Consumers that were open go on with the new one, which begins empty; in between
 // they say that there is none.
 func TestTopicIsMadeAgain(t *testing.T) {
@@ -250,7 +250,7 @@ func gone(err error) bool {
 	return errors.Is(err, diaspora.ErrNotFound) || errors.Is(err, diaspora.ErrPermission)
 }
 
-// TestRightsAreTakenAway has an operator delete a topic's ACLs amid its use. Those who log and
+// TestRightsAreTakenAway has an operator delete a topic's ACLs while it is used. Those who log and
 // read are told so in words. When the rights are back, which the service sees to within
 // a minute or at the next claim, they go on, and nothing is missing.
 func TestRightsAreTakenAway(t *testing.T) {

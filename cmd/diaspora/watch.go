@@ -165,19 +165,16 @@ func (p *produceRun) notice(n watch.Notice, settle time.Duration) {
 func watchIntroduction(w *watch.Watcher, pattern string) string {
 	text := "watching " + w.Dir()
 	s, err := w.Survey()
+	var others []string
+	if s.Folders > 0 {
+		others = append(others, count(s.Folders, "folder"))
+	}
+	if s.Links > 0 {
+		others = append(others, count(s.Links, "symbolic link"))
+	}
 	apart := ""
-	if n := s.Folders + s.Links; n > 0 {
-		apart = "; it also has "
-		if s.Folders > 0 {
-			apart += count(s.Folders, "folder")
-		}
-		if s.Folders > 0 && s.Links > 0 {
-			apart += " and "
-		}
-		if s.Links > 0 {
-			apart += count(s.Links, "symbolic link")
-		}
-		apart += fmt.Sprintf(", which %s not watched", agree(n, "is", "are"))
+	if len(others) > 0 {
+		apart = fmt.Sprintf("; it also has %s, which %s not watched", strings.Join(others, " and "), agree(s.Folders+s.Links, "is", "are"))
 	}
 	switch {
 	case err != nil:

@@ -39,13 +39,6 @@ func newCluster(t *testing.T, partitions int32, topic string) (*kfake.Cluster, *
 	return c, client
 }
 
-func within(t *testing.T) context.Context {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	t.Cleanup(cancel)
-	return ctx
-}
-
 func open(t *testing.T, c *kfake.Cluster, o Options) *Reader {
 	t.Helper()
 	if o.From.Kind == None {
@@ -56,7 +49,7 @@ func open(t *testing.T, c *kfake.Cluster, o Options) *Reader {
 		return kgo.NewClient(append([]kgo.Opt{kgo.SeedBrokers(c.ListenAddrs()...)}, opts...)...)
 	}
 	o.Connections, o.Explain, o.Diagnostics = new(kafka.Connections), verbatim{}, slog.New(slog.DiscardHandler)
-	r, err := Open(within(t), o)
+	r, err := Open(testkit.Within(t), o)
 	testkit.Must(t, err)
 	t.Cleanup(func() {
 		if !r.isClosed() {
@@ -70,7 +63,7 @@ func open(t *testing.T, c *kfake.Cluster, o Options) *Reader {
 func number(t *testing.T, client *kgo.Client, topic string, from, to int) {
 	t.Helper()
 	for i := from; i < to; i++ {
-		testkit.Must(t, client.ProduceSync(within(t), &kgo.Record{Topic: topic, Value: fmt.Append(nil, i)}).FirstErr())
+		testkit.Must(t, client.ProduceSync(testkit.Within(t), &kgo.Record{Topic: topic, Value: fmt.Append(nil, i)}).FirstErr())
 	}
 }
 
@@ -78,7 +71,7 @@ func number(t *testing.T, client *kgo.Client, topic string, from, to int) {
 func take(t *testing.T, c *Reader, n int) string {
 	t.Helper()
 	var got []string
-	for r, err := range c.Records(within(t)) {
+	for r, err := range c.Records(testkit.Within(t)) {
 		testkit.Must(t, err)
 		if got = append(got, string(r.Value)); len(got) == n {
 			break
@@ -90,21 +83,12 @@ func take(t *testing.T, c *Reader, n int) string {
 // committed returns the offset that a group has committed for partition 0, or -1.
 func committed(t *testing.T, client *kgo.Client, group, topic string) int64 {
 	t.Helper()
-	offsets, err := kadm.NewClient(client).FetchOffsets(within(t), group)
+	offsets, err := kadm.NewClient(client).FetchOffsets(testkit.Within(t), group)
 	testkit.Must(t, err)
 	if o, ok := offsets.Lookup(topic, 0); ok {
 		return o.At
 	}
 	return -1
-}
-
-func eventually(t *testing.T, what string, met func() bool) {
-	t.Helper()
-	for ctx := within(t); !met(); time.Sleep(2 * time.Millisecond) {
-		if ctx.Err() != nil {
-			t.Fatalf("did not happen in time: %s", what)
-		}
-	}
 }
 
 // TestNewPartitionsAreFound adds partitions while a Reader reads from the end.
@@ -119,21 +103,21 @@ func TestNewPartitionsAreFound(t *testing.T) {
 	topic.Topic, topic.Count = "weather", 3
 	req.Topics = append(req.Topics, topic)
 	req.TimeoutMillis = 5000
-	if resp, err := req.RequestWith(within(t), client); err != nil || resp.Topics[0].ErrorCode != 0 {
+	if resp, err := req.RequestWith(testkit.Within(t), client); err != nil || resp.Topics[0].ErrorCode != 0 {
 		t.Fatal(err, resp)
 	}
 	client.PurgeTopicsFromClient("weather") // so that it looks up the new partitions
-	testkit.Must(t, client.ProduceSync(within(t), &kgo.Record{Topic: "weather", Partition: 2, Value: []byte("new")}).FirstErr())
+	testkit.Must(t, client.ProduceSync(testkit.Within(t), &kgo.Record{Topic: "weather", Partition: 2, Value: []byte("new")}).FirstErr())
 	for range 2 { // the second time, nothing is new
-		testkit.Must(t, errors.Join(c.findPartitions(within(t)), chosen.findPartitions(within(t))))
+		testkit.Must(t, errors.Join(c.findPartitions(testkit.Within(t)), chosen.findPartitions(testkit.Within(t))))
 	}
 	if got := take(t, c, 1); got != "[new]" {
 		t.Errorf("got %s, want what was stored in the new partition before it was found", got)
 	}
-	if p, err := c.Progress(within(t)); err != nil || len(p) != 3 {
+	if p, err := c.Progress(testkit.Within(t)); err != nil || len(p) != 3 {
 		t.Errorf("Progress() = %+v, %v, want three partitions", p, err)
 	}
-	if p, err := chosen.Progress(within(t)); err != nil || len(p) != 1 {
+	if p, err := chosen.Progress(testkit.Within(t)); err != nil || len(p) != 1 {
 		t.Errorf("Progress() = %+v, %v, want only the partition that was chosen", p, err)
 	}
 }
@@ -154,7 +138,7 @@ func TestGroupOfATopicThatWasMadeAgain(t *testing.T) {
 	if got := take(t, c, 3); got != "[100 101 102]" {
 		t.Errorf("got %s, want [100 101 102]", got)
 	}
-	testkit.Must(t, c.Commit(within(t)))
+	testkit.Must(t, c.Commit(testkit.Within(t)))
 	if got := committed(t, client, "analysis", "weather"); got != 2 {
 		t.Errorf("the group has committed %d, want 2", got)
 	}
@@ -285,7 +269,7 @@ func TestRejoinAsAnother(t *testing.T) {
 	cluster, other := newCluster(t, 1, "beamline")
 	number(t, other, "beamline", 0, 20)
 	c := open(t, cluster, Options{Topics: []string{"beamline"}, Group: "analysis", CommitEvery: time.Millisecond})
-	ctx := within(t)
+	ctx := testkit.Within(t)
 	var got []string
 	for r, err := range c.Records(ctx) {
 		testkit.Must(t, err)
@@ -299,7 +283,7 @@ func TestRejoinAsAnother(t *testing.T) {
 			}
 			testkit.Must(t, kadm.NewClient(other).CommitAllOffsets(ctx, "analysis", kadm.Offsets{"beamline": {0: {Topic: "beamline", At: 15}}}))
 			c.fetches.ForceRebalance()
-			eventually(t, "the member's next life", func() bool {
+			testkit.Eventually(t, "the member's next life", func() bool {
 				c.mu.Lock()
 				defer c.mu.Unlock()
 				return c.member != was

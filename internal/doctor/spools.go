@@ -81,7 +81,7 @@ func checkFileSystem(_ context.Context, v *visit) Finding {
 	learn := func() { v.kind = kind }
 	switch {
 	case kind.InMemory:
-		return warning(otherState, "%s is in memory (%s): what waits there is lost when the machine stops", at, kind.Name).and(learn)
+		return warning(otherState, "%s is in memory (%s): pending events there are lost when the machine stops", at, kind.Name).and(learn)
 	case kind.Shared && kind.Name != "":
 		return warning(otherState, "%s is on %s: slow, and not there when the network is away", at, kind.Name).and(learn)
 	case kind.Shared:

@@ -27,7 +27,7 @@ func (s *shortSessions) SignIn(ctx context.Context, nc net.Conn, conn kmsg.Reque
 	if err := s.err.Load(); err != nil {
 		return time.Time{}, *err
 	}
-	if _, amid := conn.(relayRequestor); !amid {
+	if _, relays := conn.(relayRequestor); !relays {
 		_, err := s.Upstream.SignIn(ctx, nc, conn, subject)
 		return time.Now().Add(s.session), err
 	}
