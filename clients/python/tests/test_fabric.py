@@ -17,6 +17,7 @@ from diaspora_streams._source import cache_file
 from diaspora_streams._store import TokenFile, set_token, token_of
 
 SERVER = "a-resource-server"
+ALREADY_OVER = 1e-9  # seconds: a lifetime that has passed by the time the token is looked at
 
 
 class Globus(http.server.ThreadingHTTPServer):
@@ -79,13 +80,13 @@ class SourceTest(Case):
         self.assertEqual(got, ["at-1"] * 16)
 
     def test_the_rotated_token_is_used_next(self):
-        self.globus.lifetime = 0.001
+        self.globus.lifetime = ALREADY_OVER
         self.source().token()
         self.source().token()
         self.assertEqual([f["refresh_token"] for f in self.globus.forms], ["rt-0", "rt-1"])
 
     def test_a_dead_token_falls_back_to_the_one_given_and_then_ends(self):
-        self.globus.lifetime = 0.001
+        self.globus.lifetime = ALREADY_OVER
         source = self.source()
         source.token()
         self.globus.answers = [(400, {"error": "invalid_grant"})] * 2
