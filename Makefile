@@ -70,7 +70,7 @@ test-long: ## race detector, the long tests of spool, engine and ledger, each fu
 	NETWORK_SLOW_TIMES=4 $(GO) test -count 1 -timeout 60m -run '^TestNetworkFaults$$' .
 	KGO_TEST_RECORDS=500000 $(MAKE) test-franz
 	KGO_TEST_CHAOS=1 KGO_TEST_RECORDS=20000 $(MAKE) test-franz
-	FUZZTIME=$(FUZZTIME) ./scripts/fuzz
+	FUZZTIME=$(FUZZTIME) ./.ci/fuzz
 	$(MAKE) kafka-down && $(MAKE) kafka-up NODES=1 && $(MAKE) test-kafka test-kafka-one
 	$(MAKE) kafka-down && $(MAKE) kafka-up NODES=3
 	$(MAKE) test-failover; failed=$$?; $(MAKE) kafka-down; exit $$failed

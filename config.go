@@ -20,6 +20,7 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/accesskey"
 	"github.com/diaspora-streams/diaspora/internal/aclclient"
 	"github.com/diaspora-streams/diaspora/internal/backoff"
+	"github.com/diaspora-streams/diaspora/internal/diagnostics"
 	"github.com/diaspora-streams/diaspora/internal/kafka"
 	"github.com/diaspora-streams/diaspora/internal/trust"
 )
@@ -184,7 +185,7 @@ func (c *Config) complete() error {
 		c.ClosePatience = defaultClosePatience
 	}
 	c.login = c.advice()
-	c.Diagnostics = own(c.Diagnostics)
+	c.Diagnostics = diagnostics.New(c.Diagnostics)
 	return nil
 }
 

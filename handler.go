@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/diaspora-streams/diaspora/internal/diagnostics"
 	"github.com/diaspora-streams/diaspora/internal/slogjson"
 )
 
@@ -132,7 +133,7 @@ func (h *Handler) WithAttrs(attrs []slog.Attr) slog.Handler {
 		return h
 	}
 	with := *h
-	if marked(attrs) {
+	if diagnostics.Marked(attrs) {
 		with.own = true
 		return &with
 	}

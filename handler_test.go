@@ -24,6 +24,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/diagnostics"
 	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
@@ -637,7 +638,7 @@ func TestDiagnosticsDoNotStandStill(t *testing.T) {
 	spoke := make(chan struct{})
 	go func() { // in the role of the Kafka client
 		defer close(spoke)
-		for range 2 * maxDiagnostics {
+		for range 2 * diagnostics.MaxQueued {
 			l.fabric.diagnostics().Warn("about itself")
 		}
 	}()
@@ -656,34 +657,6 @@ func TestDiagnosticsDoNotStandStill(t *testing.T) {
 	}
 	if lines != 10 {
 		t.Errorf("%d lines arrived, want 10", lines)
-	}
-}
-
-// TestDiagnosticsSayWhatIsMissing fills the queue of a handler that hangs.
-func TestDiagnosticsSayWhatIsMissing(t *testing.T) {
-	t.Parallel()
-	var out bytes.Buffer
-	stop := make(chan struct{})
-	text := slog.NewTextHandler(&out, nil)
-	logger := own(slog.New(relay{to: func() slog.Handler {
-		<-stop
-		return text
-	}}))
-	for range maxDiagnostics + 11 { // one more than fits, because one is being delivered
-		logger.Warn("m")
-	}
-	close(stop)
-	queue := logger.Handler().(*ownHandler).queue
-	eventually(t, "the messages to be delivered", func() bool {
-		queue.mu.Lock()
-		defer queue.mu.Unlock()
-		return !queue.running
-	})
-	if lines := strings.Count(out.String(), "\n"); lines != maxDiagnostics+1 || !strings.Contains(out.String(), "lost=10\n") {
-		t.Errorf("%d messages came, want %d and one that says lost=10:\n%s", lines, maxDiagnostics+1, out.String())
-	}
-	if own(logger) != logger || own(nil) != nil {
-		t.Error("own marks what is marked, or nothing")
 	}
 }
 
@@ -888,5 +861,29 @@ func TestWriterHandsOverAtOnce(t *testing.T) {
 	io.WriteString(w, "ning\n")
 	if got := logged(t, l, cfg); !slices.Equal(got, []string{"whole", "beginning"}) {
 		t.Errorf("the topic has %q, want both lines", got)
+	}
+}
+
+// BenchmarkHandler logs through slog until everything is acknowledged. Its allocations include
+// those of the broker; `go run ./bench -only handler` shows them separately.
+func BenchmarkHandler(b *testing.B) {
+	l := openLogger(b, benchCluster(b))
+	benchmarkSlog(b, NewHandler(l, &HandlerOptions{Topic: "bench"}))
+	testkit.Must(b, l.Flush(context.Background()))
+}
+
+func BenchmarkSlogJSONDiscarded(b *testing.B) {
+	benchmarkSlog(b, slog.NewJSONHandler(io.Discard, nil))
+}
+
+func benchmarkSlog(b *testing.B, h slog.Handler) {
+	log := slog.New(h)
+	ctx := context.Background()
+	i := 0
+	b.ReportAllocs()
+	for b.Loop() {
+		i++
+		log.LogAttrs(ctx, slog.LevelInfo, "shot taken", slog.String("instrument", "L1"), slog.Int("shot", i),
+			slog.Float64("energy_keV", 12.4), slog.Duration("took", 1500*time.Microsecond), slog.Bool("beam", true))
 	}
 }

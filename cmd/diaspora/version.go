@@ -13,7 +13,7 @@ import (
 // thirdParty has the licences of all modules that are linked into the binary. A test fails if a
 // module is missing.
 //
-//go:generate go run ../../scripts/notices THIRD_PARTY_NOTICES
+//go:generate go run ../../internal/notices THIRD_PARTY_NOTICES
 //go:embed THIRD_PARTY_NOTICES
 var thirdParty string
 

@@ -1,6 +1,6 @@
-// Command notices writes the licences of all that is linked into cmd/diaspora, on any of the
-// systems that it is built for. It is run by `go generate ./cmd/diaspora`, and wants the
-// modules in the module cache, where it finds their licence files.
+// Command notices writes the licences of everything that is linked into cmd/diaspora, on each
+// operating system that it is built for. `go generate ./cmd/diaspora` runs it. The modules must be
+// in the module cache, because it reads their licence files there.
 package main
 
 import (
@@ -18,7 +18,7 @@ import (
 	"strings"
 )
 
-// systems are those whose binaries may link further modules.
+// systems are the operating systems whose binaries may link modules that the others do not.
 var systems = []string{"linux", "darwin", "windows", "freebsd"}
 
 const introduction = `Third-party notices
@@ -44,12 +44,12 @@ func main() {
 	}
 }
 
-// module is what is linked of one module.
+// module is a module of which at least one package is linked.
 type module struct {
 	Path, Version, Dir string
 	Main               bool
 
-	packages []string // their folders
+	packages []string // the folders of its linked packages
 }
 
 // notices returns the whole text.
@@ -64,7 +64,7 @@ func notices() ([]byte, error) {
 			return nil, fmt.Errorf("%s: %w", system, err)
 		}
 	}
-	// What several modules have in common is told once.
+	// A text that several modules share is written once, below all their names.
 	names := map[string][]string{} // by text
 	var texts []string
 	for _, path := range slices.Sorted(maps.Keys(modules)) {
@@ -92,7 +92,7 @@ func notices() ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// linked adds the modules that the command links on a system.
+// linked adds to modules those that the command links on a system.
 func linked(system string, modules map[string]*module) error {
 	cmd := exec.Command("go", "list", "-deps", "-json=Dir,Module", "./cmd/diaspora")
 	cmd.Dir = "../.." // go generate runs in the folder of the file that asks for it
@@ -125,8 +125,8 @@ func linked(system string, modules map[string]*module) error {
 
 var licenceFile = regexp.MustCompile(`(?i)^(licen[cs]e|copying|copyright|notice|patents)(\.(md|txt)|-[a-z0-9.-]+)?$`)
 
-// licences returns the texts of the licence files in the module's folder, and in those
-// that lead to a package that is linked.
+// licences returns the texts of the licence files in the module's folder, and in the folders
+// between it and each linked package.
 func (m *module) licences() (texts []string, err error) {
 	dirs := []string{m.Dir}
 	for _, dir := range m.packages {
@@ -157,7 +157,7 @@ func (m *module) licences() (texts []string, err error) {
 	return texts, nil
 }
 
-// tidy takes out what differs between equal texts.
+// tidy removes trailing white space, so that copies of the same licence compare as equal.
 func tidy(text string) string {
 	var lines []string
 	for line := range strings.Lines(text) {
