@@ -47,6 +47,7 @@ func (s *Shipper) roundTrip(ctx context.Context, records []spool.Record) (errs [
 	flushing.Go(func() { _ = s.client.Flush(flush) })
 	defer flushing.Wait()
 	defer stop()
+	s.readAhead()
 
 	watch := time.NewTicker(time.Second)
 	defer watch.Stop()

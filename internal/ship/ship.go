@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -74,8 +75,8 @@ const (
 	// of the link, but stays within these limits. With Kafka's default settings, minRoundBytes fit
 	// into one batch.
 	minRoundBytes  = 800_000
-	maxRoundBytes  = 24 * minRoundBytes
-	roundLatencies = 12
+	maxRoundBytes  = 32 * minRoundBytes
+	roundLatencies = 16
 	// nearLatency is a latency at which small rounds are fast enough.
 	nearLatency = 5 * time.Millisecond
 	// A round has at most one event for each eventBytes of its size. This is a limit only if the
@@ -125,10 +126,11 @@ type Shipper struct {
 	client  *kgo.Client          // nil before the first round
 	known   map[string]time.Time // when an event of a topic was last stored, see fits
 	ramp    rampUp
-	size    int    // of a round, in bytes
-	refused int    // logins that failed in a row
-	rewinds int    // how often Run went back to the oldest event
-	noted   string // what the spool's note says; noteUnknown at first
+	size    int            // of a round, in bytes
+	ahead   []spool.Record // the records that follow those in flight, see readAhead
+	refused int            // logins that failed in a row
+	rewinds int            // how often Run went back to the oldest event
+	noted   string         // what the spool's note says; noteUnknown at first
 
 	acknowledgedOrSetAside atomic.Int64
 	stored                 atomic.Int64 // events that the cluster has stored, also those of the round in flight
@@ -182,16 +184,11 @@ func (s *Shipper) Run(ctx context.Context) {
 		records, err := s.next(ctx)
 		switch {
 		case len(records) > 0:
-			// If a round makes the Shipper go back to the oldest event, the records that are
-			// left come again, behind those that failed.
-			was := s.rewinds
-			for records = s.unheld(records); len(records) > 0 && ctx.Err() == nil && s.rewinds == was; records = s.unheld(records) {
-				n, bytes := s.fits(records)
-				began := time.Now()
-				s.round(ctx, records[:n])
-				s.adapt(bytes, time.Since(began))
-				records = records[n:]
-			}
+			n, bytes := s.fits(records)
+			s.ahead = slices.Clone(records[n:])
+			began := time.Now()
+			s.round(ctx, records[:n])
+			s.adapt(bytes, time.Since(began))
 		case errors.Is(err, spool.ErrClosed):
 			return
 		case errors.Is(err, spool.ErrInUse):
@@ -226,17 +223,46 @@ func (s *Shipper) connect(ctx context.Context) bool {
 	}
 }
 
-// next reads on in the spool until it is time to try a held topic.
+// next returns the records that follow, without those of held topics. It waits for at least one in
+// the spool, or until it is time to try a held topic. It may return no records and no error.
 func (s *Shipper) next(ctx context.Context) ([]spool.Record, error) {
+	s.note(s.Reason())
+	s.readAhead()
+	records := s.unheld(s.ahead)
+	s.ahead = nil
+	if len(records) > 0 {
+		return records, nil
+	}
 	if at := s.nextTry(); !at.IsZero() {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithDeadline(ctx, at)
 		defer cancel()
 	}
-	s.note(s.Reason())
 	s.reading.Store(time.Now().UnixNano())
 	defer s.reading.Store(0)
-	return s.cfg.Spool.Next(ctx, s.size/eventBytes, s.size)
+	records, err := s.cfg.Spool.Next(ctx, s.size/eventBytes, s.size)
+	return s.unheld(records), err
+}
+
+// ended is a context with which [spool.Spool.Next] returns what is there, and does not wait.
+var ended = func() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}()
+
+// readAhead reads the next round, as far as its events are in the spool already. It is called while
+// the answers to a round are awaited, so that the link is not idle while the next one is read. If it
+// cannot read, neither can [Shipper.next], which reports the error once nothing is left to send.
+func (s *Shipper) readAhead() {
+	events, bytes := s.size/eventBytes-len(s.ahead), s.size
+	for i := range s.ahead {
+		bytes -= len(s.ahead[i].Key) + len(s.ahead[i].Value)
+	}
+	if events > 0 && bytes > 0 {
+		more, _ := s.cfg.Spool.Next(ended, events, bytes)
+		s.ahead = append(s.ahead, more...)
+	}
 }
 
 // adapt sets the size of the next rounds, given the size of the last one and how long it took. A
@@ -401,6 +427,7 @@ func (s *Shipper) accepted() {
 // rewind goes back to the oldest event. No event is in flight when it is called.
 func (s *Shipper) rewind() {
 	s.rewinds++
+	s.ahead = nil
 	s.cfg.Spool.Rewind()
 }
 

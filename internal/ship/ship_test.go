@@ -138,9 +138,9 @@ func TestRoundSize(t *testing.T) {
 	}{
 		{time.Millisecond, 500e6, minRoundBytes, minRoundBytes},
 		{100 * time.Millisecond, 100e6, maxRoundBytes, maxRoundBytes},
-		{100 * time.Millisecond, 5e6, 4e6, 6e6},
+		{100 * time.Millisecond, 5e6, 6e6, 8e6},
 		{100 * time.Millisecond, 100e3, minRoundBytes, minRoundBytes},
-		{25 * time.Millisecond, 50e6, 8e6, 15e6},
+		{25 * time.Millisecond, 50e6, 12e6, 18e6},
 		{time.Second, 10e3, minRoundBytes, minRoundBytes},
 	} {
 		link(c.latency, c.bytesPerSecond)
@@ -157,6 +157,30 @@ func TestRoundSize(t *testing.T) {
 	s.adapt(1000, time.Second)
 	if s.size != maxRoundBytes {
 		t.Error("a small round changed the size")
+	}
+}
+
+// TestRoundsAreFull: what is left over of the records that were read is not sent as a small round.
+func TestRoundsAreFull(t *testing.T) {
+	t.Parallel()
+	const events, bytes, overhead = 8000, 800, 200
+	c := testCluster(t)
+	s, acknowledged := testShipper(t, c, filepath.Join(t.TempDir(), "spool"))
+	s.cfg.RecordOverhead = overhead
+	var rounds atomic.Int64
+	c.ControlKey(int16(kmsg.Produce), func(kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		rounds.Add(1)
+		return nil, nil, false
+	})
+	value := make([]byte, bytes)
+	for range events {
+		testkit.Must(t, s.cfg.Spool.AppendAsync(t.Context(), spool.Entry{Topic: "beamline", Time: time.Now(), Value: value}, func(error) {}))
+	}
+	testkit.Must(t, s.cfg.Spool.Sync(t.Context()))
+	runUntilSent(t, s, acknowledged, events)
+	if most := int64(events*(bytes+overhead)/minRoundBytes + 2); rounds.Load() > most {
+		t.Errorf("%d events were sent in %d rounds, want at most %d", events, rounds.Load(), most)
 	}
 }
 
