@@ -2,6 +2,7 @@
 // floor or a similar program in the same run. It writes a table to bench/results/.
 //
 //	go run ./bench               # all of it, some minutes
+//	go run ./bench -check        # repeats the short parts, and prints which ratios are worse than in the newest report
 //	go run ./bench -only send    # one part: send, link, compression, log, spool, backlog, handler, gateway, idle, storm
 //
 // The machine also runs the broker, the client and whatever else it is used for. So the contenders
@@ -28,11 +29,11 @@ func main() {
 	b := bench{&measure.Program{Name: "bench", Rounds: 7}}
 	b.Main(func(ctx context.Context) error {
 		return b.Report(ctx, "", []measure.Part{
-			{Name: "send", Run: b.send},
-			{Name: "link", Run: b.link},
+			{Name: "send", Run: b.send, Short: true},
+			{Name: "link", Run: b.link, Short: true},
 			{Name: "compression", Run: b.compression},
 			{Name: "log", Run: b.log},
-			{Name: "spool", Run: b.spool},
+			{Name: "spool", Run: b.spool, Short: true},
 			{Name: "backlog", Run: b.backlog},
 			{Name: "handler", Run: b.handler},
 			{Name: "gateway", Run: b.gateway},

@@ -23,20 +23,23 @@ type Program struct {
 	Scale  float64 // factor on the amounts; trial runs use a small one
 	Dir    string  // for the data of the part that is running
 
+	check           bool
 	only, data, out string
 }
 
 // A Part measures one thing, and returns its section of the report.
 type Part struct {
-	Name string
-	Run  func(context.Context) (string, error)
+	Name  string
+	Run   func(context.Context) (string, error)
+	Short bool // it takes a minute or so, and -check repeats it
 }
 
 // Main parses the flags, calls run, and exits.
 func (p *Program) Main(run func(context.Context) error) {
 	flag.StringVar(&p.only, "only", "", "measure only these `PARTS`, with commas between")
-	flag.StringVar(&p.out, "out", "bench/results", "folder for the report; empty: print only")
+	flag.StringVar(&p.out, "out", "bench/results", "folder of the reports; empty: print only")
 	flag.StringVar(&p.data, "data", "", "folder for the data (default: the system's for temporary files)")
+	flag.BoolVar(&p.check, "check", false, "repeat the short parts, and print which ratios are below those of the newest report that has them")
 	flag.IntVar(&p.Rounds, "rounds", p.Rounds, "turns of each contender")
 	flag.Float64Var(&p.Scale, "scale", 1, "factor on the amounts")
 	flag.Parse()
@@ -59,6 +62,9 @@ func (p *Program) Scaled(n int) int { return max(1, int(float64(n)*p.Scale)) }
 func (p *Program) Report(ctx context.Context, intro string, parts []Part) (err error) {
 	report := p.head() + intro
 	for _, part := range parts {
+		if p.check && !part.Short && p.only == "" {
+			continue
+		}
 		if p.only != "" && !slices.Contains(strings.Split(p.only, ","), part.Name) {
 			continue
 		}
@@ -73,7 +79,15 @@ func (p *Program) Report(ctx context.Context, intro string, parts []Part) (err e
 		report += "\n" + section
 	}
 	fmt.Print(report)
-	return p.Write(".md", report)
+	if !p.check {
+		return p.Write(".md", report)
+	}
+	text, worse, err := compare(report, p.out)
+	fmt.Print("\n", text)
+	if err == nil && worse > 0 {
+		err = errors.New("some ratios are worse than they were")
+	}
+	return err
 }
 
 // FileName returns the name of a file of the report, which begins with the date.
