@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -60,15 +59,9 @@ func senders(ctx context.Context, cfg diaspora.Config, values [][]byte) (_ []mea
 	if err != nil {
 		return nil, nil, err
 	}
-	const timeLayout = "2006-01-02T15:04:05.000000Z"
 	return []measure.Contender{
 			{Name: "franz-go", Run: measure.Produce(ctx, bare, func(i int) *kgo.Record { return &kgo.Record{Value: values[i%len(values)]} })},
-			{Name: "franz-go, id and time added", Run: measure.Produce(ctx, headed, func(i int) *kgo.Record {
-				return &kgo.Record{Value: values[i%len(values)], Headers: []kgo.RecordHeader{
-					{Key: diaspora.HeaderTime, Value: time.Now().UTC().AppendFormat(nil, timeLayout)},
-					{Key: diaspora.HeaderID, Value: fmt.Appendf(nil, "k3v9x0q2m7ta5h1c-%d", i)},
-				}}
-			})},
+			{Name: "franz-go, id and time added", Run: measure.Produce(ctx, headed, func(i int) *kgo.Record { return measure.WithHeaders(values[i%len(values)], i) })},
 			{Name: "diaspora Logger.Send", Run: measure.Send(ctx, logger, topic, values)},
 		}, func() {
 			bare.Close()

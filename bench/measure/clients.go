@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -92,6 +93,15 @@ func Produce(ctx context.Context, client *kgo.Client, record func(i int) *kgo.Re
 		failed.Keep(client.Flush(ctx))
 		return time.Since(start), failed.Err()
 	}
+}
+
+// WithHeaders returns a record with the headers that the Logger gives each event, made the way the
+// caller of a plain client would make them.
+func WithHeaders(value []byte, i int) *kgo.Record {
+	return &kgo.Record{Value: value, Headers: []kgo.RecordHeader{
+		{Key: diaspora.HeaderTime, Value: time.Now().UTC().AppendFormat(nil, "2006-01-02T15:04:05.000000Z")},
+		{Key: diaspora.HeaderID, Value: fmt.Appendf(nil, "k3v9x0q2m7ta5h1c-%d", i)},
+	}}
 }
 
 // Send returns a Run function in which a Logger sends events until all are acknowledged.

@@ -23,6 +23,7 @@ import (
 const (
 	plainName       = "franz-go"
 	ourName         = "diaspora"
+	headedName      = "franz-go + headers"
 	confluentName   = "confluent-kafka"
 	kafkaPythonName = "kafka-python"
 	javaName        = "Java perf-test"
@@ -99,14 +100,21 @@ func (s *site) goClients(ctx context.Context, d discipline) (all []measure.Conte
 	record := func(i int) *kgo.Record { return &kgo.Record{Value: events[i%len(events)]} }
 	all = append(all, measure.Contender{Name: plainName, Run: measure.Produce(ctx, client, record)})
 	if d.way == gateway {
+		headed, err := kgo.NewClient(append(opts, kgo.DefaultProduceTopic(topic), kgo.ProducerLinger(10*time.Millisecond))...)
+		if err != nil {
+			return nil, stop, err
+		}
+		stop = func() error { client.Close(); headed.Close(); return nil }
 		cfg := s.cfg
 		cfg.Linger, cfg.Compression = 10*time.Millisecond, "snappy"
 		logger, err := diaspora.OpenLogger(ctx, cfg)
 		if err != nil {
 			return nil, stop, err
 		}
-		stop = func() error { client.Close(); return logger.Close(ctx) }
-		all = append(all, measure.Contender{Name: ourName, Run: measure.Send(ctx, logger, topic, events)})
+		stop = func() error { client.Close(); headed.Close(); return logger.Close(ctx) }
+		all = append(all,
+			measure.Contender{Name: ourName, Run: measure.Send(ctx, logger, topic, events)},
+			measure.Contender{Name: headedName, Run: measure.Produce(ctx, headed, func(i int) *kgo.Record { return measure.WithHeaders(events[i%len(events)], i) })})
 	}
 	return all, stop, nil
 }

@@ -106,7 +106,7 @@ func (s *site) measureAll(ctx context.Context, p *measure.Program, goOnly bool) 
 }
 
 // goals are the target ratios of our rate to that of each other client, through the gateway.
-var goals = map[string]float64{plainName: 0.95, confluentName: 1, javaName: 1, kafkaPythonName: 30}
+var goals = map[string]float64{plainName: 0.95, headedName: 1, confluentName: 1, javaName: 1, kafkaPythonName: 30}
 
 func report(results []result, plotFile string) string {
 	rows := [][]string{{"", "way", "event", "client", "events/s, median", "MB/s", "ratio to franz-go, median (min–max)", "ours to it", "goal"}}
