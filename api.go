@@ -232,23 +232,23 @@ func (d *Discovery) validate() error {
 		}
 	}
 	if issuer := d.Globus.Issuer; issuer != "" {
-		u, err := aclclient.ParseAddress(issuer)
+		u, err := aclclient.ParseDiscovered(issuer)
 		if err != nil || u.Scheme != "https" && !(u.Scheme == "http" && trust.IsLoopback(u.Hostname())) {
 			return bad("has the issuer %q, which is not https", clip(issuer))
 		}
 	}
 	if d.TokenURL != "" {
-		if u, err := aclclient.ParseAddress(d.TokenURL); err != nil || u.Scheme != "https" && u.Scheme != "http" {
+		if u, err := aclclient.ParseDiscovered(d.TokenURL); err != nil || u.Scheme != "https" && u.Scheme != "http" {
 			return bad("has %q as token URL, which is not a URL", clip(d.TokenURL))
 		}
 	}
 	for name, value := range map[string]string{"client_id": d.Globus.ClientID, "resource_server": d.Globus.ResourceServer} {
-		if len(value) > aclclient.MaxAddressBytes || !aclclient.IsQuotable(value) {
+		if len(value) > aclclient.MaxFieldBytes || !aclclient.IsQuotable(value) {
 			return bad("has the %s %q, which is malformed", name, clip(value))
 		}
 	}
 	// A scope may list, separated by spaces, the scopes that it depends on.
-	if scope := d.Globus.Scope; len(scope) > aclclient.MaxAddressBytes || !aclclient.IsQuotable(strings.ReplaceAll(scope, " ", "")) {
+	if scope := d.Globus.Scope; len(scope) > aclclient.MaxFieldBytes || !aclclient.IsQuotable(strings.ReplaceAll(scope, " ", "")) {
 		return bad("has the scope %q, which is malformed", clip(scope))
 	}
 	return nil

@@ -263,7 +263,7 @@ func TestEnvThatIsWrong(t *testing.T) {
 		"secret of a key": {[]string{"DIASPORA_CLIENT_ID", "x", "DIASPORA_CLIENT_SECRET", keySecretOfTests}, ErrInvalid, "DIASPORA_CLIENT_SECRET is for a client of Globus"},
 		"key, no URL":     {[]string{"DIASPORA_KEY_ID", keyIDOfTests, "DIASPORA_KEY_SECRET", keySecretOfTests}, ErrNoProfile, "DIASPORA_KEY_ID says who signs in, but not to which fabric, and a key is sent only to the fabric that issued it; set DIASPORA_URL as well"},
 		"half a key":      {[]string{"DIASPORA_URL", "https://h", "DIASPORA_KEY_ID", keyIDOfTests}, ErrInvalid, "DIASPORA_KEY_ID and DIASPORA_KEY_SECRET belong together"},
-		"a key's name":    {[]string{"DIASPORA_URL", "https://h", "DIASPORA_KEY_ID", "beamline-7", "DIASPORA_KEY_SECRET", keySecretOfTests}, ErrInvalid, "unlike its name"},
+		"a key's name":    {[]string{"DIASPORA_URL", "https://h", "DIASPORA_KEY_ID", "beamline-7", "DIASPORA_KEY_SECRET", keySecretOfTests}, ErrInvalid, "it is not the name"},
 		"key and refresh": {[]string{"DIASPORA_URL", "https://h", "DIASPORA_KEY_ID", keyIDOfTests, "DIASPORA_KEY_SECRET", keySecretOfTests, "DIASPORA_REFRESH", canary}, ErrInvalid, "DIASPORA_KEY_ID and DIASPORA_REFRESH both say who signs in; unset one of them"},
 		"key and client":  {[]string{"DIASPORA_KEY_FILE", keyFile, "DIASPORA_CLIENT_ID", "x", "DIASPORA_CLIENT_SECRET", canary}, ErrInvalid, "DIASPORA_KEY_FILE and DIASPORA_CLIENT_ID both say"},
 		"no key file":     {[]string{"DIASPORA_KEY_FILE", dir + "/nothing"}, ErrInvalid, "invalid: DIASPORA_KEY_FILE: key file " + dir + "/nothing: it does not exist; make one with"},

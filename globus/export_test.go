@@ -41,11 +41,11 @@ func BlockPort(opts *LoginOptions) {
 // and then sets it again.
 func SucceedAndFail(s *Source) {
 	s.mu.Lock()
-	asked, retryAt := s.asked, s.retryAt
-	s.asked, s.retryAt = nil, time.Time{}
+	asked, retryAt := s.pauseErr, s.retryAt
+	s.pauseErr, s.retryAt = nil, time.Time{}
 	s.mu.Unlock()
 	s.mu.Lock()
-	s.asked, s.retryAt = asked, retryAt
+	s.pauseErr, s.retryAt = asked, retryAt
 	s.mu.Unlock()
 }
 

@@ -13,17 +13,20 @@ var (
 	// person never logged in, logged out, revoked the tokens, or did not use them for too long.
 	ErrLoginRequired = errors.New("login required")
 
-	// ErrRefused says that Globus Auth has rejected an access token for this service: it is
-	// expired, revoked, or meant for another service.
+	// ErrRefused says that an access token is not accepted: it is expired, revoked, malformed or
+	// meant for another service.
 	ErrRefused = errors.New("token refused")
 
-	// ErrUnavailable says that Globus Auth is unreachable. It says nothing about the token: keep
-	// the token and retry later.
+	// ErrUnavailable says that Globus Auth could not be asked now: it is unreachable or overloaded,
+	// limits the rate, or another process holds the lock of the token file for too long. It says
+	// nothing about the token: keep the token and retry later.
 	ErrUnavailable = errors.New("cannot reach Globus Auth")
 
-	// ErrMisconfigured says that the response is not one of Globus Auth: a web page, status 404 or
-	// 501, or malformed JSON. The issuer is wrong, or a proxy or a login page of the network
-	// intercepts the request. It says nothing about the token, and retrying soon does not help.
+	// ErrMisconfigured says that something other than Globus Auth seems to answer, for instance with
+	// a web page, with status 404, or with an untrusted certificate. The issuer is wrong, or a proxy
+	// or a login page of the network intercepts the request. From an [Authenticator] it may also mean
+	// that Globus Auth rejects the service itself. It says nothing about the token, and retrying soon
+	// does not help.
 	ErrMisconfigured = errors.New("unexpected answer")
 
 	// ErrClientRefused says that Globus Auth rejects this client: its ID or secret is wrong, or it
@@ -35,8 +38,9 @@ var (
 )
 
 // Secret is a string that must not be printed: a token, an authorization code or a client secret.
-// All verbs of package fmt, encoding/json and log/slog print it as [redacted]. Only [Secret.Reveal]
-// returns it.
+// Packages fmt, encoding/json and log/slog print it as [redacted]. The verb %p of package fmt is an
+// exception, which go vet reports. Use [Secret.Reveal] to get the secret, because reviewers search for
+// that.
 //
 // Package fmt cannot call methods of unexported struct fields and prints their contents. A struct
 // that may be printed therefore holds a Secret in an exported field, or in a function that returns
@@ -56,7 +60,7 @@ func (s Secret) String() string {
 	return redacted
 }
 
-// Format prints "[redacted]" for every verb, including %x and %#v.
+// Format prints what String returns, for every verb but %p and %T, for which fmt does not call it.
 func (s Secret) Format(f fmt.State, _ rune) { fmt.Fprint(f, s.String()) }
 
 // MarshalText keeps the secret out of JSON and all other text encodings.
@@ -85,18 +89,20 @@ type Token struct {
 	Obtained time.Time
 }
 
-// TokenSource returns access tokens that are valid now. Implementations refresh a token before it
-// expires, run only one refresh at a time, and may be used concurrently. Errors are
-// [ErrLoginRequired], [ErrClientRefused], [ErrMisconfigured], [ErrUnavailable], or ctx's error.
+// TokenSource returns access tokens that are valid now. Implementations must be safe for concurrent
+// use. Those that can renew a token do so before it expires, one renewal at a time. Errors usually
+// wrap [ErrLoginRequired], [ErrClientRefused], [ErrMisconfigured] or [ErrUnavailable], or are ctx's
+// error.
 //
-// A source may have a method Refused(Secret). Callers use it to report that a service has rejected
-// an access token that has not expired. The next call of Token must then return another one.
+// A source may have two more methods. Callers use Refused(Secret) to report that a service has
+// rejected an access token that has not expired; the next call of Token must then return another
+// one. Settle() waits for a renewal that is in progress, see [Source.Settle].
 type TokenSource interface {
 	Token(ctx context.Context) (Token, error)
 }
 
-// Identity describes an identity at Globus. Use only Subject as a key; the other fields are for
-// display.
+// Identity describes an identity at Globus. Use only Subject as a key; the other fields can
+// change.
 type Identity struct {
 	Subject      string   `json:"subject"`  // the identity ID, a UUID
 	Username     string   `json:"username"` // for instance ada@example.edu

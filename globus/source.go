@@ -20,17 +20,18 @@ const (
 	// refreshAhead is how long before its expiry a token is replaced. Each source adds a random
 	// time of up to half as much, so that programs that start together do not refresh together.
 	refreshAhead = 60 * time.Second
-	// goodWait is how long a caller waits for a new token while the old one is still valid. It
+	// waitIfValid is how long a caller waits for a new token while the old one is still valid. It
 	// keeps an outage from delaying callers that do not need a new token.
-	goodWait = 2 * time.Second
+	waitIfValid = 2 * time.Second
 	// renewTimeout limits one renewal, including the wait for other processes.
 	renewTimeout = 45 * time.Second
-	// maxAskedWait limits how long a source without a valid token fails without asking Globus Auth,
-	// after Globus Auth has asked it to wait.
-	maxAskedWait = time.Minute
+	// When Globus Auth asks for a pause (Retry-After), a source without a valid token returns that
+	// error until the pause is over, and does not ask again. maxAuthPause limits the pause, because
+	// somebody may log in again in the meantime.
+	maxAuthPause = time.Minute
 )
 
-var errRenewTimeout = fmt.Errorf("%w: no answer within %v", ErrUnavailable, renewTimeout)
+var errRenewTimeout = fmt.Errorf("%w: the token was not renewed within %v", ErrUnavailable, renewTimeout)
 
 // StaticToken returns a source that always returns this token. When the token has expired, the
 // source returns [ErrLoginRequired].
@@ -46,8 +47,9 @@ func (s static) Token(context.Context) (Token, error) {
 	return t, nil
 }
 
-// Source is a [TokenSource] that renews its token before it expires. If the renewal fails or is
-// slow, it keeps returning the old token while that is valid.
+// Source is a [TokenSource]. A call of Token renews a token that is about to expire. If the renewal
+// fails or is slow, the source keeps returning the old token while that is valid, unless Globus Auth
+// says that a new login is required.
 type Source struct {
 	now    func() time.Time
 	diag   *slog.Logger
@@ -58,20 +60,20 @@ type Source struct {
 	renewing sync.Mutex // held during a renewal
 
 	mu       sync.Mutex     // guards the fields below
-	token    sealed[Token]  // the current token; nil before the first
-	refused  sealed[Secret] // an access token that a service has rejected, so that its expiry does not count
-	failures int            // failed renewals since the last success
+	token    sealed[Token]  // the current token; nil if there is none
+	refused  sealed[Secret] // an access token that a service has rejected: not valid, whatever its expiry
+	failures int            // renewals since the last success that failed while the token was valid
 	retryAt  time.Time      // do not ask Globus Auth before
-	asked    error          // the error with which Globus Auth asked to wait; nil if it did not
+	pauseErr error          // if there is no valid token: the error to return until retryAt, or nil
 }
 
 // renewer gets the next token for a Source. It may return a token together with an error: the best
 // one available, which may still be valid.
 type renewer interface {
-	// renew returns a token for which enough reports true. It takes the token from disk if another
-	// program has renewed it, and otherwise from Globus Auth. Before it asks Globus Auth, it calls
-	// enough with the token that it has found. Calls do not overlap.
-	renew(ctx context.Context, enough func(Token) bool) (Token, error)
+	// renew returns a new token. An implementation that shares tokens with other programs first
+	// calls accept with the token that it finds, which also makes that token available to callers
+	// that wait. If accept reports true, renew returns that token. Calls do not overlap.
+	renew(ctx context.Context, accept func(Token) bool) (Token, error)
 }
 
 func (c *Client) newSource(r renewer) *Source {
@@ -93,7 +95,7 @@ func (s *Source) Token(ctx context.Context) (Token, error) {
 	case now.wait && now.good:
 		return now.token, nil
 	case now.wait:
-		return Token{}, now.asked
+		return Token{}, now.pauseErr
 	}
 	// The renewal must not end with the caller that started it. Otherwise, a response with a
 	// rotated refresh token could be lost.
@@ -102,9 +104,9 @@ func (s *Source) Token(ctx context.Context) (Token, error) {
 		defer cancel()
 		s.renewing.Lock()
 		defer s.renewing.Unlock()
-		return s.renewed(run)
+		return s.runRenewal(run)
 	})
-	late := time.NewTimer(goodWait)
+	late := time.NewTimer(waitIfValid)
 	defer late.Stop()
 	for {
 		select {
@@ -145,17 +147,17 @@ func (s *Source) Refused(access Secret) {
 
 // state is a snapshot of a Source.
 type state struct {
-	token Token
-	good  bool  // the token is valid
-	wait  bool  // do not renew now: the token need not be renewed yet, or Globus Auth must not be asked yet
-	asked error // the reason to wait, if the token is not valid
+	token    Token
+	good     bool  // the token is valid
+	wait     bool  // do not renew now: the token need not be renewed yet, or Globus Auth must not be asked yet
+	pauseErr error // the reason to wait, if the token is not valid
 }
 
 func (s *Source) state() state {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	at := s.now()
-	now := state{asked: s.asked}
+	now := state{pauseErr: s.pauseErr}
 	if s.token != nil {
 		now.token = s.token()
 	}
@@ -163,7 +165,7 @@ func (s *Source) state() state {
 	switch {
 	case now.good && !s.due(now.token, at):
 		now.wait = true
-	case now.good || s.asked != nil:
+	case now.good || s.pauseErr != nil:
 		now.wait = at.Before(s.retryAt)
 	}
 	return now
@@ -177,22 +179,22 @@ func (s *Source) good(t Token, now time.Time) bool {
 func (s *Source) due(t Token, now time.Time) bool {
 	ahead := s.ahead
 	if life := t.Expiry.Sub(t.Obtained); !t.Obtained.IsZero() && life > 0 {
-		ahead = min(ahead, life/4) // do not renew tokens that live only a minute all the time
+		ahead = min(ahead, life/4) // otherwise a token that lives only a minute would be renewed at every call
 	}
 	return !s.good(t, now) || t.Expiry.Sub(now) <= ahead
 }
 
-// renewed gets a new token. Calls do not overlap.
-func (s *Source) renewed(ctx context.Context) (Token, error) {
+// runRenewal gets a new token. Calls do not overlap.
+func (s *Source) runRenewal(ctx context.Context) (Token, error) {
 	t, err := s.renew.renew(ctx, func(t Token) bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if s.good(t, s.now()) {
-			s.token = seal(t) // for callers whose wait exceeds goodWait
+			s.token = seal(t) // for callers whose wait exceeds waitIfValid
 		}
 		return !s.due(t, s.now())
 	})
-	t, failure := s.take(t, err)
+	t, failure := s.storeResult(t, err)
 	if err != nil && failure == nil { // not under the lock, because the handler of the diagnostics may hang
 		s.diag.Warn("refresh failed; the token at hand is still good",
 			"resource_server", t.ResourceServer, "expiry", t.Expiry, "err", err)
@@ -200,14 +202,14 @@ func (s *Source) renewed(ctx context.Context) (Token, error) {
 	return t, failure
 }
 
-// take stores the result of a renewal. It returns the token to use from now on, or why there is
+// storeResult stores the result of a renewal. It returns the token to use from now on, or why there is
 // none.
-func (s *Source) take(t Token, err error) (Token, error) {
+func (s *Source) storeResult(t Token, err error) (Token, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.now()
 	if err == nil {
-		s.token, s.failures, s.retryAt, s.asked = seal(t), 0, time.Time{}, nil
+		s.token, s.failures, s.retryAt, s.pauseErr = seal(t), 0, time.Time{}, nil
 		return t, nil
 	}
 	if errors.Is(err, ErrLoginRequired) {
@@ -217,31 +219,30 @@ func (s *Source) take(t Token, err error) (Token, error) {
 	if t.AccessToken == "" && s.token != nil {
 		t = s.token()
 	}
-	asked := askedToWait(err)
+	pause := requestedPause(err)
 	if !s.good(t, now) {
-		s.asked, s.retryAt = nil, time.Time{}
-		if asked > 0 {
-			// Limit the pause, because somebody may log in again in the meantime.
-			s.asked, s.retryAt = err, now.Add(min(asked, maxAskedWait))
+		s.pauseErr, s.retryAt = nil, time.Time{}
+		if pause > 0 {
+			s.pauseErr, s.retryAt = err, now.Add(min(pause, maxAuthPause))
 		}
 		return Token{}, err
 	}
 	s.token = seal(t)
 	s.failures++
-	s.retryAt = now.Add(max(asked, time.Second<<min(s.failures, 5)+rand.N(time.Second)))
+	s.retryAt = now.Add(max(pause, time.Second<<min(s.failures, 5)+rand.N(time.Second)))
 	return t, nil
 }
 
-// askedToWait returns how long Globus Auth asked to wait, or 0.
-func askedToWait(err error) time.Duration {
+// requestedPause returns how long Globus Auth asked to wait, or 0.
+func requestedPause(err error) time.Duration {
 	if e := (*Error)(nil); errors.As(err, &e) {
 		return e.RetryAfter
 	}
 	return 0
 }
 
-// ClientCredentialsSource returns a source of access tokens for the client itself, that is, a
-// service. It keeps them only in memory.
+// ClientCredentialsSource returns a source of access tokens that the client gets for itself, as a
+// service and not for a person (RFC 6749, section 4.4). It keeps them only in memory.
 func (c *Client) ClientCredentialsSource(resourceServer string, scopes ...string) *Source {
 	return c.newSource(&credentialsRenewer{c, resourceServer, scopes})
 }
@@ -269,7 +270,7 @@ func (r *credentialsRenewer) renew(ctx context.Context, _ func(Token) bool) (Tok
 // StoredSource returns a source of access tokens for one resource server, from a stored login. All
 // sources that use the same token file, in all processes, refresh in turn and use each other's
 // results. A new refresh token is on disk before its access token is used. If the file cannot be
-// written, the source keeps the tokens in memory and reports this to Diagnostics.
+// written, the source keeps the tokens in memory and reports this to the Diagnostics of the [Config].
 func (c *Client) StoredSource(store *Store, resourceServer string) *Source {
 	return c.newSource(&storeRenewer{client: c, store: store, resourceServer: resourceServer})
 }

@@ -394,7 +394,7 @@ func (e *env) settled() {
 		e.say("waiting for Globus, for 45 s at most: its answer may have the next refresh token")
 	})
 	defer note.Stop()
-	for _, settle := range e.settle {
+	for _, settle := range e.awaitRenewals {
 		settle()
 	}
 }

@@ -27,8 +27,8 @@ func (e *env) lookup(name string) string {
 
 // config returns the configuration of the selected fabric and identity.
 func (e *env) config() (diaspora.Config, error) {
-	if from := e.credential(); e.profile != "" && from != "" && !e.toldOfCredential {
-		e.toldOfCredential = true
+	if from := e.credential(); e.profile != "" && from != "" && !e.notedProfile {
+		e.notedProfile = true
 		e.say("%s is set and is used to sign in; --profile %s only chooses the fabric", from, e.profile)
 	}
 	return e.configFrom(e.lookup)
@@ -37,7 +37,7 @@ func (e *env) config() (diaspora.Config, error) {
 func (e *env) configFrom(getenv func(string) string) (diaspora.Config, error) {
 	cfg, err := diaspora.ConfigFromEnv(getenv)
 	if source, ok := cfg.TokenSource.(interface{ Settle() }); ok {
-		e.settle = append(e.settle, source.Settle)
+		e.awaitRenewals = append(e.awaitRenewals, source.Settle)
 	}
 	return cfg, err
 }

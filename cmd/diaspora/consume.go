@@ -49,8 +49,9 @@ key or value that is not UTF-8 is in key_base64 or value_base64 instead. If a re
 is null. Two records with the same id are the same event, delivered twice.
 
 Without --from, reading begins at the end, so that only new records are printed. With --exit, --to
-or --group, it begins at the start, and a group continues where it stopped. A record counts as read
-by its group once it has been written to the output.
+or --group and no --from, it begins at the start. A group always continues where it stopped: --from
+applies only to partitions that it has never read. A record counts as read by its group once it has
+been written to the output.
 
 ` + positionHelp + "\n\n" + formatHelp,
 	formats: append(streamFormats, "raw"),
@@ -150,8 +151,8 @@ func (e *env) consume(ctx context.Context, o consumeOptions, topics []string) er
 	return e.aboutTopic(ctx, cfg, c.run(ctx))
 }
 
-// recordFormat returns the function that formats a record for output. With several topics, each line begins
-// with the topic.
+// recordFormat returns the function that formats a record for output. Unless the user has chosen a format, the
+// topic precedes the value if there are several topics.
 func (e *env) recordFormat(format string, several bool) (recordFormat, error) {
 	switch {
 	case format != "" && e.output != "text":
@@ -188,9 +189,9 @@ type consumeRun struct {
 
 const (
 	commitEvery  = time.Second
-	quietAfter   = 300 * time.Millisecond
-	lookEvery    = 5 * time.Second // how often to check the cluster while no records arrive
-	lookTimeout  = 5 * time.Second
+	tickEvery    = 300 * time.Millisecond
+	checkEvery   = 5 * time.Second // how often to check the cluster while no records arrive, once all have been read
+	checkTimeout = 5 * time.Second
 	idleAfter    = 5 * time.Second // time without partitions after which the user is told
 	goodbyeLimit = 5 * time.Second
 	goodbyeAfter = time.Second // time after which the user is told why exiting takes long
@@ -216,7 +217,7 @@ func (c *consumeRun) run(ctx context.Context) (err error) {
 	goodbye, cancel := context.WithTimeout(context.WithoutCancel(ctx), goodbyeLimit)
 	defer cancel()
 	defer time.AfterFunc(goodbyeAfter, func() {
-		c.env.say("leaving; the cluster does not answer (Ctrl-C again ends at once)")
+		c.env.say("still writing the output and saving the position; this ends within %v", goodbyeLimit)
 	}).Stop()
 	if flushErr := c.out.flushed(func() error { return c.consumer.Commit(goodbye) }); err == nil || errors.Is(err, context.Canceled) {
 		err = errors.Join(flushErr, err)
@@ -256,19 +257,19 @@ func (c *consumeRun) loop(ctx context.Context) error {
 	return nil
 }
 
-// introduce tells the user where reading begins.
+// introduce tells the user what is read, and sets total if it is known.
 func (c *consumeRun) introduce(ctx context.Context) {
 	if c.env.quiet {
 		return
 	}
 	topics := strings.Join(c.options.Topics, ", ")
 	if c.options.Group != "" {
-		c.env.say("reading %s in group %s, from where it left off or else from %s", topics, c.options.Group, c.where())
+		c.env.say("reading %s in group %s; partitions that it has never read, from %s", topics, c.options.Group, c.where())
 		return
 	}
 	progress, err := c.consumer.Progress(ctx)
 	if err != nil {
-		return // loop gets the same error and returns it
+		return // loop or watch reports the same error
 	}
 	switch all := span(progress); {
 	case c.number > 0 && c.options.Until == (diaspora.Position{}):
@@ -293,12 +294,12 @@ func (c *consumeRun) where() string {
 // watch commits the offsets of records that were written, and reports outages and the end of the backlog. It
 // stops reading if nobody reads the output any more.
 func (c *consumeRun) watch(ctx context.Context, stop func()) {
-	ticker := time.NewTicker(quietAfter)
+	ticker := time.NewTicker(tickEvery)
 	defer ticker.Stop()
 	outage := outageWatch{env: c.env}
 	var last int64
-	var committed, looked, idle time.Time
-	caughtUp, waits := false, false
+	var committed, checked, idle time.Time
+	caughtUp, toldIdle := false, false
 	for {
 		select {
 		case <-ctx.Done():
@@ -316,22 +317,22 @@ func (c *consumeRun) watch(ctx context.Context, stop func()) {
 		now := time.Now()
 		if now.Sub(committed) >= commitEvery && c.options.Group != "" {
 			committed = now
-			err := withLookTimeout(ctx, func(ctx context.Context) error {
+			err := withCheckTimeout(ctx, func(ctx context.Context) error {
 				return c.out.flushed(func() error { return c.consumer.Commit(ctx) })
 			})
 			if err != nil && ctx.Err() == nil {
-				outage.see(err, func() string { return "the group's progress waits" })
+				outage.see(err, func() string { return "how far the group has read will be saved when it does" })
 			}
 		}
 		read := c.read.Load()
 		quiet := read == last
 		last = read
-		if !quiet || caughtUp && now.Sub(looked) < lookEvery {
+		if !quiet || caughtUp && now.Sub(checked) < checkEvery {
 			continue
 		}
-		looked = now
+		checked = now
 		var progress []diaspora.Progress
-		err := withLookTimeout(ctx, func(ctx context.Context) (err error) {
+		err := withCheckTimeout(ctx, func(ctx context.Context) (err error) {
 			progress, err = c.consumer.Progress(ctx)
 			return err
 		})
@@ -340,11 +341,11 @@ func (c *consumeRun) watch(ctx context.Context, stop func()) {
 		}
 		outage.see(err, func() string { return "waiting for it" })
 		if err != nil || len(progress) > 0 {
-			idle, waits = time.Time{}, false
+			idle, toldIdle = time.Time{}, false
 		} else if idle.IsZero() {
 			idle = now
-		} else if now.Sub(idle) >= idleAfter && !waits {
-			waits = true
+		} else if now.Sub(idle) >= idleAfter && !toldIdle {
+			toldIdle = true
 			c.env.say("group %s has assigned this process no partition yet: other members have them all, or one was killed and the group waits for it for up to 45 s", c.options.Group)
 		}
 		if err != nil || caughtUp || len(progress) == 0 {
@@ -357,9 +358,9 @@ func (c *consumeRun) watch(ctx context.Context, stop func()) {
 	}
 }
 
-// withLookTimeout sends a request to the cluster, and returns errSilent if there is no response within lookTimeout.
-func withLookTimeout(ctx context.Context, ask func(context.Context) error) error {
-	looking, cancel := context.WithTimeout(ctx, lookTimeout)
+// withCheckTimeout sends a request to the cluster, and returns errSilent if there is no response within checkTimeout.
+func withCheckTimeout(ctx context.Context, ask func(context.Context) error) error {
+	looking, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
 	err := ask(looking)
 	if err != nil && ctx.Err() == nil && looking.Err() != nil {

@@ -28,10 +28,10 @@ type env struct {
 	terminal       func(stream any) bool  // reports whether the stream is a terminal
 	columns        func(stream any) int   // width of the stream's terminal; 0 if it is unknown or the stream is not a terminal
 
-	bottom           *screen // stderr, if it is a terminal; otherwise nil
-	toldOfCredential bool    // the note about --profile together with a credential was printed
+	screen       *screen // stderr with a progress line at the bottom; nil if stderr is not a terminal that supports that
+	notedProfile bool    // the user was told that --profile does not choose the credential, because the environment sets one
 
-	settle []func() // wait for token renewals that are in flight; called at the end
+	awaitRenewals []func() // each waits for a token renewal that is in progress; called at the end
 
 	common
 }
@@ -58,20 +58,20 @@ func (e *env) warn(format string, args ...any) {
 	e.printErrAs(yellow, "diaspora: ", fmt.Sprintf(format, args...))
 }
 
-// printErr writes a line to stderr. The line may quote text from other people, so control characters are escaped,
-// and further lines are indented so that they cannot imitate our own messages.
-func (e *env) printErr(line string) { e.printErrAs("", "", line) }
+// printErr writes a message to stderr. The message may quote text from other people. So control characters are
+// escaped, and all its lines but the first are indented, so that they cannot imitate our own messages.
+func (e *env) printErr(message string) { e.printErrAs("", "", message) }
 
 // printErrAs is printErr with a coloured prefix.
-func (e *env) printErrAs(c colour, word, line string) {
-	text := terminal.Escape(nil, []byte(strings.ReplaceAll(line, "\n", "\n  ")+"\n"))
-	_, _ = e.errWriter().Write(append([]byte(e.paint(e.stderr, c, word)), text...))
+func (e *env) printErrAs(c colour, prefix, message string) {
+	text := terminal.Escape(nil, []byte(strings.ReplaceAll(message, "\n", "\n  ")+"\n"))
+	_, _ = e.errWriter().Write(append([]byte(e.paint(e.stderr, c, prefix)), text...))
 }
 
 // errWriter returns the writer for messages: stderr, or the screen that keeps a progress line at its bottom.
 func (e *env) errWriter() io.Writer {
-	if e.bottom != nil {
-		return e.bottom
+	if e.screen != nil {
+		return e.screen
 	}
 	return e.stderr
 }

@@ -118,7 +118,7 @@ func (e *env) keyCreate(ctx context.Context, client *diaspora.Client, req diaspo
 	}
 	key, err := client.CreateKey(ctx, req)
 	if err != nil {
-		return aboutCreation(err, req.Name)
+		return explainCreateError(err, req.Name)
 	}
 	if err := e.printKey(key, discovery); err != nil {
 		return errors.Join(err, e.discardKey(ctx, client, key))
@@ -134,7 +134,7 @@ func (e *env) keyCreateFile(ctx context.Context, cfg diaspora.Config, client *di
 		return err
 	}
 	if saved.file != "-" {
-		e.say("%s has the key; use it as: %s", saved.file, to.kind.use(saved))
+		e.say("%s has the key; use it as: %s", saved.file, to.kind.exampleCommand(saved))
 	}
 	if saved.ca != "" {
 		e.say("the certificates of the fabric are in %s", saved.ca)

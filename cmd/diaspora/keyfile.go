@@ -23,7 +23,8 @@ type keyFile struct {
 	name string // "-" is standard output
 }
 
-// keyFileKind is the format of a key file.
+// keyFileKind is the format of a key file. Files for kcat and Java are configuration files of these
+// clients; only forEnv is a key file in the sense of package accesskey.
 type keyFileKind int
 
 const (
@@ -40,7 +41,7 @@ func keyFileOf(flags *pflag.FlagSet) (f keyFile, err error) {
 		case flag == "" || !flags.Changed(flag):
 			continue
 		case f.kind != noKeyFile:
-			return f, misuse("make a key for each place that uses one, so that each can be revoked alone", "key create: --save-for-kcat, --save-for-java and --save-env exclude each other")
+			return f, misuse("make a separate key for each client, so that you can revoke one without the others", "key create: --save-for-kcat, --save-for-java and --save-env exclude each other")
 		}
 		if f.kind, f.name = keyFileKind(kind), flags.Lookup(flag).Value.String(); f.name == "" {
 			return f, misuse("", "key create: --%s: the name of the file is empty", flag)
@@ -49,8 +50,8 @@ func keyFileOf(flags *pflag.FlagSet) (f keyFile, err error) {
 	return f, nil
 }
 
-// use returns a command that uses the key file.
-func (k keyFileKind) use(saved savedKey) string {
+// exampleCommand returns a command that uses the key file.
+func (k keyFileKind) exampleCommand(saved savedKey) string {
 	kcat, tool, verb := "-P", "producer", "produce"
 	if !saved.key.Write {
 		kcat, tool, verb = "-C", "consumer", "consume"
@@ -65,7 +66,7 @@ func (k keyFileKind) use(saved savedKey) string {
 	}
 }
 
-// keyTopic returns a topic for which a key can be used, for examples.
+// keyTopic returns a topic for an example command: one that the key is for, or a placeholder.
 func keyTopic(key diaspora.NewAccessKey) string {
 	if len(key.Topics) > 0 {
 		return key.Topics[0]
@@ -82,14 +83,15 @@ type savedKey struct {
 	broker string // address of one of the fabric's brokers
 }
 
-// saveKey creates an access key and writes it to a file. The file is created first, because a key that could
-// not be saved would be useless. If req has no name, the key is named after this machine.
+// saveKey creates an access key and writes it to a file. It creates a temporary file and tries the format before
+// it creates the key, because nobody could use a key that was not saved. If writing fails all the same, it
+// revokes the key. If req has no name, the key is named after this machine.
 func (e *env) saveKey(ctx context.Context, cfg diaspora.Config, client *diaspora.Client, req diaspora.AccessKeyRequest, file keyFile) (saved savedKey, err error) {
 	discovery, err := client.Discover(ctx)
 	if err != nil {
 		return savedKey{}, err
 	}
-	own, err := e.ownCertificates(discovery)
+	own, err := e.extraCAs(discovery)
 	if err != nil {
 		return savedKey{}, err
 	}
@@ -121,8 +123,8 @@ func (e *env) saveKey(ctx context.Context, cfg diaspora.Config, client *diaspora
 		return envFile(key, cfg.URL, saved.ca, discovery.Brokers)
 	}
 	sample := diaspora.NewAccessKey{AccessKey: diaspora.AccessKey{ID: "key-aaaaaaaaaaaaaaaa", Name: "x"}, Secret: "x"}
-	if _, err := text(sample); err != nil { // for instance because kcat cannot read the file's path
-		return savedKey{}, fmt.Errorf("save the access key: %w", err)
+	if _, err := text(sample); err != nil { // for instance because kcat cannot read the path of the certificates
+		return savedKey{}, fmt.Errorf("save the access key: %w; no key was made", err)
 	}
 	if req.Name == "" {
 		if req.Name, err = freeKeyName(ctx, client, machineKeyName(file.kind)); err != nil {
@@ -130,7 +132,7 @@ func (e *env) saveKey(ctx context.Context, cfg diaspora.Config, client *diaspora
 		}
 	}
 	if saved.key, err = client.CreateKey(ctx, req); err != nil {
-		return savedKey{}, aboutCreation(err, req.Name)
+		return savedKey{}, explainCreateError(err, req.Name)
 	}
 	content, err := text(saved.key)
 	if err == nil {
@@ -142,9 +144,9 @@ func (e *env) saveKey(ctx context.Context, cfg diaspora.Config, client *diaspora
 	return saved, nil
 }
 
-// aboutCreation adds a hint if a key of this name exists, or if a key may have been created although the response
+// explainCreateError adds a hint if a key of this name exists, or if a key may have been created although the response
 // with its secret was lost.
-func aboutCreation(err error, name string) error {
+func explainCreateError(err error, name string) error {
 	if errors.Is(err, diaspora.ErrConflict) && strings.Contains(err.Error(), "of this name") {
 		return hinted(err, fmt.Sprintf("to end the other one: diaspora key revoke %s", name))
 	}
@@ -154,12 +156,12 @@ func aboutCreation(err error, name string) error {
 	return hinted(err, `if "diaspora key list" has the key now, nobody has its secret: revoke it with "diaspora key revoke NAME"`)
 }
 
-// prepareKeyFile returns write, which writes the key file, and discard, which removes it unless it was written.
-// If name is -, write prints to standard output.
+// prepareKeyFile returns write, which writes the key file, and discard, which removes the
+// temporary file behind it. After write has succeeded, discard does nothing. If name is -, write prints to standard output.
 func (e *env) prepareKeyFile(name string) (write func([]byte) error, discard func(), err error) {
 	if name == "-" {
 		if e.json() {
-			return nil, nil, misuse("", "-o json and the output as the key's file exclude each other")
+			return nil, nil, misuse("", "-o json cannot be combined with - (standard output) as the file")
 		}
 		return func(content []byte) error { return e.printf("%s", content) }, func() {}, nil
 	}
@@ -170,9 +172,9 @@ func (e *env) prepareKeyFile(name string) (write func([]byte) error, discard fun
 	return f.save, f.discard, nil
 }
 
-// ownCertificates returns the certificates that a client of this fabric has to trust in addition to its
+// extraCAs returns the certificates that a client of this fabric has to trust in addition to its
 // system's. It returns "" if there are none.
-func (e *env) ownCertificates(discovery diaspora.Discovery) (string, error) {
+func (e *env) extraCAs(discovery diaspora.Discovery) (string, error) {
 	var more []byte
 	if name := e.getenv("DIASPORA_CA_FILE"); name != "" {
 		var err error
@@ -186,7 +188,7 @@ func (e *env) ownCertificates(discovery diaspora.Discovery) (string, error) {
 // saveCertificates writes certificates to a file next to a key file, and returns the absolute path of that file.
 func saveCertificates(keyFile, certificates string) (string, error) {
 	if keyFile == "-" {
-		return "", misuse("name a file instead of -", "this fabric has certificates of its own, which go into a file next to the key's")
+		return "", misuse("name a file instead of -", "the certificates of this fabric need a file next to the key file, so the key cannot go to standard output")
 	}
 	name, err := filepath.Abs(keyFile + ".ca.pem")
 	if err != nil {
@@ -229,7 +231,7 @@ const maxKcatLine = 500
 // line too long for kcat are left out.
 func kcatFile(key diaspora.NewAccessKey, discovery diaspora.Discovery, ca string) (string, error) {
 	if strings.ContainsAny(ca, "\\\n\r") || strings.TrimSpace(ca) != ca || len(ca) > maxKcatLine-len("ssl.ca.location=") {
-		return "", fmt.Errorf("kcat cannot read the name %q in its file", ca)
+		return "", fmt.Errorf("kcat cannot use the path %q of the certificates: it is too long, or has a backslash, a line break, or spaces at an end", ca)
 	}
 	for n := range discovery.Brokers {
 		if n > 0 && len(strings.Join(discovery.Brokers[:n+1], ",")) > maxKcatLine-len("bootstrap.servers=") {
@@ -251,7 +253,7 @@ func librdkafkaProperties(key diaspora.NewAccessKey, discovery diaspora.Discover
 }
 
 // secretFile creates a file that only its owner can read. The file appears with its whole content or not at all,
-// and never replaces an existing file.
+// and does not replace an existing file. (Without hard links, it replaces one that is created at that moment.)
 type secretFile struct {
 	name string
 	temp *os.File
@@ -259,7 +261,7 @@ type secretFile struct {
 
 func newSecretFile(name string) (*secretFile, error) {
 	if _, err := os.Lstat(name); err == nil {
-		return nil, fileExists(name)
+		return nil, errFileExists(name)
 	}
 	temp, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+"-*") // 0600
 	if err != nil {
@@ -268,7 +270,7 @@ func newSecretFile(name string) (*secretFile, error) {
 	return &secretFile{name, temp}, nil
 }
 
-func fileExists(name string) error {
+func errFileExists(name string) error {
 	return fail(diaspora.ErrConflict, "name another file, or remove that one", "%s exists already", name)
 }
 
@@ -281,10 +283,10 @@ func (f *secretFile) save(data []byte) error {
 	// Link fails if the name exists; Rename would replace that file.
 	switch err := os.Link(f.temp.Name(), f.name); {
 	case errors.Is(err, fs.ErrExist):
-		return fileExists(f.name)
+		return errFileExists(f.name)
 	case err != nil: // some file systems have no hard links
 		if _, err := os.Lstat(f.name); err == nil {
-			return fileExists(f.name)
+			return errFileExists(f.name)
 		}
 		if err := os.Rename(f.temp.Name(), f.name); err != nil {
 			return err

@@ -91,7 +91,7 @@ func (e *env) loginCommand() *cobra.Command {
 
 func (e *env) login(ctx context.Context, o loginOptions, address string) error {
 	s := &session{env: e, options: o}
-	if wrong := accesskey.Misplaced(e.getenv("DIASPORA_CLIENT_ID"), e.getenv("DIASPORA_CLIENT_SECRET")); wrong != "" {
+	if wrong := accesskey.MisplacedFault(e.getenv("DIASPORA_CLIENT_ID"), e.getenv("DIASPORA_CLIENT_SECRET")); wrong != "" {
 		return misuse("unset it to log in as a person; a key needs no login: set DIASPORA_KEY_ID and DIASPORA_KEY_SECRET", "login: %s", wrong)
 	}
 	if err := s.prepare(ctx, address); err != nil {

@@ -49,13 +49,13 @@ func (w *outageWatch) see(err error, detail func() string) {
 }
 
 // errSilent says that the cluster has not responded. The user is told after a single failure, because a
-// response that takes longer than lookTimeout is not a coincidence.
-var errSilent = fail(diaspora.ErrUnavailable, "", "the cluster has not answered for %v", lookTimeout)
+// response that takes longer than checkTimeout is not a coincidence.
+var errSilent = fail(diaspora.ErrUnavailable, "", "the cluster has not answered for %v", checkTimeout)
 
-// withNotice sends a request to the cluster, and tells the user if there is no response within lookTimeout, because
+// withNotice sends a request to the cluster, and tells the user if there is no response within checkTimeout, because
 // retries may take minutes.
 func (e *env) withNotice(ask func() error) error {
-	defer time.AfterFunc(lookTimeout, func() { e.warn("%v; waiting for it", errSilent) }).Stop()
+	defer time.AfterFunc(checkTimeout, func() { e.warn("%v; waiting for it", errSilent) }).Stop()
 	return ask()
 }
 

@@ -520,7 +520,7 @@ func TestExitCodes(t *testing.T) {
 // TestEndIsNotSilent checks that a command prints its error before it waits for Globus, and says that it waits.
 func TestEndIsNotSilent(t *testing.T) {
 	d := emptyDesk(t)
-	d.env.settle = []func(){func() {
+	d.env.awaitRenewals = []func(){func() {
 		testkit.Eventually(t, "the word that the program waits", func() bool {
 			return strings.Contains(d.err.String(), "diaspora: waiting for Globus, for 45 s at most")
 		})

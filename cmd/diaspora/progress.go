@@ -25,7 +25,8 @@ type sourceState struct {
 	total int64  // bytes read from all streams
 }
 
-// begin starts the next stream, and returns a reader that counts its bytes until it is closed.
+// begin makes r the current stream, and returns a reader that counts what is read from it. To close that
+// reader ends the stream, and does not close r.
 func (s *source) begin(name string, r io.Reader) io.ReadCloser {
 	size := int64(0)
 	if f, ok := r.(*os.File); ok {
@@ -73,8 +74,8 @@ func (r *countedReader) Close() error {
 	return nil
 }
 
-// percent says how much of the stream has been read, in at most this many columns. It returns "" if that is
-// unknown.
+// percent returns how much of the stream has been read as a percentage, followed by the stream's name if there
+// is room for it in so many columns. It returns "" if the size is unknown.
 func (s sourceState) percent(columns int) string {
 	if s.name == "" || s.size == 0 {
 		return ""
@@ -95,8 +96,8 @@ type meter struct {
 
 const meterWindow = 3 * time.Second
 
-// see records a value, and returns its growth per second.
-func (m *meter) see(now time.Time, value int64) float64 {
+// rate records a value, and returns its growth per second.
+func (m *meter) rate(now time.Time, value int64) float64 {
 	m.times, m.values = append(m.times, now), append(m.values, value)
 	for len(m.times) > 2 && now.Sub(m.times[1]) >= meterWindow {
 		m.times, m.values = m.times[1:], m.values[1:]
@@ -107,17 +108,17 @@ func (m *meter) see(now time.Time, value int64) float64 {
 	return 0
 }
 
-// progressLine returns the progress of produce.
+// progressLine returns a function that describes the progress of produce, for [env.progress].
 func (p *produceRun) progressLine() func(now time.Time, columns int) string {
 	var bytes, events meter
 	return func(now time.Time, columns int) string {
 		at, stats := p.source.state(), p.logger.Stats()
-		flying := stats.Pending
+		pending := stats.Pending
 		if p.spool {
-			flying = stats.Spool.Events
+			pending = stats.Spool.Events
 		}
-		byteRate, eventRate := bytes.see(now, at.total), events.see(now, stats.Acknowledged)
-		if at.name == "" && flying == 0 {
+		byteRate, eventRate := bytes.rate(now, at.total), events.rate(now, stats.Acknowledged)
+		if at.name == "" && pending == 0 {
 			return ""
 		}
 		p.mu.Lock()
@@ -129,7 +130,7 @@ func (p *produceRun) progressLine() func(now time.Time, columns int) string {
 		} else {
 			parts = append(parts, fmt.Sprintf("%d/s acknowledged", int64(eventRate)))
 		}
-		parts = append(parts, fmt.Sprintf("%d in flight", flying))
+		parts = append(parts, fmt.Sprintf("%d pending", pending))
 		text := strings.Join(parts, ", ")
 		if percent := at.percent(columns - len(text) - len(", ")); percent != "" {
 			text += ", " + percent
@@ -138,7 +139,7 @@ func (p *produceRun) progressLine() func(now time.Time, columns int) string {
 	}
 }
 
-// progressLine returns the progress of consume.
+// progressLine returns a function that describes the progress of consume, for [env.progress].
 func (c *consumeRun) progressLine() func(now time.Time, columns int) string {
 	var bytes meter
 	return func(now time.Time, _ int) string {
@@ -147,7 +148,7 @@ func (c *consumeRun) progressLine() func(now time.Time, columns int) string {
 		if total := c.total.Load(); total > 0 {
 			text = fmt.Sprintf("%d of %s, %d%%", read, count(total, "record"), min(100, read*100/total))
 		}
-		return fmt.Sprintf("%s, %s, %s/s", text, terminal.Size(written), terminal.Size(int64(bytes.see(now, written))))
+		return fmt.Sprintf("%s, %s, %s/s", text, terminal.Size(written), terminal.Size(int64(bytes.rate(now, written))))
 	}
 }
 
@@ -186,7 +187,7 @@ func (d *drainProgress) line() func(now time.Time, columns int) string {
 		if d.logger != nil {
 			sent += d.logger.Stats().Acknowledged
 		}
-		text := fmt.Sprintf("%d of %s acknowledged, %d/s", sent, count(d.all, "event"), int64(events.see(now, sent)))
+		text := fmt.Sprintf("%d of %s acknowledged, %d/s", sent, count(d.all, "event"), int64(events.rate(now, sent)))
 		if d.spools > 1 {
 			text += fmt.Sprintf(", spool %d of %d", min(d.done+1, d.spools), d.spools)
 		}

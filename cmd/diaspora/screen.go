@@ -49,7 +49,7 @@ func (s *screen) show(line string) {
 // openScreen makes stderr a screen if it is a terminal that supports escape sequences.
 func (e *env) openScreen() {
 	if e.ansi(e.stderr) {
-		e.bottom = &screen{w: e.stderr}
+		e.screen = &screen{w: e.stderr}
 	}
 }
 
@@ -63,7 +63,7 @@ const (
 // columns; "" hides the line. streams means that the command writes its result to stdout at the same time. If
 // stdout is a terminal too, no progress is shown, because it would disturb the output.
 func (e *env) progress(streams bool, line func(now time.Time, columns int) string) (stop func()) {
-	s := e.bottom
+	s := e.screen
 	if s == nil || e.quiet || streams && e.terminal(e.stdout) {
 		return func() {}
 	}

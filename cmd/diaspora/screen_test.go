@@ -120,7 +120,7 @@ func TestProgress(t *testing.T) {
 		read, write := io.Pipe()
 		d.stdin = read
 		go write.Write([]byte("one\ntwo\nthree\n"))
-		sent := d.showsProgress(t, `3 lines, 14 B, \d+ B/s, 0 in flight`, func() { write.Close() }, "produce", "weather")
+		sent := d.showsProgress(t, `3 lines, 14 B, \d+ B/s, 0 pending`, func() { write.Close() }, "produce", "weather")
 		tidy(t, sent, 100, "diaspora: 3 events acknowledged\n")
 	})
 	t.Run("produce from a file, to a narrow terminal", func(t *testing.T) {
@@ -152,7 +152,7 @@ func TestProgress(t *testing.T) {
 		if code := done(); code != 8 {
 			t.Errorf("exits with %d", code)
 		}
-		if got, want := seen(t, d.err.String()), "input line 2: not logged: "; strings.Count(got, want) != 1 || !strings.HasPrefix(got, "diaspora: input line 1") || strings.Contains(got, " in flight") {
+		if got, want := seen(t, d.err.String()), "input line 2: not logged: "; strings.Count(got, want) != 1 || !strings.HasPrefix(got, "diaspora: input line 1") || strings.Contains(got, " pending") {
 			t.Errorf("the terminal shows\n%s", got)
 		}
 	})
@@ -329,14 +329,14 @@ func TestMeter(t *testing.T) {
 	var m meter
 	now := time.Now()
 	for second, want := range []float64{0, 100, 100, 100, 100} {
-		if got := m.see(now.Add(time.Duration(second)*time.Second), int64(100*second)); got != want {
+		if got := m.rate(now.Add(time.Duration(second)*time.Second), int64(100*second)); got != want {
 			t.Errorf("after %d s: %v a second, want %v", second, got, want)
 		}
 	}
 	for second := 5; second < 10; second++ {
-		m.see(now.Add(time.Duration(second)*time.Second), 400)
+		m.rate(now.Add(time.Duration(second)*time.Second), 400)
 	}
-	if got := m.see(now.Add(10*time.Second), 400); got != 0 {
+	if got := m.rate(now.Add(10*time.Second), 400); got != 0 {
 		t.Errorf("what stands still grows by %v a second", got)
 	}
 	if len(m.times) > 5 {

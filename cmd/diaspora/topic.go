@@ -230,7 +230,7 @@ func (e *env) confirm(ctx context.Context, purpose, topic, operation string) err
 
 // countRecords returns the current number of records in a topic.
 func countRecords(ctx context.Context, cfg diaspora.Config, name string) (int64, error) {
-	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
 	consumer, err := diaspora.OpenConsumer(ctx, cfg, diaspora.ConsumerOptions{Topics: []string{name}})
 	if err != nil {

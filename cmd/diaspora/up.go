@@ -394,7 +394,7 @@ func whoIsAt(ctx context.Context, profiles *diaspora.Profiles, name, address str
 	if err != nil {
 		return globus.Identity{}
 	}
-	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
 	who, err := client.Identity(ctx)
 	switch {

@@ -1,16 +1,19 @@
 // Package accesskey defines the form of an access key: its ID and secret, and the key file. The
-// command "diaspora key create --save-env" writes such a file, and DIASPORA_KEY_FILE names it
-// ([File]).
+// command "diaspora key create --save-env" writes such a file. The environment variable
+// DIASPORA_KEY_FILE holds its path, and [FromEnv] reads it.
 //
-// The file has lines of the form NAME=VALUE. A shell can read it too, and so can systemd
-// (EnvironmentFile=) and container runtimes (--env-file):
+// The file has lines of the form NAME=VALUE:
 //
 //	DIASPORA_URL=https://diaspora.example.org
 //	DIASPORA_KEY_ID=key-abcdefghij234567
 //	DIASPORA_KEY_SECRET=dks_…
 //
-// The file also names the fabric of the key, so that the key is sent to no other one. [Read]
-// refuses files that other users can read or change. No error of this package shows a secret.
+// A shell (set -a; . FILE) and systemd (EnvironmentFile=) can load it too, and so can container
+// runtimes (--env-file) if no value is in quotes.
+//
+// DIASPORA_URL is the address of the fabric, the deployment of Diaspora Streams, that made the key.
+// The library refuses to send the key to another one. [Read] refuses files that other users can read
+// or change. No error of this package shows a secret.
 package accesskey
 
 import (
@@ -55,7 +58,7 @@ func Fault(id, secret string) string {
 	case strings.ContainsAny(id, "\"'`"):
 		return IDVariable + " has quotation marks in it"
 	case !IsID(id):
-		return IDVariable + " is not the ID of an access key, which is key- and 16 letters, unlike its name"
+		return IDVariable + " is not the ID of an access key, which is key- and 16 letters and digits; it is not the name of the key"
 	}
 	if wrong := secretFault(secret); wrong != "" {
 		return SecretVariable + " " + wrong
@@ -76,12 +79,12 @@ func secretFault(secret string) string {
 	case len(secret) < len("dks_")+43:
 		return "is cut off"
 	}
-	return "is too long, or has letters in it that no secret has"
+	return "is too long, or has characters that a secret cannot have"
 }
 
-// Misplaced returns an error text if DIASPORA_CLIENT_ID or DIASPORA_CLIENT_SECRET holds a part of
-// an access key, and otherwise "".
-func Misplaced(clientID, clientSecret string) string {
+// MisplacedFault returns what is wrong if DIASPORA_CLIENT_ID or DIASPORA_CLIENT_SECRET holds a part of
+// an access key, or "".
+func MisplacedFault(clientID, clientSecret string) string {
 	for _, v := range []struct{ name, value string }{{"DIASPORA_CLIENT_ID", clientID}, {"DIASPORA_CLIENT_SECRET", clientSecret}} {
 		if strings.HasPrefix(v.value, "key-") || strings.HasPrefix(v.value, "dks_") {
 			return fmt.Sprintf("%s is for a client of Globus, and holds a part of an access key", v.name)

@@ -27,14 +27,14 @@ func TestFault(t *testing.T) {
 		{id, "", "belong together"},
 		{"", secret, "belong together"},
 		{secret, id, "DIASPORA_KEY_ID holds the secret"},
-		{"beamline-7", secret, "unlike its name"},
+		{"beamline-7", secret, "it is not the name"},
 		{`"` + id + `"`, secret, "DIASPORA_KEY_ID has quotation marks"},
 		{id, `"` + secret + `"`, "DIASPORA_KEY_SECRET has quotation marks"},
 		{id, id, "holds the ID"},
 		{id, canary, "is not the secret"},
 		{id, secret[:30], "is cut off"},
 		{id, secret + "x", "is too long"},
-		{id, secret[:40] + "é" + secret[42:], "letters"},
+		{id, secret[:40] + "é" + secret[42:], "characters"},
 	} {
 		got := Fault(tt.id, tt.secret)
 		if (tt.want == "") != (got == "") || !strings.Contains(got, tt.want) || strings.Contains(got, canary) {
@@ -51,8 +51,8 @@ func TestMisplaced(t *testing.T) {
 		{id, secret, "DIASPORA_CLIENT_ID"},
 		{"x", secret, "DIASPORA_CLIENT_SECRET"},
 	} {
-		if got := Misplaced(tt.id, tt.secret); !strings.HasPrefix(got, tt.want) || (tt.want == "") != (got == "") || strings.Contains(got, canary) {
-			t.Errorf("Misplaced(%q, %.4q) = %q, want %q", tt.id, tt.secret, got, tt.want)
+		if got := MisplacedFault(tt.id, tt.secret); !strings.HasPrefix(got, tt.want) || (tt.want == "") != (got == "") || strings.Contains(got, canary) {
+			t.Errorf("MisplacedFault(%q, %.4q) = %q, want %q", tt.id, tt.secret, got, tt.want)
 		}
 	}
 }

@@ -54,7 +54,7 @@ func FromEnv(getenv func(string) string) (File, error) {
 	fail := func(hint, format string, args ...any) (File, error) {
 		return File{}, &FileError{Reason: fmt.Sprintf(format, args...), Hint: hint}
 	}
-	if wrong := Misplaced(getenv("DIASPORA_CLIENT_ID"), getenv("DIASPORA_CLIENT_SECRET")); wrong != "" {
+	if wrong := MisplacedFault(getenv("DIASPORA_CLIENT_ID"), getenv("DIASPORA_CLIENT_SECRET")); wrong != "" {
 		return fail("set DIASPORA_KEY_ID and DIASPORA_KEY_SECRET instead", "%s", wrong)
 	}
 	f := File{Variable: Variable(getenv)}
@@ -228,7 +228,7 @@ func Format(comment string, get func(name string) string) (string, error) {
 		}
 		if strings.ContainsFunc(value, func(r rune) bool { return !plain(r) }) {
 			if value = "'" + value + "'"; strings.ContainsFunc(value[1:len(value)-1], func(r rune) bool { return !quotable(r) }) {
-				return "", fmt.Errorf("%s has letters in it that a shell would take for something else", name)
+				return "", fmt.Errorf("%s has characters that a shell would interpret", name)
 			}
 		}
 		fmt.Fprintf(&b, "%s=%s\n", name, value)

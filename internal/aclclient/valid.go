@@ -14,18 +14,20 @@ import (
 )
 
 // The answers of an ACL endpoint are written to files that other programs read, and to terminals.
-// So the functions below check that text looks like what the service makes. For instance, a name
-// that contains a line feed would add a setting to a .properties file.
+// IsQuotable, IsWord, IsSubject and IsLine therefore limit the characters of each field to those
+// that an endpoint uses. For instance, a name with a line feed would add a setting to a .properties
+// file.
 
 const (
 	maxSubjectBytes = 128
 	maxShownBytes   = 8 << 10 // for text that is only displayed
-	// MaxAddressBytes is the largest size of a URL, a scope or the ID of a client.
-	MaxAddressBytes = 1000
+	// MaxFieldBytes is the largest size of a URL, a scope or the ID of a client.
+	MaxFieldBytes = 1000
 )
 
 // IsQuotable reports whether s consists only of ASCII letters, digits and punctuation other than
-// quotes, backslashes and angle brackets, so that it can be quoted anywhere.
+// quotes, backquotes, backslashes and angle brackets, so that it can stand in quotes in the
+// configuration files and web pages that we write.
 func IsQuotable(s string) bool {
 	return !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r >= 0x7f || strings.ContainsRune("\"'`\\<>", r) })
 }
@@ -37,19 +39,20 @@ func notInWord(r rune) bool {
 	return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || r == '_' || r == '.' || r == '-')
 }
 
-// IsSubject reports whether s can be a subject.
+// IsSubject reports whether s is short enough for the ID of an identity, and a word. The empty string is.
 func IsSubject(s string) bool { return len(s) <= maxSubjectBytes && IsWord(s) }
 
-// IsLine reports whether s can be displayed: one line of text of limited length.
+// IsLine reports whether s is one line of valid text of limited length. It must still be escaped before
+// it goes to a terminal.
 func IsLine(s string) bool {
 	return len(s) <= maxShownBytes && utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool { return unicode.In(r, unicode.Cc, unicode.Zl, unicode.Zp) })
 }
 
-// CheckBroker returns why address is not the address of a broker, host:port, or nil.
+// CheckBroker returns an error if address is not of the form host:port.
 func CheckBroker(address string) error {
 	host, port, err := net.SplitHostPort(address)
-	other := func(r rune) bool { return notInWord(r) && r != ':' && r != '%' } // ":" and "%" are for IPv6 addresses and zones
-	if err != nil || host == "" || len(address) > 300 || strings.ContainsFunc(host, other) {
+	forbidden := func(r rune) bool { return notInWord(r) && r != ':' && r != '%' } // ":" and "%" are for IPv6 addresses and zones
+	if err != nil || host == "" || len(address) > 300 || strings.ContainsFunc(host, forbidden) {
 		return fmt.Errorf("broker %q is not host:port", address)
 	}
 	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
@@ -58,18 +61,19 @@ func CheckBroker(address string) error {
 	return nil
 }
 
-// ParseAddress parses a URL that a fabric names. It accepts only ASCII, so that no host can be
-// mistaken for another that looks the same.
-func ParseAddress(raw string) (*url.URL, error) {
+// ParseDiscovered parses a URL from a discovery document. It accepts only ASCII, so that no host can
+// be mistaken for another that looks the same.
+func ParseDiscovered(raw string) (*url.URL, error) {
 	u, err := url.Parse(raw)
-	if err == nil && (u.Host == "" || u.User != nil || len(raw) > MaxAddressBytes || !IsQuotable(raw)) {
-		err = errors.New("it is not like https://host")
+	if err == nil && (u.Host == "" || u.User != nil || len(raw) > MaxFieldBytes || !IsQuotable(raw)) {
+		err = errors.New("it is not of the form https://host, or has a user, or is too long")
 	}
 	return u, err
 }
 
-// ParseURL returns the base URL of an ACL endpoint. It accepts what people paste: a trailing slash,
-// the address of the form (/acl), or that of the discovery document.
+// ParseURL returns the base URL of an ACL endpoint. It also accepts other URLs that people paste: with a
+// trailing slash, that of the web form (…/acl), and that of the discovery document
+// (…/.well-known/diaspora).
 func ParseURL(raw string) (*url.URL, error) {
 	u, err := url.Parse(strings.TrimSpace(raw))
 	switch {

@@ -1,10 +1,13 @@
 // Package admission decides which unauthenticated clients are served when there are too many of
-// them. [Guard] decides whose credentials are checked, and [AnonymousConns] which connections stay
-// open. The gateway and the ACL endpoint both use it.
+// them. [Guard] decides whose credentials are checked, which limits how many a client can guess.
+// [AnonymousConns] decides which connections stay open. Packages gateway, which serves Kafka clients,
+// and server, which serves HTTP, use both.
 //
 // Many people may share an address, for example behind NAT, on a login node or on a campus network.
-// So the Guard always lets credentials be checked that were valid recently. And it counts
-// credentials that were never seen before separately from those that were refused.
+// So credentials that were valid recently are always checked again, however often others have failed
+// from the same address. And there is one limit for credentials that were never seen before, and
+// another for those that were refused, so that a program that repeats a bad token does not lock out
+// new users.
 package admission
 
 import (
@@ -43,9 +46,9 @@ const (
 	Refused                // the credentials are not valid
 )
 
-// OutcomeOf returns what an authenticator's error says about the credentials. A refusal with a hint
-// means that the credentials are valid, but that their owner may not use the fabric. That is
-// not a guess, so it counts as Good.
+// OutcomeOf returns what an authenticator's error says about the credentials. A
+// [globus.RefusedError] with a hint means that the credentials are valid, but that their owner may
+// not use the fabric. The client did not guess them, so they count as Good.
 func OutcomeOf(err error) Outcome {
 	refused := (*globus.RefusedError)(nil)
 	switch {
@@ -57,8 +60,8 @@ func OutcomeOf(err error) Outcome {
 	return Unknown
 }
 
-// DefaultBurst is how many failed attempts a client may make in a burst. It may make one more after
-// each [Interval].
+// DefaultBurst is how many failed attempts a client may make in a burst, with new credentials and
+// again with refused ones. It may make one more of each after each [Interval].
 const (
 	DefaultBurst = 100
 	Interval     = 200 * time.Millisecond
@@ -68,27 +71,28 @@ const (
 	rememberedClients     = 10_000
 	rememberedCredentials = 10_000
 
-	// If a client has no attempts left, an attempt with new credentials waits this long for one,
+	// If a client may make no attempt now, one with new credentials waits up to maxWait until it may,
 	// unless maxWaiting others of that client are waiting already.
 	maxWait    = 2 * time.Second
 	maxWaiting = 32
 )
 
-// Guard limits how many failed attempts to authenticate each client may make. An attempt is counted
-// when it begins, because many may run at the same time, and is no longer counted if the
-// credentials turn out to be valid. Its methods may be called concurrently.
+// Guard limits how many attempts to authenticate each client may make, unless they succeed. An attempt
+// is counted when it begins, because many may run at the same time. If the credentials turn out to be
+// valid, it no longer counts, except for credentials that had been refused before. If they could not
+// be checked, it counts. Its methods may be called concurrently.
 type Guard struct {
 	burst float64
 
-	mu      sync.Mutex // guards the fields below, and all attempts and buckets
-	unknown *lru.Cache[string, *bucket]
-	refused *lru.Cache[string, *bucket]
-	good    *lru.Cache[Hash, struct{}] // credentials that were last valid
-	bad     *lru.Cache[Hash, struct{}] // credentials that were last refused
+	mu      sync.Mutex                  // guards the fields below, and all attempts and buckets
+	unknown *lru.Cache[string, *bucket] // of each client, for credentials that were never seen before
+	refused *lru.Cache[string, *bucket] // of each client, for credentials that were refused
+	good    *lru.Cache[Hash, struct{}]  // credentials whose last check succeeded
+	bad     *lru.Cache[Hash, struct{}]  // credentials whose last check failed
 	pending map[Hash]*attempt
 }
 
-// NewGuard returns a Guard that lets each client fail burst times in a burst.
+// NewGuard returns a Guard that lets each client fail burst times in a burst, see [DefaultBurst].
 func NewGuard(burst int) *Guard {
 	return &Guard{
 		burst:   float64(burst),
@@ -108,15 +112,15 @@ func newCache[K comparable, V any](size int) *lru.Cache[K, V] {
 	return cache
 }
 
-// attempt is one check of credentials that are not known to be valid. If others show the same
-// credentials in the meantime, they share the attempt, so that a job that starts a thousand
-// processes uses only one.
+// attempt is what is counted when credentials are checked that are not known to be valid. All callers
+// of Begin that show the same credentials at the same time share one, so that a job that starts a
+// thousand processes uses only one. Each of them still does its own check.
 type attempt struct {
 	admitted chan struct{} // closed when it is decided whether the attempt may proceed
 	ok       bool          // whether it may
 	wait     time.Duration // if not: how long until it may
-	clients  int
-	charged  *bucket // what to refund if the credentials are valid; nil if there is nothing to refund
+	sharers  int           // callers of Begin that have not called end
+	charged  *bucket       // what to refund if the credentials are valid; nil if there is nothing to refund
 }
 
 // Begin asks whether the credentials of a client may be checked. If ok is false, they must not be,
@@ -130,9 +134,9 @@ func (g *Guard) Begin(ctx context.Context, client string, credentials Hash) (end
 	}
 	a, shared := g.pending[credentials]
 	if shared {
-		a.clients++
+		a.sharers++
 	} else {
-		a = &attempt{admitted: make(chan struct{}), clients: 1}
+		a = &attempt{admitted: make(chan struct{}), sharers: 1}
 		g.pending[credentials] = a
 	}
 	g.mu.Unlock()
@@ -197,7 +201,7 @@ func (g *Guard) end(credentials Hash, a *attempt, o Outcome) {
 }
 
 func (g *Guard) release(credentials Hash, a *attempt) {
-	if a.clients--; a.clients == 0 {
+	if a.sharers--; a.sharers == 0 {
 		delete(g.pending, credentials)
 	}
 }

@@ -61,12 +61,12 @@ func (s *Server) routes() http.Handler {
 	}
 	nothing := s.serve(route{path: "(unknown)", handle: func(*recorder, *http.Request) error { return nothingHere() }})
 	mux.Handle("/", nothing)
-	mux.Handle(strings.TrimSuffix(controlPrefix, "/"), nothing) // otherwise it would be redirected, including the query
+	mux.Handle(strings.TrimSuffix(controlPrefix, "/"), nothing) // without the slash: ServeMux would redirect it and repeat the query, which may contain a code
 	return mux
 }
 
-// serve wraps a route's handler in what all requests have in common: the guard, injected failures,
-// and the request log.
+// serve wraps a route's handler in the guard and, except for the controls, in the request log and the
+// failures that a test has asked for.
 func (s *Server) serve(rt route) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		now := s.now()
@@ -97,7 +97,9 @@ func (s *Server) serve(rt route) http.Handler {
 	})
 }
 
-// guard refuses requests from other machines and from web pages of other sites.
+// guard refuses requests from other machines, to other host names, with another method, or with too
+// long a query. It also refuses POSTs and controls that come from web pages of other sites, and
+// controls without the secret.
 func (s *Server) guard(w http.ResponseWriter, r *http.Request, rt route, control bool) error {
 	switch {
 	case !isLoopbackPeer(r.RemoteAddr):
@@ -113,13 +115,13 @@ func (s *Server) guard(w http.ResponseWriter, r *http.Request, rt route, control
 		return globusError(http.StatusForbidden, "The request comes from a page of another site")
 	case control && !s.knowsSecret(r):
 		w.Header().Set("WWW-Authenticate", "Bearer")
-		return globusError(http.StatusUnauthorized, "The controls want the server's secret: curl -H @FILE, with the file that diaspora up names")
+		return globusError(http.StatusUnauthorized, "Requests below "+controlPrefix+" need the secret of this server: use curl -H @FILE, with the file whose path diaspora up prints")
 	}
 	return nil
 }
 
-// isLoopbackPeer reports whether a request came from this machine. Only a request made within this
-// process has no address.
+// isLoopbackPeer reports whether a request came from this machine. An empty address counts as this
+// machine, because only a request that was made within this process has none.
 func isLoopbackPeer(addr string) bool {
 	if addr == "" {
 		return true
@@ -168,8 +170,8 @@ type oauthBody struct {
 	Description string `json:"error_description,omitempty"`
 }
 
-// oauthError returns an error in the format of RFC 6749, section 5.2. Globus omits the description
-// in most cases.
+// oauthError returns an error in the format of RFC 6749, section 5.2. An empty description is left
+// out, as Globus Auth does in most cases.
 func oauthError(status int, code, description string) *apiError {
 	return &apiError{status, oauthBody{code, description}, description}
 }
@@ -226,7 +228,7 @@ func (s *Server) fail(w http.ResponseWriter, err error) {
 		api = globusError(http.StatusServiceUnavailable, "The server is shutting down")
 	default:
 		s.log.Error("cannot answer", "err", err)
-		api = globusError(http.StatusInternalServerError, "Something went wrong; the diagnostics of the server have it")
+		api = globusError(http.StatusInternalServerError, "Internal error; the log of the server says what happened")
 	}
 	if api.status == http.StatusServiceUnavailable {
 		w.Header().Set("Retry-After", "1")
@@ -321,11 +323,11 @@ func (s *Server) authenticateClient(w *recorder, r *http.Request, p params) (*cl
 	if c != nil {
 		w.entry.ClientID = c.id
 	}
-	shown := basic || p["client_secret"] != ""
+	hasSecret := basic || p["client_secret"] != ""
 	switch {
-	case c != nil && c.public && !shown:
+	case c != nil && c.public && !hasSecret:
 		return c, nil
-	case !shown:
+	case !hasSecret:
 		return nil, unauthenticated()
 	case c == nil || c.public || !equalSecret(secret, c.secret.Reveal()):
 		return nil, badSecret()

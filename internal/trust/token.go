@@ -29,7 +29,7 @@ func RefreshTokenFault(text string) string {
 	case text == "[redacted]" || text == "[hidden;" || len(text) < 8 || len(text) > 4096:
 		return "is no token"
 	case strings.ContainsFunc(text, func(r rune) bool { return r <= ' ' || r >= 0x7f }):
-		return "has letters in it that no token has"
+		return "has characters that no token has"
 	}
 	return ""
 }

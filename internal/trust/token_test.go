@@ -21,7 +21,7 @@ func TestTokenFault(t *testing.T) {
 		"[redacted]":                      "no token",
 		"short":                           "no token",
 		strings.Repeat("a", 5000):         "no token",
-		"Ag0123456789\u00e9":              "letters",
+		"Ag0123456789\u00e9":              "characters",
 		"Ag0123456789…":                   "cut off",
 		"Ag0123456789...":                 "cut off",
 		"dev-at-0123456789":               "an access token",
