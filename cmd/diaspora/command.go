@@ -205,7 +205,7 @@ func (e *env) commands() *cobra.Command {
 	root.Long = `diaspora logs events to Diaspora Streams and reads them back.
 
 On one machine, with nothing else installed:
-  diaspora up                             run a complete fabric: a Kafka broker and the services around it
+  diaspora up                             run a complete installation (a fabric) on this machine
   diaspora topic claim weather            in another terminal: claim a topic
   diaspora produce weather                type a line, or pipe a file into it
   diaspora consume weather --from start   read the events

@@ -31,7 +31,7 @@ import (
 
 var upHelp = help{
 	use:   "up",
-	short: "run a complete fabric: a Kafka broker and the services around it on this machine",
+	short: "run a complete fabric on this machine: a Kafka broker and the services around it",
 	examples: `
 diaspora up
 
@@ -45,18 +45,21 @@ diaspora up --memory --profile scratch --kafka-port 0 --http-port 0 --globus-por
 make kafka-up NODES=3
 diaspora up --kafka .kafka/cluster.json`,
 	long: `
-One process runs an embedded Kafka broker with its data on disk, the gateway that authenticates
-Kafka clients, the ACL endpoint where topics are claimed, and a stand-in for Globus Auth. All of
-them listen on 127.0.0.1 only. The command signs you in, as the profile "local", without a browser.
-Other users of this machine can connect, but cannot log in.
+One process runs
+  - an embedded Kafka broker, with its data on disk
+  - the gateway, which authenticates Kafka clients
+  - the ACL endpoint, where topics are claimed
+  - a stand-in for Globus Auth
+All of them listen only on 127.0.0.1. The command also signs you in, without a browser, and stores
+the login as the profile "local". Other users of this machine can connect, but cannot log in.
 
-With --print-service-account, the command also prints the environment variables of a service account
-of the stand-in. With these, a script can sign in without a person. If the fabric is already
-running, the command prints only these variables, for eval, and exits.
+With --print-service-account, the command also prints environment variables with which a script can
+sign in as a service account. If the fabric is already running, the command prints only these
+variables, for eval, and exits.
 
 With --kafka, there is no embedded broker. Events are stored in the Apache Kafka cluster that
-"make kafka-up" has started. One gateway runs in front of each of its nodes, at the address that the
-cluster announces to clients.
+"make kafka-up" has started. A gateway runs in front of each node of the cluster, at the address
+that the cluster announces to clients.
 
 The fabric runs until Ctrl-C. Acknowledged events are available again after the next start, even
 after kill -9.`,
@@ -80,7 +83,7 @@ func (e *env) upCommand() *cobra.Command {
 	flags.StringVar(&o.data, "data", "", "keep all data in `FOLDER` (default: a folder below ~/.local/share)")
 	flags.BoolVar(&o.memory, "memory", false, "keep all data in memory; it is lost when the command ends")
 	flags.StringVar(&o.kafka, "kafka", "", "use the Apache Kafka cluster described in `FILE` (a cluster.json)")
-	flags.Uint16Var(&o.kafkaPort, "kafka-port", 9092, "listen on `PORT` for Kafka clients; 0 selects a free one; not with --kafka, whose file has the ports")
+	flags.Uint16Var(&o.kafkaPort, "kafka-port", 9092, "listen on `PORT` for Kafka clients; 0 selects a free one; not with --kafka, because its file sets the ports")
 	flags.Uint16Var(&o.httpPort, "http-port", 9090, "listen on `PORT` for the ACL endpoint; 0 selects a free one")
 	flags.Uint16Var(&o.globusPort, "globus-port", 9091, "listen on `PORT` for the Globus Auth stand-in; 0 selects a free one")
 	flags.BoolVar(&o.syncWrites, "sync", false, "acknowledge events only once they would survive a power cut; slower")
