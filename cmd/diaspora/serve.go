@@ -28,14 +28,14 @@ diaspora serve gateway
 # test the settings against the cluster, and print what to change
 diaspora serve --check`,
 	long: `
-The gateway authenticates Kafka clients and connects to the broker on its host on behalf of each
-client. At the ACL endpoint, people claim topics. Run one gateway on each broker's host, and any
-number of ACL endpoints on any hosts.
+The gateway authenticates Kafka clients, and connects each client to the broker on its host. At the
+ACL endpoint, people claim topics. Run one gateway on each broker's host, and any number of ACL
+endpoints on any hosts.
 
-Each setting can be given as a flag, as an environment variable, or in the file. A flag takes
-precedence over the variable, and the variable over the file. The file is TOML, and its names are
-those of the flags. The variable of "acl-listen" is DIASPORA_SERVE_ACL_LISTEN. Each secret is in a
-file of its own, which only its owner can read (mode 0600).
+You can set each setting as a flag, as an environment variable, or in the file. The file is TOML,
+and uses the names of the flags. The name of a variable is like DIASPORA_SERVE_ACL_LISTEN for
+"acl-listen". A flag overrides the variable, and the variable overrides the file. Put each secret
+into a file of its own, which only its owner can read (mode 0600).
 
 serve runs until Ctrl-C or SIGTERM. It finishes the requests that are in flight before it exits.`,
 	args: arguments{max: 1},

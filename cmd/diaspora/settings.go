@@ -51,16 +51,16 @@ func (d *serveDraft) settings() []setting {
 		{"tls-cert-file", "PEM `FILE` with the server certificate; read again when it changes", &d.certFile},
 		{"tls-key-file", "PEM `FILE` with the private key of the server certificate", &d.keyFile},
 		{"insecure-allow-plaintext", "serve other machines without TLS, which lets anybody on the network path steal tokens (`BOOL`)", &d.InsecureAllowPlaintext},
-		{"trusted-proxies", "load balancers that send the client's address with PROXY protocol version 2, as `NETWORK,...`", &d.TrustedProxies},
+		{"trusted-proxies", "networks of load balancers that send client addresses with PROXY protocol version 2, as `NETWORK,...`", &d.TrustedProxies},
 
 		{"operators", "subjects of the operators, who may block others, as `UUID,...`; the same for all gateways and ACL endpoints", &d.Admission.Operators},
 		{"allow-domains", "admit only accounts whose username ends with one of these domains, as `DOMAIN,...`, and those in allow-subjects (default: everybody)", &d.Admission.Domains},
 		{"allow-subjects", "admit only these people and service accounts, as `UUID,...`, and those in allow-domains (default: everybody)", &d.Admission.Subjects},
-		{"operator-contact", "how people who are refused can reach the operators, such as an e-mail `ADDRESS`", &d.Admission.Contact},
+		{"operator-contact", "how people who are refused can contact the operators, such as an e-mail `ADDRESS`", &d.Admission.Contact},
 
 		{"globus-issuer", "`URL` of Globus Auth (default " + globus.DefaultIssuer + ")", &d.Globus.Issuer},
 		{"globus-client-id", "`UUID` of the service's client at Globus", &d.Globus.ClientID},
-		{"globus-client-secret-file", "`FILE` with the secret of this client", d.secret(&d.Globus.ClientSecret, "", "gateway", "acl")},
+		{"globus-client-secret-file", "`FILE` with the secret of the client in globus-client-id", d.secret(&d.Globus.ClientSecret, "", "gateway", "acl")},
 		{"globus-scope", "`SCOPE` that access tokens must have", &d.Globus.Scope},
 		{"globus-login-client-id", "`UUID` of the public client at Globus that people log in with", &d.Globus.LoginClientID},
 
@@ -69,7 +69,7 @@ func (d *serveDraft) settings() []setting {
 		{"kafka-password-file", "`FILE` with the super user's password, for the ACL endpoint", d.secret(&d.Kafka.Admin.Password, "", "acl")},
 		{"gateway-kafka-username", "`NAME` of the Kafka user with which a separate gateway process reads the ledger; the ACL endpoints give this user access", &d.Kafka.Gateway.Name},
 		{"gateway-kafka-password-file", "`FILE` with the password of the user in gateway-kafka-username, for a separate gateway process", d.secret(&d.Kafka.Gateway.Password, "gateway")},
-		{"kafka-ca-file", "PEM `FILE` to verify the brokers' certificates with; without it, connections are plaintext, and the brokers must be on this machine", func(v string) error {
+		{"kafka-ca-file", "PEM `FILE` with the authorities that sign the brokers' certificates; without it, connections are plaintext, and the brokers must be on this machine", func(v string) error {
 			pool, _, err := front.ReadCA(v)
 			d.Kafka.TLS = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
 			return err
@@ -82,7 +82,7 @@ func (d *serveDraft) settings() []setting {
 		{"gateway-issuer", "`NAME` that the broker expects as the issuer of tokens", &d.gateway.Issuer},
 		{"gateway-audience", "`NAME` that the broker expects as the audience of tokens", &d.gateway.Audience},
 		{"gateway-keys-file", "`FILE` with the keys that sign tokens for the broker; created if missing", &d.gateway.KeysFile},
-		{"gateway-jwks-file", "`FILE` from which the broker reads the public keys", &d.gateway.JWKSFile},
+		{"gateway-jwks-file", "`FILE` to which the gateway writes its public keys, and from which the broker reads them", &d.gateway.JWKSFile},
 		{"gateway-revocation-interval", "check the tokens of open connections once per `DURATION` (default 30s)", &d.gateway.RevocationInterval},
 		{"gateway-max-connections", "maximum `NUMBER` of connections (default 10000)", &d.gateway.MaxConnections},
 
@@ -93,14 +93,14 @@ func (d *serveDraft) settings() []setting {
 			return err
 		}},
 		{"acl-hosts", "further host names of the ACL endpoint, as `HOST,...`", &d.acl.Hosts},
-		{"acl-trusted-proxies", "proxies whose X-Forwarded-For header is trusted, as `NETWORK,...`", &d.acl.TrustedProxies},
-		{"default-partitions", "`NUMBER` of partitions of a topic, unless set when it is claimed (default 1)", &d.acl.DefaultPartitions},
-		{"default-retention", "`DURATION` for which the events of a topic are kept, unless set when it is claimed (default 168h)", &d.acl.DefaultRetention},
+		{"acl-trusted-proxies", "networks of HTTP proxies whose X-Forwarded-For header is trusted, as `NETWORK,...`", &d.acl.TrustedProxies},
+		{"default-partitions", "`NUMBER` of partitions of a topic that is claimed without --partitions (default 1)", &d.acl.DefaultPartitions},
+		{"default-retention", "`DURATION` for which events are kept in a topic that is claimed without --retention (default 168h)", &d.acl.DefaultRetention},
 		{"max-topics", "maximum `NUMBER` of topics per person (default 1000)", &d.acl.Limits.Topics},
 		{"max-partitions", "maximum `NUMBER` of partitions per person, in all topics together (default 2000)", &d.acl.Limits.Partitions},
 		{"max-keys", "maximum `NUMBER` of access keys per person at a time (default 100)", &d.acl.Limits.Keys},
 		{"max-keys-ever", "maximum `NUMBER` of access keys that a person may ever create (default 10000)", &d.acl.Limits.KeysEver},
-		{"max-records-per-hour", "maximum `NUMBER` of ledger entries per person within an hour (default 2000)", &d.acl.Limits.RecordsPerHour},
+		{"max-records-per-hour", "maximum `NUMBER` of ledger records per person within an hour (default 2000)", &d.acl.Limits.RecordsPerHour},
 	}
 }
 
