@@ -25,19 +25,19 @@ var loginHelp = help{
 	use:   "login [URL]",
 	short: "log in with Globus and store the login as a profile",
 	examples: `
-# to a fabric, by the address of its ACL endpoint
+# log in to a fabric, at the address of its ACL endpoint
 diaspora login https://diaspora.example.org
 
-# again, if the login has expired
+# log in again, if the login has expired
 diaspora login
 
 # on a machine without a browser: open the address elsewhere, and paste the code
 diaspora login https://diaspora.example.org --no-browser
 
-# with the refresh token of a login on another machine
+# use the refresh token of a login on another machine
 ssh laptop diaspora token --refresh | diaspora login https://diaspora.example.org --with-token
 
-# in a script, to a fabric whose hosts you have checked
+# in a script, after you have checked the fabric's hosts
 diaspora login https://diaspora.example.org --no-browser --yes
 
 # also write a file for Kafka's Java clients
@@ -46,20 +46,20 @@ diaspora login --save-for-java`,
 login prints the address to visit, and then opens your browser. Over ssh, or without a display, it
 asks for the code that the page shows.
 
-The fabric's addresses are stored as a profile, which becomes the current one. It is named after the
-host, unless --profile gives another name. The tokens are stored in a file that only you can read,
-and are renewed automatically. They are not printed, unless you use --show-tokens.
+login stores the fabric's addresses as a profile, which becomes the current one. The profile has the
+name of the host, unless you set another name with --profile. The tokens are stored in a file that
+only you can read, and are renewed automatically. --show-tokens prints them.
 
-If you log in with a different identity from that of the profile, the stored login is not replaced.
-The new login is stored as another profile; see "diaspora profile".
+If the profile already has a login with another identity, that login is not replaced. The new login
+is stored as another profile; see "diaspora profile".
 
-An access token is sent only to the host that is named in the fabric's scope at Globus, and to its
-subdomains. If the scope names no host, login shows the fabric's hosts and asks you to confirm them;
---yes confirms them. If another profile has the same scope but different hosts, login fails. A
-fabric that runs entirely on this machine is exempt.
+The fabric's scope at Globus normally contains the name of a host. Access tokens are sent only to
+this host and its subdomains. If the scope contains no host name, login shows the fabric's hosts and
+asks you to confirm them; --yes confirms them. If another profile has the same scope but different
+hosts, login fails. A fabric that runs entirely on this machine is exempt from these checks.
 
-A service signs in as itself: if DIASPORA_CLIENT_ID and DIASPORA_CLIENT_SECRET are set, login opens
-no browser and asks for no code. It tries these credentials, and stores only the profile.
+If DIASPORA_CLIENT_ID and DIASPORA_CLIENT_SECRET are set, login signs in as a service account,
+without a browser or a code. It checks these credentials, and stores only the profile.
 
 --save-for-java creates an access key, named after this machine, and writes it to
 <username>.properties, for Kafka's Java tools. Only you can read this file. See

@@ -20,9 +20,8 @@ diaspora logout
 # log out of another profile
 diaspora logout --profile diaspora.example.org`,
 	long: `
-Logging out revokes the tokens at Globus, so copies of them stop working too, such as a
-DIASPORA_REFRESH that was taken from this login. The profile is kept, so "diaspora login" still knows
-the fabric.`,
+logout revokes the tokens at Globus. So copies of the tokens, such as a DIASPORA_REFRESH from this
+login, stop working too. The profile is kept, so that "diaspora login" still knows the fabric.`,
 }
 
 func (e *env) logoutCommand() *cobra.Command {

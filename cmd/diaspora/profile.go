@@ -22,9 +22,10 @@ diaspora profile list
 # only their names, for a script
 diaspora profile list -o json | jq -r '.profiles[].name'`,
 	long: `
-A profile is a fabric and your login to it, as stored by "diaspora login". The current profile,
-which is marked with a star, is used unless --profile or DIASPORA_PROFILE names another one. This
-command does not check whether the logins are still valid; "diaspora whoami --profile NAME" does.`,
+A profile is the address of a fabric and your login to it. "diaspora login" stores profiles. Commands
+use the current profile, which is marked with a star, unless --profile or DIASPORA_PROFILE selects
+another one. This command does not check whether the logins are still valid;
+"diaspora whoami --profile NAME" does.`,
 }
 
 var profileUseHelp = help{
@@ -41,9 +42,9 @@ var profileRemoveHelp = help{
 	examples: `
 diaspora profile remove work`,
 	long: `
-The tokens of the profile are revoked, as by "diaspora logout". They are deleted together with what
-is stored about the fabric. A profile with pending events in its spool is not removed unless you use
---yes, because the events can be sent only with a login to that profile.`,
+remove revokes the tokens of the profile, as "diaspora logout" does. It then deletes the tokens and
+the fabric's addresses. If the profile's spool has pending events, remove fails, because these events
+can be sent only with a login to that profile. --yes removes the profile anyway.`,
 	args: arguments{min: 1, max: 1, missing: "the name of the profile is missing"},
 }
 

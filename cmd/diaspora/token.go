@@ -21,12 +21,12 @@ printf 'Authorization: Bearer %s' "$(diaspora token)" | curl -H @- https://diasp
 export DIASPORA_URL=$(diaspora whoami --url)
 export DIASPORA_REFRESH=$(diaspora token --refresh)`,
 	long: `
-A refresh token identifies you, but not the fabric. A job without a profile needs DIASPORA_URL as
-well and, if the scope of the fabric names no host, DIASPORA_BOOTSTRAP. "diaspora login" prints all
-lines that are needed.
+A refresh token identifies you, but not the fabric. So a job without a profile also needs
+DIASPORA_URL and, if the fabric's scope contains no host name, DIASPORA_BOOTSTRAP. "diaspora login"
+prints the export lines for these variables.
 
-Anybody who has a token can act as you: with the access token until it expires, with the refresh
-token until "diaspora logout" revokes it. Keep tokens out of files and logs.`,
+Anybody who has a token can act as you. An access token works until it expires, and a refresh token
+works until "diaspora logout" revokes it. Keep tokens out of files and logs.`,
 }
 
 func (e *env) tokenCommand() *cobra.Command {

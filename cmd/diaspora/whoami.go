@@ -23,8 +23,8 @@ diaspora whoami --subject
 # the fabric's address, for another machine
 export DIASPORA_URL=$(diaspora whoami --url)`,
 	long: `
-whoami asks the fabric, so that a revoked login is noticed. If the fabric cannot be reached, it
-prints what is stored on this machine.`,
+whoami asks the fabric who you are, so it notices if your login was revoked. If the fabric is
+unreachable, whoami prints the identity that is stored on this machine.`,
 	exclusive: []string{"subject url"},
 }
 
