@@ -17,15 +17,14 @@ var adminBlockHelp = help{
 	examples: `
 diaspora admin block 1168fe43-ef48-54e0-8aeb-e0dc24146888 --why "the key is on a public web page"`,
 	long: `
-The fabric stops accepting the person's tokens and access keys, and closes their open connections
-within a minute (within ten seconds with "diaspora up"). The person can still sign in, because
-Globus decides that, but cannot use the login. Topics and keys are kept, and work again after
-"diaspora admin unblock". An access key that somebody else gave to the person belongs to that owner,
-and works until the owner revokes it. The ledger records who blocked whom, when and why. The person
-is not told why.
+The fabric refuses the person's tokens and access keys, and closes their open connections within a
+minute (within ten seconds with "diaspora up"). The person can still sign in at Globus, but cannot
+use the login. Topics and keys are kept, and work again after "diaspora admin unblock". If somebody
+else has given an access key to the person, that key works until its owner revokes it. The ledger
+records who blocked whom, when and why. The person is not told why.
 
-You must be an operator of the fabric: the setting "operators" of "diaspora serve" lists them. With
-"diaspora up" you are one. Operators cannot be blocked.`,
+You must be an operator of the fabric. The setting "operators" of "diaspora serve" lists the
+operators. With "diaspora up", you are one. Operators cannot be blocked.`,
 	args: arguments{min: 1, max: 1, missing: "the subject is missing: the person's UUID, which \"diaspora whoami --subject\" prints for the person, and \"diaspora topic show NAME\" for you, if a topic is theirs"},
 }
 
@@ -69,8 +68,8 @@ var adminUnblockHelp = help{
 	examples: `
 diaspora admin unblock 1168fe43-ef48-54e0-8aeb-e0dc24146888`,
 	long: `
-The person's logins work again within ten seconds. So do access keys that were not revoked and have
-not expired in the meantime.`,
+The person's logins and access keys work again within ten seconds, except for keys that were revoked
+or have expired in the meantime.`,
 	args: arguments{min: 1, max: 1, missing: `the subject is missing; "diaspora admin blocked" lists them`},
 }
 

@@ -20,13 +20,13 @@ var keyCreateHelp = help{
 	use:   "create NAME",
 	short: "create an access key, for clients that cannot log in with Globus",
 	examples: `
-# to read and write all your topics, until the key is revoked
+# read and write all your topics, until you revoke the key
 diaspora key create beamline-7
 
-# for a dashboard, which may read one topic for ninety days
+# for a dashboard: read one topic for ninety days
 diaspora key create dashboard --topic weather --read --expires 90d
 
-# a file for diaspora itself, on a machine where nobody is logged in
+# a key file for this program, on a machine where nobody is logged in
 diaspora key create array --write --save-env array.env
 DIASPORA_KEY_FILE=array.env diaspora produce weather
 
@@ -36,24 +36,28 @@ kcat -F kcat.conf -C -t weather
 diaspora key create desk --save-for-java desk.properties
 kafka-console-producer --bootstrap-server HOST:PORT --command-config desk.properties --topic weather`,
 	long: `
-An access key is a user name, its ID, and a password, its secret, for SASL/PLAIN. Kafka clients in
-every language support this. The secret is printed only once, because the fabric keeps only its
-hash. Anybody who has the secret can do what the key allows, until you revoke the key.
+An access key consists of an ID and a secret. A Kafka client signs in with them as user name and
+password (SASL/PLAIN), which clients in every language support. The secret is printed only once,
+because the fabric keeps only its hash. Anybody who has the secret can do what the key allows, until
+you revoke the key.
 
-A key without --read and --write can do both. A key without --topic is for all topics that you have
-now or claim later. No key can claim topics or create other keys. A key that can read has access to
-your consumer groups, whichever topics it is for: anybody who has it can join, reset and delete
-them. Colleagues should use their own group IDs, or read without a group.
+With neither --read nor --write, the key can do both. Without --topic, it is for all topics that you
+own now or claim later. No key can claim topics or create other keys.
+
+A key that can read also has access to all your consumer groups, even if it is for one topic only.
+Anybody who has the key can join, reset and delete the groups. Colleagues should use their own group
+IDs, or read without a group.
 
 With --save-env, --save-for-kcat or --save-for-java, the command does not print the key. It writes
-the key to a new file that only you can read. If FILE is -, it writes to standard output.
+the key to a new file that only you can read. If FILE is -, it writes to standard output. NAME can
+then be omitted, and the key is named after this machine.
 
 To use a file that --save-env has written, set DIASPORA_KEY_FILE to its name, or load it into a
-shell with: set -a; . FILE. The file also has the address of the fabric, and is all that
-"diaspora produce" and "diaspora consume" need.
+shell with: set -a; . FILE. "diaspora produce" and "diaspora consume" need nothing else, because the
+file also has the address of the fabric.
 
-If the fabric has its own certificates, they are written next to the file, as FILE.ca.pem; a file
-for Java includes them. With a file, NAME can be omitted, and the key is named after this machine.
+If the fabric has its own certificate authority, its certificates are written to a second file,
+FILE.ca.pem. A file for Java includes them.
 
 If a Kafka console tool does not support --command-config, use --producer.config or
 --consumer.config instead.`,
@@ -291,7 +295,7 @@ var keyRevokeHelp = help{
 	examples: `
 diaspora key revoke dashboard`,
 	long: `
-Nobody can sign in with the key any more. Open connections that use it are closed within a minute
+After that, nobody can sign in with the key. Open connections that use it are closed within a minute
 (within ten seconds with "diaspora up"). Your other keys and your login are not affected.`,
 	args: arguments{min: 1, max: 1, missing: "the key's name or ID is missing"},
 }

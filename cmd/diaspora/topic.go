@@ -24,14 +24,14 @@ diaspora topic claim weather
 diaspora topic claim readings --partitions 4 --retention 30d --description "beamline 7"`,
 	long: `
 The name of a topic may contain only letters, digits and underscores, and may not begin with an
-underscore. Once the command has succeeded, you can log events to the topic and read them. Events
+underscore. As soon as the command returns, you can log events to the topic and read them. Events
 are kept for 7 days and then deleted, unless --retention or the fabric's operator sets another time.
 The command prints how long they are kept.
 
-You claim a topic only once. If you claim it again with the same settings, nothing changes, and the
-command says that the topic is yours. If the settings differ, the command fails, because only the
-first claim can set them. To change them, release the topic, which deletes its events, and claim it
-again. The command also fails if somebody else owns the topic.`,
+If you claim your own topic again with the same settings, nothing changes, and the command says that
+the topic is yours. If the settings differ, the command fails, because only the first claim can set
+them. To change them, release the topic, which deletes its events, and then claim it again. The
+command also fails if somebody else owns the topic.`,
 	args: arguments{min: 1, max: 1, missing: "the topic is missing"},
 }
 
