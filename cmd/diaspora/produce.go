@@ -24,93 +24,93 @@ var produceHelp = help{
 	use:   "produce TOPIC [FILE...]",
 	short: "log events to a topic, one per line of input",
 	examples: `
-# each line that a program prints
+# log each line that a program prints
 ./sensor | diaspora produce weather
 
-# two files; all events have the same key and header
+# log the lines of two files; all events have the same key and header
 diaspora produce weather -k station-4 -H unit=C monday.txt tuesday.txt
 
-# a key at the beginning of each line: "station-4<TAB>21.5"
+# take the key from the beginning of each line: "station-4<TAB>21.5"
 diaspora produce weather -K '\t' < readings.tsv
 
-# one event, without a file
+# log one event, without a file
 diaspora produce weather --value '{"celsius": 21.5}'
 
 # copy a topic, with keys, headers, times and IDs
 diaspora consume weather --from start --exit -o ndjson | diaspora produce copy --input ndjson
 
-# each file is one event
+# log each file as one event
 diaspora produce scans --input file scan1.h5 scan2.h5
 
-# each file that an instrument writes to a folder, until Ctrl-C
+# log each file that an instrument writes to a folder, until Ctrl-C
 diaspora produce scans --watch /data/scans --pattern '*.json'
 
 # fail if the cluster has not acknowledged every event by the end
 ./sensor | diaspora produce weather --require-ack
 
-# in a loop that the network must not delay
+# in a loop, without waiting for the network
 diaspora produce weather --value '{"celsius": 21.5}' --wait 0`,
 	long: `
-An event is the bytes between two line feeds, unchanged. An empty line is an empty event. If a file
-does not end with a line feed, its last line is still an event.
+Each line is an event: the bytes before the line feed, unchanged. An empty line is an empty event.
+If a file does not end with a line feed, its last line is still an event.
 
-Every event is first written to disk, to the spool of the profile (see "diaspora spool ls"), and
-sent from there to the cluster. At the end of the input, produce waits until the cluster has
+produce first writes every event to disk, to the spool of the profile (see "diaspora spool ls"), and
+then sends it to the cluster. At the end of the input, produce waits until the cluster has
 acknowledged all events. If the cluster acknowledges nothing for the time in --wait, produce stops
-waiting. Events that are then still pending are not lost. produce reports them, and exits with 0, or
-with 75 if --require-ack is given. The next produce, or "diaspora spool drain", sends them.
+waiting. The events that are still pending are not lost: the next produce, or "diaspora spool drain",
+sends them. produce reports them, and exits with 0, or with 75 if --require-ack is set.
 
-For one minute after the cluster was unreachable, produce does not wait for it, unless --wait or
---require-ack is given. It only checks briefly whether the cluster is reachable again.
+After the cluster was unreachable, produce does not wait for it for one minute, unless --wait or
+--require-ack is set. It only checks briefly whether the cluster is reachable again.
 
-When the spool is full, at 1 GiB or because its disk is full, produce reports this and waits for
-free space. If only a person can solve a problem (not logged in, no permission, no such topic), the
-exit code says so, and the events stay in the spool.
+If the spool reaches 1 GiB, or if its disk is full, produce reports this and waits for free space.
+If somebody has to solve a problem first (not logged in, no permission, no such topic), the events
+stay in the spool, and the exit code is not 0.
 
 With --no-spool, nothing is kept on disk. While the cluster is unreachable, produce waits for it.
-Events that are not acknowledged when produce is stopped are lost.
+If you stop produce, events that are not acknowledged are lost.
 
-A line that cannot be an event, for instance because it is too large, is reported and counted as
-failed. The other lines are logged, and the exit code is 8.
+If a line cannot be an event, for instance because it is too large, produce reports it, logs the
+other lines, and exits with 8.
 
-With --input ndjson, each line is an object like those that "consume -o ndjson" prints. It has
-"value" or "value_base64" and, optionally, "key", "key_base64", "headers", "time" and "id". If the
-value is itself JSON, such as {"celsius": 21.5}, its JSON text is logged. Headers can also be an
+With --input ndjson, each line is a JSON object like those that "consume -o ndjson" prints. It has
+"value" or "value_base64" and, optionally, "key", "key_base64", "headers", "time" and "id". If
+"value" is itself JSON, such as {"celsius": 21.5}, its JSON text is logged. "headers" can also be an
 object, such as {"unit": "C"}. A byte-order mark is skipped. To log lines of JSON unchanged, omit
 --input.
 
 With --input file, each FILE, or all of standard input, is one event. The key is the name of the
-file, unless -k sets it. The name is also in the header "file". The time of the event is that of the
-last change of the file.
+file, unless -k sets another key. The name is also in the header "file". The time of the event is
+the time at which the file was last changed.
 
-With --watch, each file in DIR is one event, and so is each file that is added to DIR later. Its
-name is the key and is also in the header "file", and the time of its last change is the time of the
-event. With --input lines or ndjson, each line of a file is an event instead.
+With --watch, each file in DIR is one event, and so is each file that is added to DIR later. Key,
+header and time are those of --input file. With --input lines or ndjson, each line of a file is an
+event instead.
 
-With --watch, a file is complete, and is logged, when its size and time have not changed for the
-time in --settle. With --settle 0 it is logged at once, for programs that write a file under another
-name and rename it when it is complete. With --input lines or ndjson, a file whose last line has no
-line feed is complete after ten times --settle, or when produce ends. Files whose names begin with a
-dot or do not match --pattern, empty files, and files that are not regular (such as links) are
-ignored, and so are folders in DIR.
+With --watch, a file counts as complete, and is logged, when its size and time have not changed for
+the time in --settle. If your program writes a file under another name and renames it when it is
+complete, use --settle 0. With --input lines or ndjson, if the last line of a file has no line feed,
+the file counts as complete after ten times --settle, or when produce ends. These are ignored:
+folders in DIR, empty files, files that are not regular (such as links), and files whose names begin
+with a dot or do not match --pattern.
 
-With --watch, a journal in the folder of the spools records what was logged, so that each file is
-logged once. A file that changes later is logged again, as a whole. The journal is for one folder
-and one topic, and is stored in DIASPORA_STATE_DIR: with another topic, another state folder, or DIR
-under another name, all files in DIR are logged again. If produce is killed, the files that it was
-logging are logged again, with the same IDs. A file that is too large is reported, recorded in the
-journal and not tried again.
+With --watch, a journal records which files were logged, so that each file is logged once. If a file
+changes later, the whole file is logged again. There is one journal for each folder and topic, in
+DIASPORA_STATE_DIR. So all files in DIR are logged again if you use another topic, another state
+folder, or another name of DIR. If produce is killed, the files that it was logging are logged again,
+with the same IDs. If a file is too large, produce reports it and records it in the journal, and does
+not try it again.
 
 DIR can be on a network file system. If another folder takes the place of DIR, because DIR was
 deleted and created again, a disk was unmounted and mounted, or a link points elsewhere, produce
 continues with the new folder.
 
-On a terminal, produce shows its progress, and with --watch it prints the name of each file that was
-logged. --quiet turns this off.
+On a terminal, produce shows its progress. With --watch, it prints the name of each file that was
+logged. --quiet turns both off.
 
-With -o json, produce prints one line for each event that is on disk, with its topic, its ID and, if
-it has them, its key, the name of its file and its line number. With --no-spool, it prints one line
-for each event that is acknowledged, also with its partition and offset.`,
+With -o json, produce prints one line for each event that is on disk. The line has the event's topic
+and ID and, if it has them, its key, the name of its file, and its line number. With --no-spool,
+produce prints one line for each acknowledged event, also with its partition and offset.`,
 	formats: streamFormats,
 	args:    arguments{min: 1, max: -1, missing: "the topic is missing"},
 
