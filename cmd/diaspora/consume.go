@@ -17,41 +17,41 @@ var consumeHelp = help{
 	use:   "consume TOPIC...",
 	short: "read events from one or more topics",
 	examples: `
-# new records, until Ctrl-C
+# read new records, until Ctrl-C
 diaspora consume weather
 
-# all existing records, then exit
+# read all existing records, then exit
 diaspora consume weather --from start --exit
 
-# the last ten records of each partition, then new ones
+# read the last ten records of each partition, then new ones
 diaspora consume weather --from -10
 
-# half an hour of one partition
+# read half an hour of one partition
 diaspora consume weather --partition 0 --from 1h --to 30m
 
-# today's records with time, key and headers, for another program
+# pass today's records to another program, with time, key and headers
 diaspora consume weather --from today -o ndjson | jq .value
 
-# with a format as in kcat
+# use a format as in kcat
 diaspora consume weather --from start --exit -f '%o %k: %s\n'
 
 # continue where the group stopped; two such commands share the work
 diaspora consume weather alarms -g analysis`,
 	long: `
-As text, a record is printed as its value and a line feed. With several topics, its topic and a tab
-precede the value. --format sets another format, as in kcat. On a terminal, characters that would
-control the terminal are escaped. In a pipe or a file, every byte is unchanged. With -o raw, there
-is nothing between the values, and nothing is escaped.
+By default, consume prints the value of each record and a line feed. If you read several topics, it
+prints the topic and a tab before the value. --format sets another format, as in kcat. On a
+terminal, control characters are escaped. In a pipe or a file, every byte is unchanged. With -o raw,
+consume prints only the values, with nothing between them, and escapes nothing.
 
-With -o json (the same as ndjson), each record is an object on a line of its own: topic, partition,
-offset, time (the event's own), stored (when the cluster received it), id, key, value, headers. A
-key or value that is not UTF-8 is in key_base64 or value_base64 instead. If a record has no key, key
-is null. Two records with the same id are the same event, delivered twice.
+With -o json (the same as ndjson), each record is a JSON object on a line of its own, with topic,
+partition, offset, time (of the event), stored (when the cluster received it), id, key, value and
+headers. A key or value that is not UTF-8 is in key_base64 or value_base64 instead. If a record has
+no key, key is null. If two records have the same id, they are the same event, delivered twice.
 
-Without --from, reading begins at the end, so that only new records are printed. With --exit, --to
-or --group and no --from, it begins at the start. A group always continues where it stopped: --from
-applies only to partitions that it has never read. A record counts as read by its group once it has
-been written to the output.
+Without --from, consume begins at the end, so it prints only new records. With --exit, --to or
+--group and no --from, it begins at the start. A group that has read before continues where it
+stopped: --from applies only to partitions that it has never read. A record counts as read by the
+group once it has been written to the output.
 
 ` + positionHelp + "\n\n" + formatHelp,
 	formats: append(streamFormats, "raw"),
@@ -83,6 +83,7 @@ func (e *env) consumeCommand() *cobra.Command {
 	flags.StringVarP(&o.group, "group", "g", "", "join this consumer `GROUP`, which records how far it has read")
 	flags.StringVarP(&o.format, "format", "f", "", "print each record in `FORMAT`, as in kcat; see above")
 	flags.Int32SliceVarP(&o.partitions, "partition", "p", nil, "read only partition `N` of each topic; may be repeated (default: all)")
+	flags.Lookup("partition").DefValue = "" // otherwise the help adds "(default [])"
 	cmd.ValidArgsFunction = completion(anyArgument, e.topicNames)
 	for _, name := range []string{"from", "to"} {
 		cmd.RegisterFlagCompletionFunc(name, fixed("start", "end", "today", "yesterday", "1h", "-10"))

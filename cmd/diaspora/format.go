@@ -19,7 +19,9 @@ const formatHelp = `A FORMAT is text with any of these tokens
   %T                      when the cluster received the record, in milliseconds since 1970
   %h                      the headers, as name=value,name=value
   %I                      the ID of the event; kcat has no such token
-  %%  \n \r \t \\ \x1f    a percent sign, line feed, carriage return, tab, backslash, the byte with these hexadecimal digits`
+  %%                      a percent sign
+  \n  \r  \t  \\          line feed, carriage return, tab, backslash
+  \x1f                    the byte with these hexadecimal digits`
 
 // recordFormat appends a formatted record to buf.
 type recordFormat func(buf []byte, r *diaspora.Record) []byte

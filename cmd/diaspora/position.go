@@ -10,8 +10,8 @@ import (
 
 // positionHelp describes the positions that parsePosition accepts, for help texts.
 const positionHelp = `A POSITION is one of
-  start, end              the oldest record, or the position after the newest one; earliest,
-                          beginning and latest also work
+  start                   the oldest record; earliest and beginning also work
+  end                     the position after the newest record; latest also works
   -10                     the last ten records of each partition
   4711                    this offset, in each partition
   TIME                    the first record that the cluster received at or after this time

@@ -15,7 +15,7 @@ const timeHelp = `A TIME is one of
   2026-11-23T17:04:05Z    RFC 3339, with any UTC offset and fraction
   "2026-11-23 17:04"      local time, with or without seconds
   2026-11-23              the beginning of this day; today and yesterday also work
-  2h, "2h ago", 1d12h     this long before now, in weeks, days, hours, minutes, seconds`
+  2h, "2h ago", 1d12h     this long before now; the units are w, d, h, m and s`
 
 var errNotTime = errors.New(`not a time; write it like 2026-11-23T17:04:05Z, 2026-11-23, 2h or "2h ago"`)
 
