@@ -27,27 +27,27 @@ var spoolListHelp = help{
 diaspora spool ls
 diaspora spool ls -o json | jq '.events'`,
 	long: `
-A spool keeps what "diaspora produce" has logged until the cluster has acknowledged it. Each process
-that logs has a spool of its own; the events that it leaves there are sent by the next process. The
-command lists the spools of all profiles, and those of fabrics that DIASPORA_URL names. With
---profile, it lists only the spools of that profile.`,
+A spool keeps the events of "diaspora produce" on disk until the cluster has acknowledged them. Each
+process that logs has a spool of its own. The next process sends the events that an earlier one has
+left. The command lists the spools of all profiles, and of all fabrics that were used with
+DIASPORA_URL. With --profile, it lists only the spools of that profile.`,
 }
 
 var spoolCatHelp = help{
 	use:   "cat [DIRECTORY]",
 	short: "print pending events, or events that were set aside",
 	examples: `
-# pending events, one value per line
+# print pending events, one value per line
 diaspora spool cat
 
-# with all details of each event, as input for produce --input ndjson
+# print all details of each event, as input for produce --input ndjson
 diaspora spool cat -o ndjson
 
-# events that the cluster will never accept, with the reasons
+# print events that the cluster will never accept, with the reasons
 diaspora spool cat --quarantine -o json`,
 	long: `
-The command only reads, and can run while another process logs. Without a DIRECTORY, it prints the
-events of all your spools, or with --profile, of that profile's spools.`,
+The command changes nothing, and can run while another process logs. Without a DIRECTORY, it prints
+the events of all your spools. With --profile, it prints those of that profile.`,
 	formats: streamFormats,
 	args:    arguments{max: 1},
 }
@@ -73,19 +73,20 @@ diaspora spool drain
 # from cron or a systemd timer: try for one minute
 diaspora spool drain --timeout 1m --quiet`,
 	long: `
-The command sends the events of all your spools that no other process is sending. For the spools of
-a profile, it uses the login that is stored there. For those of a fabric that DIASPORA_URL names, it
-uses the credential that is set in the environment. Events that were logged with an access key can
-also be sent with your login, or with any other key of yours. Events of a running process are left
-to that process.
+The command sends the events of all your spools, except those that a running process uses. For the
+spools of a profile, it uses the login of the profile. For the spools of the fabric in DIASPORA_URL,
+it uses the credential in the environment. Events that were logged with an access key can also be
+sent with your login, or with any other of your keys.
 
-The command ends when no events are pending, or when they cannot be sent now. The exit code is 0 if
-no events are pending, apart from those of running processes. Otherwise it shows the reason: 3 if
-you are not logged in, 4 if you have no permission, 5 if there is no such topic, 75 if the cluster
-is unreachable, or if the events belong to somebody else. It is 2 if the folder has no spool, but
-folders in it have some.
+The command ends when no events are pending, or when they cannot be sent now. The exit code is
+  0    no events are pending, except in spools that a running process uses
+  2    the folder has no spool, but there are spools in its subfolders
+  3    you are not logged in
+  4    you have no permission to write to the topic
+  5    the topic does not exist
+  75   the cluster is unreachable, or the events belong to somebody else
 
-The spools are in ~/.local/state/diaspora, or in the folder that DIASPORA_STATE_DIR names.`,
+The spools are in ~/.local/state/diaspora, or in the folder in DIASPORA_STATE_DIR.`,
 	args: arguments{surplus: "to drain another folder, set DIASPORA_STATE_DIR"},
 }
 
@@ -98,10 +99,10 @@ diaspora status
 diaspora spool cat --quarantine
 diaspora spool dismiss`,
 	long: `
-"diaspora status", "diaspora spool ls" and "diaspora doctor" report these events until somebody
-dismisses them. Later losses are reported again. Nothing is deleted. The command can run while
-another process logs. Without a DIRECTORY, it applies to all your spools, or with --profile, to
-those of that profile.`,
+"diaspora status", "diaspora spool ls" and "diaspora doctor" report these events until you dismiss
+them. After that, they report only new losses. The command deletes nothing, and can run while another
+process logs. Without a DIRECTORY, it applies to all your spools. With --profile, it applies to those
+of that profile.`,
 	args: arguments{max: 1},
 }
 
@@ -112,26 +113,27 @@ var statusHelp = help{
 diaspora status
 diaspora status -o json
 
-# for a monitor: succeed if no events are pending and none were lost
+# in a monitoring script: succeed if no events are pending and none were lost
 diaspora status -o json | jq -e '.events == 0 and .dropped + .quarantined + .damaged == 0'`,
 	long: `
-The command reads only your spools: those of all profiles, or with --profile, those of that profile.
-Run it as the same user, and with the same DIASPORA_STATE_DIR, as the program that logs. The exit
-code is 0 whether or not events are pending. The command sees only what is in a spool. It cannot see
-whether a "produce --watch" is still running; use a process monitor for that.
+The command reads only the spools on this machine: those of all profiles or, with --profile, of that
+profile. Run it as the same user, and with the same DIASPORA_STATE_DIR, as the program that logs. The
+exit code is 0 whether or not events are pending. The command cannot see whether "produce --watch" is
+still running; use a process monitor for that.
 
 With -o json, it prints an object with
   spools                   number of spools; those in other folders are not counted
-  events, bytes            number of pending events, and size of the spools' files, which shrink some
-                           time after their events were sent
-  oldest                   when the oldest pending event was logged; omitted if none is pending
-  why                      why events are pending; omitted if none is, or if they are being sent
+  events                   number of pending events
+  bytes                    size of the spools' files, which shrink some time after events were sent
+  oldest                   when the oldest pending event was logged; omitted if no event is pending
+  why                      why events are pending; omitted if no event is, or if they are being sent
   full                     why a spool accepts no more events; omitted if all spools accept events
-  discarded                events that "diaspora spool discard" removed from these spools; an empty
-                           spool is removed, together with its count
-  dropped, quarantined, damaged
-                           events that were dropped for lack of space, set aside because the cluster
-                           does not accept them, or damaged on disk, until "diaspora spool dismiss"`,
+  discarded                events that "diaspora spool discard" removed from these spools; when an
+                           empty spool is removed, its count is lost
+and, until "diaspora spool dismiss", the number of events that were lost:
+  dropped                  for lack of space
+  quarantined              set aside, because the cluster does not accept them
+  damaged                  damaged on disk`,
 }
 
 func (e *env) spoolCommands() []*cobra.Command {
