@@ -25,23 +25,23 @@ var spoolDiscardHelp = help{
 	use:   "discard TOPIC [DIRECTORY]",
 	short: "remove the events of a topic from the spool without sending them",
 	examples: `
-# move events that were logged to a mistyped topic
+# move events from a mistyped topic to the right one
 diaspora spool discard wether --to wether.ndjson
 diaspora produce weather --input ndjson wether.ndjson
 
 # in a script: delete the events
 diaspora spool discard wether --yes`,
 	long: `
-Events are pending for as long as their topic does not exist, or you have no permission to write to
-it. This command removes them. With --to, it first writes them to a file, with their keys, headers,
-times and IDs, as input for produce --input ndjson. The file must not exist yet; "-" is standard
-output. Before anything is changed, you are asked to type the name of the topic; --yes skips this,
-with or without --to.
+As long as a topic does not exist, or you have no permission to write to it, its events stay in the
+spool. This command removes them. With --to, it first writes them to a file, with their keys,
+headers, times and IDs, as input for produce --input ndjson. The file must not exist yet; "-" is
+standard output. Before the command changes anything, it asks you to type the name of the topic.
+--yes skips this question.
 
-Do not log events again that "produce --watch" logged to a mistyped topic. If you start produce with
-the right topic, it logs the files in its folder again by itself. With the same topic, it does not,
-because its journal records the files as logged. In that case, save the events with --to, and log
-that file.
+If "produce --watch" logged the events to a mistyped topic, do not log them again yourself. Start
+produce --watch with the right topic: it logs the files in its folder again. With the same topic, it
+does not log them again, because its journal records them as logged. In that case, save the events
+with --to, and log that file.
 
 Without a DIRECTORY, the command removes the events from all spools of the profile. It does not
 change a spool that another process is using: end that process first.`,
