@@ -23,18 +23,19 @@ var doctorHelp = help{
 	examples: `
 diaspora doctor
 
-# with the topic that you want to use
+# also check the topic that you want to use
 diaspora doctor --topic weather
 
 # also write a file for a support ticket, which contains no tokens or events
 diaspora doctor --bundle ticket.tar.gz`,
 	long: `
-doctor follows the path of an event, and prints one line per check: environment, login, network,
-TLS, gateway, rights, an event written and read back, spool, disk. If a check fails, the checks that
-depend on it are skipped. Begin with the first failure. docs/doctor.md explains each check.
+doctor checks each step between this machine and the fabric, and prints one line per check:
+environment, login, network, TLS, gateway, rights, a test event that is written and read back,
+spool, disk. If a check fails, the checks that depend on it are skipped. Begin with the first
+failure. docs/doctor.md explains each check.
 
-doctor writes one small test event to the topic that --topic names, or to your topic named "doctor"
-if you have one. Without either, it writes no event and changes nothing.
+doctor writes one small test event to the topic in --topic or, without --topic, to your topic named
+"doctor", if you have one. Otherwise it writes no event and changes nothing.
 
 --quiet prints only warnings and failures. The exit code is 0 if nothing failed, and 1 otherwise.`,
 }
