@@ -3,35 +3,36 @@ package main
 import "github.com/spf13/cobra"
 
 // environmentHelp lists the variables that commands read.
-const environmentHelp = `These variables select the fabric, and the identity to sign in with. They are used instead of the
-profile that "diaspora login" has stored:
+const environmentHelp = `These variables select the fabric and the identity. They override the profile that "diaspora login"
+has stored:
   DIASPORA_URL             address of the fabric's ACL endpoint
   DIASPORA_PROFILE         name of the profile to use, as with --profile
-  DIASPORA_KEY_FILE        file with an access key and the address of its fabric, mode 0600; no other
-                           variable is needed. "diaspora key create NAME --save-env FILE" writes it
+  DIASPORA_KEY_FILE        file with an access key and the address of its fabric, written by
+                           "diaspora key create NAME --save-env FILE"; mode 0600; no other variable
+                           is needed
   DIASPORA_KEY_ID          ID of an access key, if there is no such file; needs DIASPORA_URL
   DIASPORA_KEY_SECRET      secret of this access key
   DIASPORA_REFRESH         refresh token of a login; "diaspora token --refresh" prints it
-  DIASPORA_CLIENT_ID       client ID of a service that signs in to Globus as itself
+  DIASPORA_CLIENT_ID       client ID of a service account at Globus
   DIASPORA_CLIENT_SECRET   secret of this client
 
-Set only one of these: an access key, a client, or a refresh token. An access key can log and read events. Other
-tasks, such as claiming topics and creating keys, need a login.
+Set only one of these: an access key, a client, or a refresh token. With an access key, you can log
+and read events. For other tasks, such as claiming topics and creating keys, you need a login.
 
 These variables say how to reach the fabric and Globus:
   DIASPORA_BOOTSTRAP       bootstrap servers, as HOST:PORT,HOST:PORT, instead of those that the
                            fabric announces
   DIASPORA_CA_FILE         PEM file with certificates to trust in addition to the system's
   GLOBUS_SDK_ENVIRONMENT, GLOBUS_SDK_SERVICE_URL_AUTH
-                           another Globus Auth server than the public one; Globus's own tools read
+                           a Globus Auth server other than the public one; Globus's own tools read
                            the same variables
 
 These variables say where files are kept:
   DIASPORA_CONFIG_DIR      profiles and tokens (default: diaspora in the user's configuration folder)
   DIASPORA_STATE_DIR       spools (default: ~/.local/state/diaspora)
 
-"diaspora doctor" shows which variables are set, and reports those that nothing reads. The settings
-of "diaspora serve" can also be given as variables; see "diaspora serve --help".`
+"diaspora doctor" shows which variables are set, and reports those that have no effect. Each setting
+of "diaspora serve" can also be a variable; see "diaspora serve --help".`
 
 // environmentTopic is "diaspora help environment".
 func environmentTopic() *cobra.Command {

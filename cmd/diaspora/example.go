@@ -18,14 +18,14 @@ var exampleHelp = help{
 	use:   "example [TOPIC]",
 	short: "run an end-to-end example: claim a topic, log events, read them",
 	examples: `
-# with nothing set up: on a temporary fabric
+# on a temporary fabric, if you are not logged in to one
 diaspora example
 
 # on the fabric that you are logged in to
 diaspora example my_topic`,
 	long: `
-example shows who you are and claims a topic. It logs one event and waits until it is acknowledged,
-logs another event whose callback reports the acknowledgement, and reads both events.`,
+example shows your identity and claims a topic. It logs one event and waits for the acknowledgement.
+It logs another event, and a callback reports the acknowledgement. Then it reads both events.`,
 	args: arguments{min: 0, max: 1},
 }
 

@@ -23,7 +23,7 @@ var versionHelp = help{
 	examples: `
 diaspora version
 
-# with the licences of the third-party software in the program
+# also print the licences of the third-party software in the program
 diaspora version --licenses`,
 }
 
