@@ -130,7 +130,7 @@ With -o json, it prints an object with
   full                     why a spool accepts no more events; omitted if all spools accept events
   discarded                events that "diaspora spool discard" removed from these spools; when an
                            empty spool is removed, its count is lost
-and, until "diaspora spool dismiss", the number of events that were lost:
+and these counts of lost events, which "diaspora spool dismiss" resets to 0:
   dropped                  for lack of space
   quarantined              set aside, because the cluster does not accept them
   damaged                  damaged on disk`,
