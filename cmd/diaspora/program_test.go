@@ -97,6 +97,15 @@ func leaves(cmd *cobra.Command) (all []*cobra.Command) {
 	return all
 }
 
+// TestHelpHasNoEmptyDefaults checks that no help shows the default of an empty list.
+func TestHelpHasNoEmptyDefaults(t *testing.T) {
+	for _, cmd := range leaves(emptyDesk(t).commands()) {
+		if usages := cmd.Flags().FlagUsages(); strings.Contains(usages, "(default [])") {
+			t.Errorf("the flags of %s are\n%s", cmd.CommandPath(), usages)
+		}
+	}
+}
+
 // TestEveryCommandSpeaksJSON checks that every command accepts -o json, and rejects an
 // unknown format before it does anything.
 func TestEveryCommandSpeaksJSON(t *testing.T) {
