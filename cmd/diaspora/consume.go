@@ -48,8 +48,8 @@ partition, offset, time (of the event), stored (when the cluster received it), i
 headers. A key or value that is not UTF-8 is in key_base64 or value_base64 instead. If a record has
 no key, key is null. If two records have the same id, they are the same event, delivered twice.
 
-Without --from, consume begins at the end, so it prints only new records. With --exit, --to or
---group and no --from, it begins at the start. A group that has read before continues where it
+Without --from, consume begins at the start if --exit, --to or --group is set, and otherwise at the
+end, so that it prints only new records. A group that has read before continues where it
 stopped: --from applies only to partitions that it has never read. A record counts as read by the
 group once it has been written to the output.
 
@@ -77,7 +77,7 @@ func (e *env) consumeCommand() *cobra.Command {
 	})
 	flags := cmd.Flags()
 	flags.StringVar(&o.from, "from", "", "begin at `POSITION`; see above")
-	flags.StringVar(&o.to, "to", "", "end at `POSITION`; see above")
+	flags.StringVar(&o.to, "to", "", "stop before `POSITION`; see above")
 	flags.BoolVar(&o.exit, "exit", false, "exit at the current end of the topic; short for --to end")
 	flags.Int64VarP(&o.number, "number", "n", 0, "exit after `N` records")
 	flags.StringVarP(&o.group, "group", "g", "", "join this consumer `GROUP`, which records how far it has read")

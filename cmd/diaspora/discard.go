@@ -39,9 +39,11 @@ standard output. Before the command changes anything, it asks you to type the na
 --yes skips this question.
 
 If "produce --watch" logged the events to a mistyped topic, do not log them again yourself. Start
-produce --watch with the right topic: it logs the files in its folder again. With the same topic, it
-does not log them again, because its journal records them as logged. In that case, save the events
-with --to, and log that file.
+produce --watch with the right topic: it logs the files in its folder again.
+
+If the topic was right, and you discard the events for another reason, save them with --to, and log
+that file with produce --input ndjson. produce --watch does not log the files to the same topic
+again, because its journal records them as logged.
 
 Without a DIRECTORY, the command removes the events from all spools of the profile. It does not
 change a spool that another process is using: end that process first.`,

@@ -45,15 +45,17 @@ With neither --read nor --write, the key can do both. Without --topic, it is for
 own now or claim later. No key can claim topics or create other keys.
 
 A key that can read also has access to all your consumer groups, even if it is for one topic only.
-Anybody who has the key can join, reset and delete the groups. Colleagues should use their own group
-IDs, or read without a group.
+Anybody who has the key can join, reset and delete the groups. If several people use the key, each
+should use a group ID of their own, or read without a group.
 
 With --save-env, --save-for-kcat or --save-for-java, the command does not print the key. It writes
-the key to a new file that only you can read. If FILE is -, it writes to standard output. NAME can
-then be omitted, and the key is named after this machine.
+the key to a new file that only you can read. If FILE is -, it writes to standard output. With any
+of these flags, NAME can be omitted, and the key is named after this machine.
 
 To use a file that --save-env has written, set DIASPORA_KEY_FILE to its name, or load it into a
-shell with: set -a; . FILE. "diaspora produce" and "diaspora consume" need nothing else, because the
+shell:
+  set -a; . FILE; set +a
+"diaspora produce" and "diaspora consume" need nothing else, because the
 file also has the address of the fabric.
 
 If the fabric has its own certificate authority, its certificates are written to a second file,

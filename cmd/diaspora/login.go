@@ -37,7 +37,7 @@ diaspora login https://diaspora.example.org --no-browser
 # use the refresh token of a login on another machine
 ssh laptop diaspora token --refresh | diaspora login https://diaspora.example.org --with-token
 
-# in a script, after you have checked the fabric's hosts
+# without the question about the fabric's hosts, after you have checked them
 diaspora login https://diaspora.example.org --no-browser --yes
 
 # also write a file for Kafka's Java clients
@@ -51,10 +51,11 @@ name of the host, unless you set another name with --profile. The tokens are sto
 only you can read, and are renewed automatically. --show-tokens prints them.
 
 If the profile already has a login with another identity, that login is not replaced. The new login
-is stored as another profile; see "diaspora profile".
+is stored as another profile, whose name login prints.
 
-The fabric's scope at Globus normally contains the name of a host. Access tokens are sent only to
-this host and its subdomains. If the scope contains no host name, login shows the fabric's hosts and
+So that a wrong fabric cannot collect your tokens, they are sent only to hosts that belong to the
+fabric. Its scope at Globus, the permission that you grant when you log in, normally contains the
+name of a host: tokens are sent only to this host and its subdomains. If the scope contains no host name, login shows the fabric's hosts and
 asks you to confirm them; --yes confirms them. If another profile has the same scope but different
 hosts, login fails. A fabric that runs entirely on this machine is exempt from these checks.
 
@@ -62,7 +63,7 @@ If DIASPORA_CLIENT_ID and DIASPORA_CLIENT_SECRET are set, login signs in as a se
 without a browser or a code. It checks these credentials, and stores only the profile.
 
 --save-for-java creates an access key, named after this machine, and writes it to
-<username>.properties, for Kafka's Java tools. Only you can read this file. See
+<username>.properties, or with --save-for-java=FILE to FILE, for Kafka's Java tools. Only you can read this file. See
 "diaspora key create --help".`,
 	args: arguments{min: 0, max: 1},
 }

@@ -54,16 +54,17 @@ diaspora produce weather --value '{"celsius": 21.5}' --wait 0`,
 Each line is an event: the bytes before the line feed, unchanged. An empty line is an empty event.
 If a file does not end with a line feed, its last line is still an event.
 
-produce first writes every event to disk, to the spool of the profile (see "diaspora spool ls"), and
-then sends it to the cluster. At the end of the input, produce waits until the cluster has
+produce first writes every event to a spool on disk (each process has one, see "diaspora spool ls"),
+and then sends it to the cluster. At the end of the input, produce waits until the cluster has
 acknowledged all events. If the cluster acknowledges nothing for the time in --wait, produce stops
 waiting. The events that are still pending are not lost: the next produce, or "diaspora spool drain",
 sends them. produce reports them, and exits with 0, or with 75 if --require-ack is set.
 
-After the cluster was unreachable, produce does not wait for it for one minute, unless --wait or
---require-ack is set. It only checks briefly whether the cluster is reachable again.
+If an earlier produce found the cluster unreachable less than a minute ago, produce does not wait for
+it, unless --wait or --require-ack is set. It only checks briefly whether the cluster is reachable
+again.
 
-If the spool reaches 1 GiB, or if its disk is full, produce reports this and waits for free space.
+If its spool reaches 1 GiB, or if its disk is full, produce reports this and waits for free space.
 If somebody has to solve a problem first (not logged in, no permission, no such topic), the events
 stay in the spool, and the exit code is not 0.
 
@@ -75,12 +76,12 @@ other lines, and exits with 8.
 
 With --input ndjson, each line is a JSON object like those that "consume -o ndjson" prints. It has
 "value" or "value_base64" and, optionally, "key", "key_base64", "headers", "time" and "id". If
-"value" is itself JSON, such as {"celsius": 21.5}, its JSON text is logged. "headers" can also be an
-object, such as {"unit": "C"}. A byte-order mark is skipped. To log lines of JSON unchanged, omit
+"value" is a string, its text is logged; if it is an object, array or number, its JSON text is.
+"headers" is a list as "consume -o ndjson" prints it, or an object, such as {"unit": "C"}. A byte-order mark is skipped. To log lines of JSON unchanged, omit
 --input.
 
 With --input file, each FILE, or all of standard input, is one event. The key is the name of the
-file, unless -k sets another key. The name is also in the header "file". The time of the event is
+file without its folder, unless -k sets another key. The name is also in the header "file". The time of the event is
 the time at which the file was last changed.
 
 With --watch, each file in DIR is one event, and so is each file that is added to DIR later. Key,
@@ -88,8 +89,8 @@ header and time are those of --input file. With --input lines or ndjson, each li
 event instead.
 
 With --watch, a file counts as complete, and is logged, when its size and time have not changed for
-the time in --settle. If your program writes a file under another name and renames it when it is
-complete, use --settle 0. With --input lines or ndjson, if the last line of a file has no line feed,
+the time in --settle. If your program first writes a file under a name that is ignored (see below),
+and renames it when it is complete, use --settle 0. With --input lines or ndjson, if the last line of a file has no line feed,
 the file counts as complete after ten times --settle, or when produce ends. These are ignored:
 folders in DIR, empty files, files that are not regular (such as links), and files whose names begin
 with a dot or do not match --pattern.
@@ -97,7 +98,7 @@ with a dot or do not match --pattern.
 With --watch, a journal records which files were logged, so that each file is logged once. If a file
 changes later, the whole file is logged again. There is one journal for each folder and topic, in
 DIASPORA_STATE_DIR. So all files in DIR are logged again if you use another topic, another state
-folder, or another name of DIR. If produce is killed, the files that it was logging are logged again,
+folder, or another path to DIR, for instance through a link. If produce is killed, the files that it was logging are logged again,
 with the same IDs. If a file is too large, produce reports it and records it in the journal, and does
 not try it again.
 

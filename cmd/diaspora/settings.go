@@ -46,12 +46,12 @@ var serveSettings = new(serveDraft).settings()
 func (d *serveDraft) settings() []setting {
 	return []setting{
 		{"public-url", "`URL` of the ACL endpoint as clients reach it, such as https://diaspora.example.org", &d.PublicURL},
-		{"token-key-file", "`FILE` with the key that signs tokens for access keys; the same for all gateways and ACL endpoints; created if missing", &d.TokenKeyFile},
+		{"token-key-file", "`FILE` with the key that signs the tokens that clients can get with an access key; created if missing; copy it to all gateways and ACL endpoints", &d.TokenKeyFile},
 		{"state-dir", "`FOLDER` for a copy of the ledger, which makes the next start faster; created if missing", &d.StateDir},
 		{"tls-cert-file", "PEM `FILE` with the server certificate; read again when it changes", &d.certFile},
 		{"tls-key-file", "PEM `FILE` with the private key of the server certificate", &d.keyFile},
 		{"insecure-allow-plaintext", "serve other machines without TLS, which lets anybody on the network path steal tokens (`BOOL`)", &d.InsecureAllowPlaintext},
-		{"trusted-proxies", "networks of load balancers that send client addresses with PROXY protocol version 2, as `NETWORK,...`", &d.TrustedProxies},
+		{"trusted-proxies", "networks of load balancers in front of the gateway that send client addresses with PROXY protocol version 2, as `NETWORK,...`", &d.TrustedProxies},
 
 		{"operators", "subjects of the operators, who may block others, as `UUID,...`; the same for all gateways and ACL endpoints", &d.Admission.Operators},
 		{"allow-domains", "admit only accounts whose username ends with one of these domains, as `DOMAIN,...`, and those in allow-subjects (default: everybody)", &d.Admission.Domains},
@@ -69,7 +69,7 @@ func (d *serveDraft) settings() []setting {
 		{"kafka-password-file", "`FILE` with the super user's password, for the ACL endpoint", d.secret(&d.Kafka.Admin.Password, "", "acl")},
 		{"gateway-kafka-username", "`NAME` of the Kafka user with which a separate gateway process reads the ledger; the ACL endpoints give this user access", &d.Kafka.Gateway.Name},
 		{"gateway-kafka-password-file", "`FILE` with the password of the user in gateway-kafka-username, for a separate gateway process", d.secret(&d.Kafka.Gateway.Password, "gateway")},
-		{"kafka-ca-file", "PEM `FILE` with the authorities that sign the brokers' certificates; without it, connections are plaintext, and the brokers must be on this machine", func(v string) error {
+		{"kafka-ca-file", "PEM `FILE` with the authorities that sign the brokers' certificates; without it, connections are plaintext, and the brokers must be on this machine unless kafka-insecure-allow-plaintext is set", func(v string) error {
 			pool, _, err := front.ReadCA(v)
 			d.Kafka.TLS = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
 			return err
@@ -88,11 +88,11 @@ func (d *serveDraft) settings() []setting {
 
 		{"acl-listen", "`HOST:PORT` where the ACL endpoint listens (default :9090)", &d.acl.Listen},
 		{"acl-bootstrap", "gateways that clients connect to first, as `HOST:PORT,...`", &d.acl.Bootstrap},
-		{"acl-ca-file", "PEM `FILE` with certificates that clients should trust in addition to those of their system", func(v string) (err error) {
+		{"acl-ca-file", "PEM `FILE` with certificates that the ACL endpoint tells clients to trust, in addition to those of their system, when they connect to the gateways", func(v string) (err error) {
 			_, d.acl.CA, err = front.ReadCA(v)
 			return err
 		}},
-		{"acl-hosts", "further host names of the ACL endpoint, as `HOST,...`", &d.acl.Hosts},
+		{"acl-hosts", "host names, besides that of public-url, under which clients may address the ACL endpoint, as `HOST,...`", &d.acl.Hosts},
 		{"acl-trusted-proxies", "networks of HTTP proxies whose X-Forwarded-For header is trusted, as `NETWORK,...`", &d.acl.TrustedProxies},
 		{"default-partitions", "`NUMBER` of partitions of a topic that is claimed without --partitions (default 1)", &d.acl.DefaultPartitions},
 		{"default-retention", "`DURATION` for which events are kept in a topic that is claimed without --retention (default 168h)", &d.acl.DefaultRetention},
@@ -100,7 +100,7 @@ func (d *serveDraft) settings() []setting {
 		{"max-partitions", "maximum `NUMBER` of partitions per person, in all topics together (default 2000)", &d.acl.Limits.Partitions},
 		{"max-keys", "maximum `NUMBER` of access keys per person at a time (default 100)", &d.acl.Limits.Keys},
 		{"max-keys-ever", "maximum `NUMBER` of access keys that a person may ever create (default 10000)", &d.acl.Limits.KeysEver},
-		{"max-records-per-hour", "maximum `NUMBER` of ledger records per person within an hour (default 2000)", &d.acl.Limits.RecordsPerHour},
+		{"max-records-per-hour", "maximum `NUMBER` of changes per person within an hour, such as claims and new keys; events are not counted (default 2000)", &d.acl.Limits.RecordsPerHour},
 	}
 }
 

@@ -80,11 +80,11 @@ sent with your login, or with any other of your keys.
 
 The command ends when no events are pending, or when they cannot be sent now. The exit code is
   0    no events are pending, except in spools that a running process uses
-  2    the folder has no spool, but there are spools in its subfolders
+  2    there are no spools in the folder (see below), but in its subfolders; name one of those
   3    you are not logged in
   4    you have no permission to write to the topic
   5    the topic does not exist
-  75   the cluster is unreachable, or the events belong to somebody else
+  75   the cluster is unreachable, or another identity logged the events
 
 The spools are in ~/.local/state/diaspora, or in the folder in DIASPORA_STATE_DIR.`,
 	args: arguments{surplus: "to drain another folder, set DIASPORA_STATE_DIR"},
@@ -131,7 +131,7 @@ With -o json, it prints an object with
   discarded                events that "diaspora spool discard" removed from these spools; when an
                            empty spool is removed, its count is lost
 and these counts of lost events, which "diaspora spool dismiss" resets to 0:
-  dropped                  for lack of space
+  dropped                  for lack of space, by Go programs that choose this; produce waits instead
   quarantined              set aside, because the cluster does not accept them
   damaged                  damaged on disk`,
 }

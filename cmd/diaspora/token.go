@@ -22,11 +22,12 @@ export DIASPORA_URL=$(diaspora whoami --url)
 export DIASPORA_REFRESH=$(diaspora token --refresh)`,
 	long: `
 A refresh token identifies you, but not the fabric. So a job without a profile also needs
-DIASPORA_URL and, if the fabric's scope contains no host name, DIASPORA_BOOTSTRAP. "diaspora login"
-prints the export lines for these variables.
+DIASPORA_URL and, if the fabric's scope contains no host name, DIASPORA_BOOTSTRAP. At its end,
+"diaspora login" prints the lines that export these variables.
 
 Anybody who has a token can act as you. An access token works until it expires, and a refresh token
-works until "diaspora logout" revokes it. Keep tokens out of files and logs.`,
+as long as it is used at least every six months. "diaspora logout" revokes both. Keep tokens out of
+files and logs.`,
 }
 
 func (e *env) tokenCommand() *cobra.Command {

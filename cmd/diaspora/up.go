@@ -38,7 +38,7 @@ diaspora up
 # in a script, while the fabric runs in another terminal: sign in as a service account
 eval "$(diaspora up --print-service-account)"
 
-# a second fabric, which leaves nothing behind
+# a second fabric, with its data in memory
 diaspora up --memory --profile scratch --kafka-port 0 --http-port 0 --globus-port 0
 
 # with Apache Kafka on this machine (in a clone of the repository; needs Java 17 and Maven)
@@ -51,7 +51,8 @@ One process runs
   - the ACL endpoint, where topics are claimed
   - a stand-in for Globus Auth
 All of them listen only on 127.0.0.1. The command also signs you in, without a browser, and stores
-the login as the profile "local". Other users of this machine can connect, but cannot log in.
+the login as the profile "local", or as the one in --profile. It becomes the current profile if there
+is none. Other users of this machine can connect, but cannot log in.
 
 With --print-service-account, the command also prints environment variables with which a script can
 sign in as a service account. If the fabric is already running, the command prints only these
@@ -59,7 +60,7 @@ variables, for eval, and exits.
 
 With --kafka, there is no embedded broker. Events are stored in the Apache Kafka cluster that
 "make kafka-up" has started. A gateway runs in front of each node of the cluster, at the address
-that the cluster announces to clients.
+that this node announces to clients.
 
 The fabric runs until Ctrl-C. Acknowledged events are available again after the next start, even
 after kill -9.`,
