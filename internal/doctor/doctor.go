@@ -170,7 +170,9 @@ type visit struct {
 	stored []globus.Token // tokens of all profiles, which must not appear in any output
 
 	keyFile  accesskey.File  // the file that DIASPORA_KEY_FILE names
+	noKey    bool            // the access key cannot be used, so it is not known which fabric its file names
 	profile  string          // name of the profile; "" if none is used
+	noName   bool            // the name of the profile cannot be found out
 	cfg      diaspora.Config // set by the check "configuration"
 	endpoint *url.URL        // URL of the ACL endpoint
 	client   *diaspora.Client

@@ -140,7 +140,7 @@ func checkCredentials(_ context.Context, v *visit) Finding {
 	id, secret, refresh := v.Getenv("DIASPORA_CLIENT_ID"), v.Getenv("DIASPORA_CLIENT_SECRET"), v.Getenv("DIASPORA_REFRESH")
 	file, err := accesskey.FromEnv(v.Getenv)
 	if wrong := (*accesskey.FileError)(nil); errors.As(err, &wrong) {
-		return failure(wrong.Hint, "%s", wrong.Reason)
+		return failure(wrong.Hint, "%s", wrong.Reason).and(func() { v.noKey = true })
 	}
 	switch {
 	case file.Variable != "":

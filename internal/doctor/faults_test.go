@@ -3,6 +3,7 @@ package doctor
 import (
 	"bytes"
 	"errors"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -116,6 +117,8 @@ var faults = []fault{
 	{"profile", "for others to change", Failure, `^profile "home": others may change .*/home\.json \(-rw-rw-rw-\)`, `chmod go-w /.*/home\.json"$`, fabric.Config{},
 		func(w *world) { w.chmod(filepath.Join(w.vars["DIASPORA_CONFIG_DIR"], "profiles", "home.json"), 0o666) }},
 
+	{"profile", "no URL", Failure, `^DIASPORA_URL is not a URL$`, `^set it to the address`, fabric.Config{},
+		func(w *world) { w.vars["DIASPORA_URL"] = "fabric.example.org" }},
 	{"token file", "for others to read", Failure, `^others may use .*/home\.json \(-rw-r--r--\); its tokens may be known$`, `^chmod 600 /.*/home\.json, or log out and in again$`, fabric.Config{},
 		func(w *world) { w.chmod(w.tokenFile(), 0o644) }},
 	{"token file", "in a folder for others to write", Failure, `^others may write to its folder .*/tokens`, `^chmod 700 /.*/tokens$`, fabric.Config{},
@@ -484,6 +487,47 @@ func TestFaults(t *testing.T) {
 				if (f.Status == Failure || f.Status == Warning) && f.Next == "" {
 					t.Errorf("%s says what is wrong, and not what to do: %s", f.Check, f.Seen)
 				}
+			}
+		})
+	}
+}
+
+// TestOneCauseOneFailure requires that checks that can only repeat what an earlier one has found do not fail: they
+// would suggest another cause, and something else to do.
+func TestOneCauseOneFailure(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, fabric.Config{})
+	key := w.keyFile(w.key(diaspora.AccessKeyRequest{Name: "k", Read: true}))
+	exposed := w.keyFile(w.key(diaspora.AccessKeyRequest{Name: "exposed", Read: true}))
+	w.chmod(exposed, 0o644)
+	spools, config := w.cfg.Spools, w.vars["DIASPORA_CONFIG_DIR"]
+	for _, test := range []struct {
+		name, check string
+		vars        map[string]string
+		spools      error // as in the command, whose spools depend on the fabric
+	}{
+		{"a key file for others to read", "credentials", map[string]string{"DIASPORA_KEY_FILE": exposed}, errors.New("the key file")},
+		{"no key file", "credentials", map[string]string{"DIASPORA_KEY_FILE": exposed + "-not"}, errors.New("the key file")},
+		{"no key file, with a login", "credentials", map[string]string{"DIASPORA_KEY_FILE": exposed + "-not", "DIASPORA_CONFIG_DIR": config}, errors.New("the key file")},
+		{"no key file, with a fabric", "credentials", map[string]string{"DIASPORA_KEY_FILE": exposed + "-not", "DIASPORA_URL": w.fabric.URL()}, nil},
+		{"two credentials", "credentials", map[string]string{"DIASPORA_KEY_FILE": key, "DIASPORA_REFRESH": "refresh-token"}, errors.New("the key file")},
+		{"half of a key", "credentials", map[string]string{"DIASPORA_KEY_ID": "key-abcdefghij234567"}, errors.New("the key")},
+		{"not the name of a profile", "profile", map[string]string{"DIASPORA_PROFILE": "a/b"}, errors.New("the profile")},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			w.T = t
+			w.vars = map[string]string{"DIASPORA_CONFIG_DIR": t.TempDir(), "DIASPORA_STATE_DIR": t.TempDir()}
+			maps.Copy(w.vars, test.vars)
+			w.cfg.Environ = nil
+			if w.cfg.Spools = spools; test.spools != nil {
+				w.cfg.Spools = func() (string, []string, error) { return "", nil, test.spools }
+			}
+			report, findings := w.examine()
+			if report.Count(Failure) != 1 || report.Count(Warning) != 0 || findings[test.check].Status != Failure {
+				t.Errorf("more fails than %s:\n%s", test.check, report.Text())
+			}
+			if test.spools != nil && findings["spool folder"].Seen != test.check+" failed" {
+				t.Errorf("spool folder says %q, want %q", findings["spool folder"].Seen, test.check+" failed")
 			}
 		})
 	}

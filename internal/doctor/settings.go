@@ -91,6 +91,12 @@ func checkProfile(_ context.Context, v *visit) Finding {
 		return failed(err, "set DIASPORA_CONFIG_DIR")
 	}
 	name, address := v.Getenv("DIASPORA_PROFILE"), v.address()
+	if name == "" && address == "" && v.noKey {
+		return notTried("credentials failed")
+	}
+	if u, err := endpointURL(address); address != "" && (err != nil || u.Scheme == "" || u.Host == "") {
+		return failure(`set it to the address that "diaspora login URL" takes, which begins with https://`, "DIASPORA_URL is not a URL")
+	}
 	if name == "" && address != "" {
 		name = profileOf(profiles, address)
 		switch {
@@ -105,8 +111,10 @@ func checkProfile(_ context.Context, v *visit) Finding {
 			if from := v.fromEnvironment(); from != "" && errors.Is(err, diaspora.ErrNoProfile) {
 				return failure(`set DIASPORA_URL as well, to the address that "diaspora login URL" takes`, "%s says who signs in, but neither a profile nor DIASPORA_URL says to which fabric", from)
 			}
-			return failed(err, `run "diaspora login URL"`)
+			return failed(err, `run "diaspora login URL"`).and(func() { v.noName = !errors.Is(err, diaspora.ErrNoProfile) })
 		}
+	} else if err := diaspora.ValidProfile(name); err != nil {
+		return failed(err, "correct DIASPORA_PROFILE, or --profile").and(func() { v.noName = true })
 	}
 	if _, err := profiles.Load(name); err != nil {
 		return failed(err, "log in again to replace it")

@@ -18,7 +18,12 @@ const otherState = "set DIASPORA_STATE_DIR to a folder of yours on a local disk"
 // checkSpoolFolder checks the folder in which the program creates its spools.
 func checkSpoolFolder(_ context.Context, v *visit) Finding {
 	home, dirs, err := v.Spools()
-	if err != nil {
+	switch { // the fabric or the profile determines the folder
+	case err != nil && v.noKey:
+		return notTried("credentials failed")
+	case err != nil && v.noName:
+		return notTried("profile failed")
+	case err != nil:
 		return failed(err, otherState)
 	}
 	learn := func() { v.home, v.dirs = home, dirs }
