@@ -338,6 +338,15 @@ var faults = []fault{
 	{"topic", "somebody else's", Failure, `^secret: not authorized`, `--topic`, fabric.Config{},
 		func(w *world) { w.claimAs("grace@example.org", "secret"); w.cfg.Topic = "secret" }},
 
+	{"topic", "a slip of the finger, with a key for some topics", Failure, `^the access key key-\w+ has access to aerosols, weather, not to wether; did you mean weather\?$`, `^correct the name: --topic weather$`, fabric.Config{},
+		func(w *world) { w.mistype("wether", "weather", "aerosols") }},
+	{"topic", "a slip of the finger, with a key for all topics", Failure, `^the access key key-\w+ has access to aerosols, weather, not to wether; did you mean weather\?$`, `^correct the name: --topic weather$`, fabric.Config{},
+		func(w *world) { w.mistype("wether") }},
+	{"topic", "another topic, with a key", Failure, `^the access key key-\w+ has access to weather, not to aerosols$`, `^name one of these topics with --topic, or use an access key for aerosols$`, fabric.Config{},
+		func(w *world) { w.mistype("aerosols", "weather") }},
+	{"topic", "a topic that is gone, with a key", Failure, `^the access key key-\w+ has no access to weather: it is mistyped, not claimed, or of another owner$`, `^compare the name with "diaspora topic list"`, fabric.Config{},
+		func(w *world) { w.mistype("weather", "weather"); w.release() }},
+
 	{"topic settings", "the producer's time counts", Warning, `^message\.timestamp\.type is CreateTime`, `operator`, fabric.Config{},
 		func(w *world) { w.lie("LogAppendTime", "CreateTime   ") }},
 
@@ -449,6 +458,15 @@ var faults = []fault{
 				}
 			})
 		}},
+}
+
+// mistype names a topic to check with an access key for others, or for all of ada's.
+func (w *world) mistype(name string, topics ...string) {
+	w.Helper()
+	w.claimAs(ada, "aerosols")
+	w.claimAs("grace@example.org", "wethers") // must not be suggested
+	w.vars["DIASPORA_KEY_FILE"] = w.keyFile(w.key(diaspora.AccessKeyRequest{Name: "k", Read: true, Write: true, Topics: topics}))
+	w.cfg.Topic = name
 }
 
 // TestDiscardedIsNoLoss requires that there is no warning about events that were deliberately

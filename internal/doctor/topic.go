@@ -79,12 +79,7 @@ func checkTopic(ctx context.Context, v *visit) Finding {
 		err = kerr.ErrorForCode(resp.Topics[0].ErrorCode)
 	}
 	if condition, _ := kafka.Explain(err); err != nil && condition == kafka.Permission {
-		near, free := Unclaimed(ctx, v.client, name)
-		if free && near != "" {
-			return failure("claim it: diaspora topic claim "+name, "nobody has claimed %s; did you mean %s?", name, near)
-		} else if free {
-			return failure("claim it: diaspora topic claim "+name, "nobody has claimed %s", name)
-		}
+		return v.noAccess(ctx, name, err)
 	}
 	if err != nil {
 		return failure(v.kafkaAdvice(err), "%s: %s", name, describeKafkaError(err))
@@ -100,6 +95,54 @@ func checkTopic(ctx context.Context, v *visit) Finding {
 		}
 	}
 	return ok("%s has %s, each with %s", name, count(state.partitions, "partition"), count(state.replicas, "replica")).and(func() { v.topic = state })
+}
+
+// noAccess describes a topic that may not be accessed, for example because its name is mistyped. The cluster does
+// not say whether such a topic exists.
+func (v *visit) noAccess(ctx context.Context, name string, err error) Finding {
+	if v.usesKey() { // a key cannot ask whether a topic is claimed
+		return v.noAccessByKey(ctx, name, err)
+	}
+	near, free := Unclaimed(ctx, v.client, name)
+	switch {
+	case free && near != "":
+		return failure("claim it: diaspora topic claim "+name, "nobody has claimed %s; did you mean %s?", name, near)
+	case free:
+		return failure("claim it: diaspora topic claim "+name, "nobody has claimed %s", name)
+	}
+	return failure(v.kafkaAdvice(err), "%s: %s", name, describeKafkaError(err))
+}
+
+func (v *visit) noAccessByKey(ctx context.Context, name string, err error) Finding {
+	names := v.key.Topics
+	if len(names) == 0 { // the key is for all topics of its owner
+		names = v.visible(ctx)
+	}
+	if len(names) == 0 || slices.Contains(names, name) {
+		return failure(`compare the name with "diaspora topic list" where you are logged in`,
+			"the access key %s has no access to %s: it is mistyped, not claimed, or of another owner", v.cfg.Key.ID, name)
+	}
+	text := fmt.Sprintf("the access key %s has access to %s, not to %s", v.cfg.Key.ID, someOf(sorted(names)), name)
+	if near := Near(name, names); near != "" {
+		return failure("correct the name: --topic "+near, "%s; did you mean %s?", text, near)
+	}
+	return failure("name one of these topics with --topic, or use an access key for "+name, "%s", text)
+}
+
+// visible returns the topics that the broker shows to this user. It returns none if they cannot be found out.
+func (v *visit) visible(ctx context.Context) (names []string) {
+	req := kmsg.NewPtrMetadataRequest()
+	req.Version, req.Topics = 8, nil // nil means all
+	resp, err := req.RequestWith(ctx, v.first)
+	if err != nil {
+		return nil
+	}
+	for _, t := range resp.Topics {
+		if t.Topic != nil && !t.IsInternal {
+			names = append(names, *t.Topic)
+		}
+	}
+	return names
 }
 
 // checkTopicSettings checks the settings on which guarantees depend.
