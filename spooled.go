@@ -41,8 +41,8 @@ type SpoolStats struct {
 	Oldest time.Time // when the oldest of Events was logged, or earlier; zero if there are none
 
 	// Why says why events are pending: for instance, the login is rejected, the cluster is
-	// unreachable, or a topic is held; of the topics in Held, it takes the first in alphabetical
-	// order. It is nil if no events are pending, or if they are being sent.
+	// unreachable, or a topic is held; of the topics in Held, it takes the one with the latest
+	// reason. It is nil if no events are pending, or if they are being sent.
 	Why error
 
 	// Full says why the spool takes no more events: it has reached [Config.SpoolBytes], or its disk

@@ -126,7 +126,9 @@ With -o json, it prints an object with
   events                   number of pending events
   bytes                    size of the spools' files, which shrink some time after events were sent
   oldest                   when the oldest pending event was logged; omitted if no event is pending
-  why                      why events are pending; omitted if no event is, or if they are being sent
+  why                      why events are pending; omitted if no event is, or if they are being sent.
+                           Of several reasons, it is the latest; that of a running process comes first
+  why_time                 when a process noted that reason
   full                     why a spool accepts no more events; omitted if all spools accept events
   discarded                events that "diaspora spool discard" removed from these spools; when an
                            empty spool is removed, its count is lost
@@ -178,8 +180,9 @@ type spoolDocument struct {
 	Events    uint64    `json:"events"`
 	Bytes     int64     `json:"bytes"`
 	Oldest    time.Time `json:"oldest,omitzero"`
-	Why       string    `json:"why,omitempty"`  // why events are pending
-	Full      string    `json:"full,omitempty"` // why the spool accepts no more events
+	Why       string    `json:"why,omitempty"`     // why events are pending
+	WhyTime   time.Time `json:"why_time,omitzero"` // when the process that gave the reason gave it
+	Full      string    `json:"full,omitempty"`    // why the spool accepts no more events
 	Subject   string    `json:"subject"`
 	Owner     string    `json:"owner,omitempty"` // the process that uses the spool
 	Discarded uint64    `json:"discarded"`       // by spool discard, since the spool was created
@@ -192,36 +195,49 @@ func document(dir string, info spool.Info) spoolDocument {
 		Dir: dir, Events: info.Events, Bytes: info.Bytes, Oldest: info.Oldest.UTC(), Subject: info.Subject,
 		Discarded: info.Discarded, Losses: info.Losses(),
 	}
-	if info.Owner != nil && !info.Owner.Gone() {
+	if info.Used() {
 		d.Owner = info.Owner.String()
 		d.Full = info.Owner.Full
 	}
+	d.Why, d.WhyTime = info.Reason()
+	d.WhyTime = d.WhyTime.UTC().Truncate(time.Millisecond)
 	switch {
-	case info.Events == 0:
-	case d.Owner == "" && info.Note != "": // the note of a process that has ended may be out of date
-		d.Why = "no process sends them; the last one said: " + info.Note
-	case d.Owner == "":
-		d.Why = "no process sends them"
+	case info.Events == 0 || d.Owner != "":
+	case d.Why != "": // it may be over
+		d.Why = "no process sends them; the last one said: " + d.Why
 	default:
-		d.Why = info.Note
+		d.Why = "no process sends them"
 	}
 	return d
 }
 
-func (e *env) spoolDocuments() (docs []spoolDocument, err error) {
+// reason returns why events are pending, and how long ago that was said.
+func (e *env) reason(why string, said time.Time) string {
+	if why == "" || said.IsZero() {
+		return why
+	}
+	return fmt.Sprintf("%s (noted %s ago)", why, e.age(said))
+}
+
+// spoolDocuments describes the spools. latest is the one whose reason for pending events says most about the present.
+func (e *env) spoolDocuments() (docs []spoolDocument, latest spoolDocument, err error) {
 	_, spools, err := e.spools()
 	if err != nil {
-		return nil, err
+		return nil, latest, err
 	}
-	for _, s := range spools {
+	var of *spool.Info // latest
+	for i, s := range spools {
 		if s.Err != nil {
-			return nil, spoolFailure(s.Err)
+			return nil, latest, spoolFailure(s.Err)
 		}
 		d := document(s.Dir, s.Info)
 		d.Profile, d.URL = s.Pool.Profile, s.Pool.URL
 		docs = append(docs, d)
+		if d.Why != "" && (of == nil || s.Info.MoreRecent(of)) {
+			of, latest = &spools[i].Info, d
+		}
 	}
-	return docs, nil
+	return docs, latest, nil
 }
 
 // spoolFailure gives an error of a spool its exit code, whatever its cause.
@@ -230,7 +246,7 @@ func spoolFailure(err error) error {
 }
 
 func (e *env) spoolList() error {
-	docs, err := e.spoolDocuments()
+	docs, _, err := e.spoolDocuments()
 	if err != nil {
 		return err
 	}
@@ -247,7 +263,7 @@ func (e *env) spoolList() error {
 			}
 			continue
 		}
-		if d.Full != "" {
+		if d.Why = e.reason(d.Why, d.WhyTime); d.Full != "" {
 			d.Why = strings.TrimSuffix("full: "+d.Full+"; "+d.Why, "; ")
 		}
 		rows = append(rows, []string{fmt.Sprint(d.Events), terminal.Size(d.Bytes), e.age(d.Oldest), fmt.Sprint(d.Quarantined),
@@ -266,17 +282,18 @@ type statusDocument struct {
 	Bytes     int64     `json:"bytes"`
 	Oldest    time.Time `json:"oldest,omitzero"`
 	Why       string    `json:"why,omitempty"`
+	WhyTime   time.Time `json:"why_time,omitzero"`
 	Full      string    `json:"full,omitempty"`
 	Discarded uint64    `json:"discarded"`
 	spool.Losses
 }
 
 func (e *env) status() error {
-	docs, err := e.spoolDocuments()
+	docs, latest, err := e.spoolDocuments()
 	if err != nil {
 		return err
 	}
-	total := statusDocument{Spools: len(docs)}
+	total := statusDocument{Spools: len(docs), Why: latest.Why, WhyTime: latest.WhyTime}
 	for _, d := range docs {
 		total.Events += d.Events
 		total.Bytes += d.Bytes
@@ -288,9 +305,6 @@ func (e *env) status() error {
 		}
 		if total.Oldest.IsZero() || !d.Oldest.IsZero() && d.Oldest.Before(total.Oldest) {
 			total.Oldest = d.Oldest
-		}
-		if total.Why == "" || d.Owner != "" && d.Why != "" {
-			total.Why = d.Why
 		}
 	}
 	if e.json() {
@@ -356,7 +370,7 @@ func (e *env) statusLine(d statusDocument) (c colour, head, text string) {
 	c, head = green, "no events are pending"
 	if d.Events > 0 {
 		c, head = yellow, fmt.Sprintf("%s (%s on disk) %s", count(d.Events, "event"), terminal.Size(d.Bytes), agree(d.Events, "waits", "wait"))
-		text = fmt.Sprintf(" since %s: %s", e.age(d.Oldest), oneLine(cmp.Or(d.Why, "they are being sent")))
+		text = fmt.Sprintf(" since %s: %s", e.age(d.Oldest), oneLine(cmp.Or(e.reason(d.Why, d.WhyTime), "they are being sent")))
 	}
 	if d.Losses != (spool.Losses{}) {
 		c = yellow

@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -377,6 +378,50 @@ func TestWhyOfThePast(t *testing.T) {
 	if !strings.HasSuffix(d.out.String(), ": no process sends them; the last one said: the king is away\n") {
 		t.Errorf("status says %q", d.out.String())
 	}
+}
+
+// TestLatestReason: of several spools, status shows the reason that is at work now, with its time, whatever an older
+// spool says.
+func TestLatestReason(t *testing.T) {
+	d := newDesk(t)
+	p, err := d.pool()
+	testkit.Must(t, err)
+	noted := func(number, why string) *spool.Spool {
+		t.Helper()
+		s, err := spool.Open(t.Context(), spool.Options{Dir: filepath.Join(p.Dir, number), Subject: "ada"})
+		testkit.Must(t, err)
+		t.Cleanup(func() { s.Close() })
+		testkit.Must(t, s.Append(t.Context(), spool.Entry{Topic: "weather", Value: []byte("x"), ID: "id", Time: time.Now()}))
+		testkit.Must(t, s.Note(why))
+		return s
+	}
+	status := func(want string) {
+		t.Helper()
+		d.out.Reset()
+		d.must(t, "status")
+		if !regexp.MustCompile(`: ` + want + ` \(noted \d+s ago\)\n$`).MatchString(d.out.String()) {
+			t.Errorf("status says %q, want %q", d.out.String(), want)
+		}
+	}
+	testkit.Must(t, noted("1", "refused").Close())
+	testkit.Must(t, noted("2", "no broker").Close())
+	status("no process sends them; the last one said: no broker")
+	testkit.Must(t, noted("1", "refused once more").Close())
+	status("no process sends them; the last one said: refused once more")
+	used := noted("2", "at work")
+	testkit.Must(t, noted("1", "refused again").Close())
+	status("at work")
+	d.out.Reset()
+	d.must(t, "status", "-o", "json")
+	if got := d.out.String(); !regexp.MustCompile(`"why":"at work","why_time":"\d{4}-.*Z"`).MatchString(got) {
+		t.Errorf("status -o json says %s", got)
+	}
+	d.out.Reset()
+	d.must(t, "spool", "ls")
+	if got := d.out.String(); !regexp.MustCompile(`(?s)said: refused again \(noted \d+s ago\)\n.* at work \(noted \d+s ago\)\n`).MatchString(got) {
+		t.Errorf("spool ls says %s", got)
+	}
+	testkit.Must(t, used.Close())
 }
 
 // TestDeadKeyInAFreshHome: a key that was revoked cannot tell whose it was, so a spool of its owner's looks like

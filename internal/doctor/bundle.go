@@ -156,6 +156,7 @@ type spoolDocument struct {
 	Segments    int       `json:"segments"`
 	Oldest      time.Time `json:"oldest,omitzero"`
 	Why         string    `json:"why,omitempty"`
+	WhyTime     time.Time `json:"why_time,omitzero"`
 	Subject     string    `json:"subject,omitempty"`
 	Owner       string    `json:"owner,omitempty"`
 	Quarantined uint64    `json:"quarantined"`
@@ -170,7 +171,7 @@ func (r *Report) spools() []spoolDocument {
 	secrets := v.secrets() // redact before a text is shortened
 	for i, s := range v.spools {
 		d := spoolDocument{
-			Dir: v.dirs[i], Events: s.Events, Bytes: s.Bytes, Segments: s.Segments, Oldest: s.Oldest, Why: oneLine(redact(s.Note, secrets)),
+			Dir: v.dirs[i], Events: s.Events, Bytes: s.Bytes, Segments: s.Segments, Oldest: s.Oldest, Why: oneLine(redact(s.Note, secrets)), WhyTime: s.Noted,
 			Subject: s.Subject, Quarantined: s.Quarantined, Dropped: s.Dropped, Discarded: s.Discarded, Damaged: s.Damaged,
 		}
 		if s.Owner != nil {

@@ -424,16 +424,27 @@ var faults = []fault{
 
 	{"backlog", "nobody sends", Warning, `^2 events \(.*\) since \d+ s: no process sends them$`, `^run "diaspora spool drain"$`, fabric.Config{},
 		func(w *world) { w.spool(spool.Options{}, func(s *spool.Spool) { w.append(s, "a", "b") }) }},
-	{"backlog", "with a reason", Warning, `^1 event \(.*\) since \d+ s: unavailable: no broker$`, `drain`, fabric.Config{},
+	{"backlog", "with a reason", Warning, `^1 event \(.*\) since \d+ s: unavailable: no broker \(noted \d+ s ago\)$`, `drain`, fabric.Config{},
 		func(w *world) {
 			w.spool(spool.Options{}, func(s *spool.Spool) { w.append(s, "a"); testkit.Must(w, s.Note("unavailable: no broker")) })
 		}},
-	{"backlog", "of a revoked key", Warning, `: not authenticated: the access key was revoked$`, `^mend that first; then run`, fabric.Config{},
+	{"backlog", "of a revoked key", Warning, `: not authenticated: the access key was revoked \(noted \d+ s ago\)$`, `^mend that first; then run`, fabric.Config{},
 		func(w *world) {
 			w.spool(spool.Options{}, func(s *spool.Spool) {
 				w.append(s, "a")
 				testkit.Must(w, s.Note("not authenticated: the access key was revoked"))
 			})
+		}},
+	{"backlog", "with an old reason and a new one", Warning, `^2 events \(.*\) since \d+ s: unavailable: no broker \(noted \d+ s ago\)$`, `drain`, fabric.Config{},
+		func(w *world) {
+			home, _, _ := w.cfg.Spools()
+			for _, n := range []string{"3", "2"} { // the later one comes first in the list
+				s, err := spool.Open(w.Context(), spool.Options{Dir: filepath.Join(home, n), Subject: w.login.Identity.Subject})
+				testkit.Must(w, err)
+				w.append(s, "a")
+				testkit.Must(w, s.Note(map[string]string{"3": "permission denied", "2": "unavailable: no broker"}[n]))
+				testkit.Must(w, s.Close())
+			}
 		}},
 	{"backlog", "somebody else's", Warning, `of another identity`, `log in as`, fabric.Config{},
 		func(w *world) {

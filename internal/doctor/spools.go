@@ -137,8 +137,10 @@ func checkBacklog(_ context.Context, v *visit) Finding {
 	var events uint64
 	var bytes int64
 	var oldest time.Time
-	why, owned, foreign := "", false, ""
-	for _, r := range v.spools {
+	owned, foreign := false, ""
+	var latest *spool.Info // the one whose reason says most about the present
+	for i := range v.spools {
+		r := &v.spools[i].Info
 		if r.Events == 0 {
 			continue
 		}
@@ -147,16 +149,20 @@ func checkBacklog(_ context.Context, v *visit) Finding {
 		if oldest.IsZero() || r.Oldest.Before(oldest) {
 			oldest = r.Oldest
 		}
-		if r.Note != "" {
-			why = r.Note
+		if latest == nil || r.MoreRecent(latest) {
+			latest = r
 		}
-		owned = owned || r.Owner != nil && !r.Owner.Gone()
+		owned = owned || r.Used()
 		if me := orElse(v.identity.Subject, v.cfg.Identity.Subject); me != "" && r.Subject != "" && r.Subject != me && !spool.IsUnbound(r.Subject) {
 			foreign = r.Subject
 		}
 	}
 	if events == 0 {
 		return ok("no event waits")
+	}
+	why, noted := latest.Reason()
+	if why != "" && !noted.IsZero() {
+		why += fmt.Sprintf(" (noted %s ago)", span(max(0, v.Now().Sub(noted))))
 	}
 	age := v.Now().Sub(oldest)
 	text := fmt.Sprintf("%s (%s) since %s", count(int(events), "event"), terminal.Size(uint64(bytes)), span(max(0, age)))

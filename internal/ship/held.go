@@ -1,8 +1,11 @@
 package ship
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -16,8 +19,31 @@ import (
 type heldTopic struct {
 	Hold
 	first spool.Record // the event with which the topic is tried
+	since time.Time    // when Err was first given as the reason
 	tries int          // failed ones
 	until time.Time    // when to try it next
+}
+
+// newest returns the hold with the latest reason. An older one, for instance of a topic whose name was mistyped long
+// ago, must not hide it. The caller holds s.mu, and at least one topic is held.
+func (s *Shipper) newest() *heldTopic {
+	return slices.MaxFunc(slices.Collect(maps.Values(s.held)), func(a, b *heldTopic) int {
+		return cmp.Or(a.since.Compare(b.since), cmp.Compare(b.first.Topic, a.first.Topic))
+	})
+}
+
+// otherHolds returns what a note says about held topics other than the one that why is about.
+func (s *Shipper) otherHolds(why error) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch n := len(s.held) - 1; {
+	case n < 1 || s.newest().Err.Error() != why.Error(): // otherwise why is about all topics
+		return ""
+	case n == 1:
+		return "; the events of another topic wait too"
+	default:
+		return fmt.Sprintf("; the events of %d other topics wait too", n)
+	}
 }
 
 // maxHeld limits the number of held topics, because one event of each is kept in memory. When it is
@@ -44,6 +70,9 @@ func (s *Shipper) hold(r spool.Record, err error, person bool) {
 			h = &heldTopic{first: r}
 			s.held[r.Topic] = h
 			fresh = true
+		}
+		if h.Err == nil || h.Err.Error() != why.Error() {
+			h.since = time.Now()
 		}
 		h.Hold = Hold{why, person}
 		h.until = time.Now().Add(retryIn(h.tries, first))

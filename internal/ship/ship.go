@@ -167,9 +167,12 @@ func New(cfg Config) *Shipper {
 func (s *Shipper) Run(ctx context.Context) {
 	defer close(s.stopped)
 	defer func() {
-		if s.cfg.Spool.Stats().Events > 0 {
-			s.note(s.Reason())
-		} else {
+		if s.cfg.Spool.Stats().Events == 0 {
+			s.note(nil)
+		} else if why := s.Reason(); why != nil {
+			s.noted = noteUnknown // write it again, with the time at which it was still so
+			s.note(why)
+		} else if s.cfg.Connections.Reached() {
 			s.note(nil)
 		}
 	}()
@@ -441,10 +444,13 @@ func (s *Shipper) forget(topic string) {
 func (s *Shipper) note(why error) {
 	text := ""
 	if why != nil {
-		text = why.Error()
+		text = why.Error() + s.otherHolds(why)
 	}
 	if text == s.noted {
 		return
+	}
+	if text == "" && s.noted == noteUnknown && !s.cfg.Connections.Reached() && s.cfg.Spool.Stats().Events > 0 {
+		return // what an earlier process said is all that is known until the cluster is reached
 	}
 	if err := s.cfg.Spool.Note(text); err != nil {
 		s.cfg.Diagnostics.Warn("cannot write the note of the spool", "err", err)

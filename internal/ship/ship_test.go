@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -200,5 +202,59 @@ func TestForgottenTopic(t *testing.T) {
 	s.known["beamline"] = time.Now().Add(-2 * forgottenAfter)
 	if n, _ := s.fits(records); n != 1 {
 		t.Errorf("after a long time %d events are sent together, want 1", n)
+	}
+}
+
+// TestLatestHold: of several held topics, the reason is that of the one whose reason is the latest. What was refused
+// long ago must not hide it.
+func TestLatestHold(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "spool")
+	s, _ := testShipper(t, testCluster(t), dir)
+	put(t, s, 1)
+	held := func(topic string, err error) { s.hold(spool.Record{Entry: spool.Entry{Topic: topic}}, err, true) }
+	for _, step := range []struct {
+		topic string
+		err   error
+		want  string
+	}{
+		{"aether", kerr.TopicAuthorizationFailed, "aether: "},
+		{"weather", ErrStuck, "weather: "},
+		{"aether", kerr.TopicAuthorizationFailed, "weather: "}, // tried again, with the same result
+		{"aether", ErrStuck, "aether: "},
+	} {
+		held(step.topic, step.err)
+		if got := fmt.Sprint(s.Reason()); !strings.HasPrefix(got, step.want) {
+			t.Errorf("after %v for %s, the reason is %q, want one for %q", step.err, step.topic, got, step.want)
+		}
+	}
+	s.note(s.Reason())
+	info, err := spool.Inspect(dir)
+	testkit.Must(t, err)
+	if want := "aether: " + ErrStuck.Error() + "; the events of another topic wait too"; info.Note != want {
+		t.Errorf("the note is %q, want %q", info.Note, want)
+	}
+}
+
+// TestNoteOfAnEarlierProcess: what an earlier process has noted stays until this one has reached the cluster. A process
+// that ends before that knows no better.
+func TestNoteOfAnEarlierProcess(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "spool")
+	s, acknowledged := testShipper(t, testCluster(t), dir)
+	put(t, s, 1)
+	testkit.Must(t, s.cfg.Spool.Note("no broker"))
+	note := func() string {
+		info, err := spool.Inspect(dir)
+		testkit.Must(t, err)
+		return info.Note
+	}
+	s.note(nil)
+	if got := note(); got != "no broker" {
+		t.Errorf("before the cluster is reached, the note is %q, want that of the earlier process", got)
+	}
+	runUntilSent(t, s, acknowledged, 1)
+	if got := note(); got != "" {
+		t.Errorf("after all events were sent, the note is %q", got)
 	}
 }

@@ -4,8 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"maps"
-	"slices"
 	"time"
 
 	"github.com/diaspora-streams/diaspora/internal/kafka"
@@ -29,7 +27,8 @@ func (s *Shipper) Held() map[string]Hold {
 	return held
 }
 
-// Reason returns why events wait, or nil if none do or they are being sent.
+// Reason returns why events wait, or nil if none do or they are being sent. Of several topics that are held, it takes
+// the one with the latest reason.
 func (s *Shipper) Reason() error {
 	if taken := s.Taken(); taken != nil {
 		return taken
@@ -43,7 +42,7 @@ func (s *Shipper) Reason() error {
 	case s.all != nil:
 		return s.all
 	case len(s.held) > 0:
-		return s.held[slices.Min(slices.Collect(maps.Keys(s.held)))].Err
+		return s.newest().Err
 	case !s.cfg.Connections.Reached() && time.Since(s.began) > silentAfter:
 		return s.cfg.Explain("", ErrUnreached) // a network that drops everything causes no error for long
 	}

@@ -23,9 +23,36 @@ type Info struct {
 	Subject string
 	// The process that uses the spool, or that died without releasing it; nil if there is none.
 	Owner     *Owner
-	Dismissed Losses // the losses that a person has already seen; see [Dismiss]
-	Note      string // why events are pending, according to the last owner; see [Spool.Note]
+	Dismissed Losses    // the losses that a person has already seen; see [Dismiss]
+	Note      string    // why events are pending, according to the last owner; see [Spool.Note]
+	Noted     time.Time // when the last owner said so; zero if that is not known
 	Files     []SegmentInfo
+}
+
+// Used reports whether a process uses the spool, as far as that can be known here.
+func (i *Info) Used() bool { return i.Owner != nil && !i.Owner.Gone() }
+
+// Reason returns why events are pending, and when the process that uses the spool, or the last one that did, said
+// so. It returns "" if there is no reason, or if it is not known: what the process before this one said may be over.
+func (i *Info) Reason() (why string, noted time.Time) {
+	if i.Events == 0 || i.Used() && !i.Noted.IsZero() && i.Noted.Before(i.Owner.Started) {
+		return "", time.Time{}
+	}
+	return i.Note, i.Noted
+}
+
+// MoreRecent reports whether the reason of i says more about the present than that of other, which is another spool
+// of the same user: that of a process that still runs does, and otherwise the later one.
+func (i *Info) MoreRecent(other *Info) bool {
+	why, noted := i.Reason()
+	otherWhy, otherNoted := other.Reason()
+	switch {
+	case (why != "") != (otherWhy != ""):
+		return why != ""
+	case i.Used() != other.Used():
+		return i.Used()
+	}
+	return noted.After(otherNoted)
 }
 
 // SegmentInfo describes a file of events.
@@ -125,7 +152,8 @@ func openReadOnlyFS(fsys FS) (*Spool, error) {
 	if err != nil {
 		return nil, err
 	}
-	info := Info{Stats: s.Stats(), Subject: im.cursor.subject, Owner: owner, Dismissed: readDismissed(fsys), Note: readNote(fsys)}
+	info := Info{Stats: s.Stats(), Subject: im.cursor.subject, Owner: owner, Dismissed: readDismissed(fsys)}
+	info.Note, info.Noted = readNote(fsys)
 	for _, g := range im.segments {
 		info.Files = append(info.Files, SegmentInfo{g.name, g.base, g.size, g.created})
 		info.Subject = g.subject

@@ -433,8 +433,54 @@ func TestNote(t *testing.T) {
 		if err != nil || info.Note != want {
 			t.Errorf("Inspect says %q, %v; want %q", info.Note, err, want)
 		}
+		if age := time.Since(info.Noted); want != "" && (age < 0 || age > time.Minute) || want == "" && !info.Noted.IsZero() {
+			t.Errorf("the note %q is of %v", want, info.Noted)
+		}
 		if r, err := Verify(s.opts.Dir); err != nil || len(r.Problems) > 0 {
 			t.Errorf("Verify finds %q, %v", r.Problems, err)
+		}
+	}
+}
+
+// TestNoteWithoutTime: earlier versions have written notes without a time, and a note may be cut off.
+func TestNoteWithoutTime(t *testing.T) {
+	t.Parallel()
+	s := mustOpen(t, Options{Dir: dir(t)})
+	long := strings.Repeat("x", 2*noteBytes)
+	for written, want := range map[string]string{"away": "away", "away\n": "away\n", "away\n2026-11-2": "away\n2026-11-2", "": ""} {
+		testkit.Must(t, os.WriteFile(filepath.Join(s.opts.Dir, noteName), []byte(written), 0o600))
+		if info, err := Inspect(s.opts.Dir); err != nil || info.Note != want || !info.Noted.IsZero() {
+			t.Errorf("the note %q reads %q, %v, %v", written, info.Note, info.Noted, err)
+		}
+	}
+	testkit.Must(t, s.Note(long))
+	if info, err := Inspect(s.opts.Dir); err != nil || info.Note != long[:noteBytes] || info.Noted.IsZero() {
+		t.Errorf("a long note has %d bytes, %v, %v", len(info.Note), info.Noted, err)
+	}
+}
+
+// TestReason: of several spools, the reason that counts is that of a process that runs, and otherwise the latest one.
+func TestReason(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	host, boot, pid := hostname(), bootID(), os.Getpid()
+	alive, gone := &Owner{Host: host, Boot: boot, PID: pid, Started: now.Add(-time.Hour)}, &Owner{Host: host, Boot: "another", PID: pid}
+	pending := Stats{Events: 1}
+	for _, tt := range []struct {
+		name      string
+		one, than Info
+		want      bool
+	}{
+		{"later", Info{Stats: pending, Note: "new", Noted: now}, Info{Stats: pending, Note: "old", Noted: now.Add(-time.Minute)}, true},
+		{"of an earlier version", Info{Stats: pending, Note: "new"}, Info{Stats: pending, Note: "old", Noted: now.Add(-time.Minute)}, false},
+		{"none", Info{Stats: pending, Noted: now}, Info{Stats: pending, Note: "old", Noted: now.Add(-time.Minute)}, false},
+		{"nothing pending", Info{Note: "new", Noted: now}, Info{Stats: pending, Note: "old", Noted: now.Add(-time.Minute)}, false},
+		{"of a process that runs", Info{Stats: pending, Note: "at work", Noted: now.Add(-time.Minute), Owner: alive}, Info{Stats: pending, Note: "new", Noted: now}, true},
+		{"of one that died", Info{Stats: pending, Note: "old", Noted: now.Add(-time.Minute), Owner: gone}, Info{Stats: pending, Note: "new", Noted: now}, false},
+		{"from before the process", Info{Stats: pending, Note: "old", Noted: now.Add(-2 * time.Hour), Owner: alive}, Info{Stats: pending, Note: "old", Noted: now.Add(-3 * time.Hour)}, false},
+	} {
+		if got := tt.one.MoreRecent(&tt.than); got != tt.want {
+			t.Errorf("%s: MoreRecent = %v, want %v", tt.name, got, tt.want)
 		}
 	}
 }
