@@ -59,9 +59,9 @@ func loginRejected(err error) bool {
 	return errors.Is(err, diaspora.ErrUnauthenticated) || errors.Is(err, diaspora.ErrPermission) && !errors.As(err, &topic)
 }
 
-// aboutTopic explains the error of a topic that nobody has claimed. The cluster denies access to such a topic as
-// to one of another owner, but here the name is most likely mistyped. cfg is the configuration of the topic's
-// fabric.
+// aboutTopic explains the error of a topic that nobody has claimed, or that an operator denies to its owner. The
+// cluster denies access to such a topic as to one of another owner, but here the name is most likely mistyped, or
+// there is nobody else to ask. cfg is the configuration of the topic's fabric.
 func (e *env) aboutTopic(ctx context.Context, cfg diaspora.Config, err error) error {
 	t := (*diaspora.TopicError)(nil)
 	condition := diaspora.ErrPermission
@@ -83,6 +83,10 @@ func (e *env) aboutTopic(ctx context.Context, cfg diaspora.Config, err error) er
 		return e.aboutKey(ctx, cfg, client, t, condition, err)
 	}
 	near, free := doctor.Unclaimed(ctx, client, t.Topic)
+	if !free && condition == diaspora.ErrPermission && doctor.Owns(ctx, client, t.Topic) {
+		text := fmt.Sprintf("%s topic %q: an operator of the fabric denies you the access, although %s is yours", t.Op, t.Topic, t.Topic)
+		return &failure{errors.New(text), condition, append([]string{"ask an operator for the reason"}, hintsOf(err)...)}
+	}
 	if !free {
 		return err
 	}
@@ -111,7 +115,11 @@ func (e *env) aboutKey(ctx context.Context, cfg diaspora.Config, client *diaspor
 	case !may:
 		text += fmt.Sprintf("the access key %s may not %s it, it may %s only", key.ID, verb, other)
 		hints = append(hints, "use an access key that may "+strings.TrimSuffix(verb, " to")+e.orOwnLogin(cfg, verb))
-	case len(key.Topics) == 0 || slices.Contains(key.Topics, t.Topic):
+	case slices.Contains(key.Topics, t.Topic):
+		text += fmt.Sprintf("the access key %s is for it, but has no access: the topic was released, or an operator of the fabric denies the access", key.ID)
+		hints = append(hints, fmt.Sprintf(`look at it with "diaspora topic show %s" where you are logged in; if it is yours, ask an operator`, t.Topic))
+		return &failure{errors.New(text), condition, append(hints, hintsOf(err)...)}
+	case len(key.Topics) == 0:
 		text += fmt.Sprintf("no topic %s that the access key %s may %s: it is mistyped, not claimed, or not its owner's", t.Topic, key.ID, verb)
 	default:
 		text += fmt.Sprintf("no topic %s that the access key %s may %s: it may %s", t.Topic, key.ID, verb, mayText(key))

@@ -11,10 +11,13 @@ import (
 	"time"
 	"unicode/utf16"
 
+	"github.com/twmb/franz-go/pkg/kadm"
+
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/accesskey"
 	"github.com/diaspora-streams/diaspora/internal/testkit"
+	"github.com/diaspora-streams/diaspora/internal/testkit/fabrictest"
 )
 
 func aKey() diaspora.NewAccessKey {
@@ -323,4 +326,40 @@ func TestKeyMayNot(t *testing.T) {
 	d.watching(t, 4, func() bool {
 		return strings.Contains(d.err.String(), unknown[1][:len(unknown[1])-1]+"; 1 event waits in ") && strings.Contains(d.err.String(), unknown[2])
 	}, "scnas", "--watch", dir, "--settle", "0")
+}
+
+// TestDeniedByAnOperator: the owner of a topic need not claim it, nor ask its owner, if an operator denies the access.
+func TestDeniedByAnOperator(t *testing.T) {
+	d := newDesk(t)
+	d.must(t, "topic", "claim", "scans")
+	file := filepath.Join(t.TempDir(), "key.env")
+	d.must(t, "key", "create", "k", "--topic", "scans", "--save-env", file)
+	key, err := accesskey.Read(file)
+	testkit.Must(t, err)
+	cfg, err := d.config()
+	testkit.Must(t, err)
+	owner := "User:" + cfg.Identity.Subject
+	deny := kadm.NewACLs().Topics("scans").ResourcePatternType(kadm.ACLPatternLiteral).Operations(kadm.OpAll).
+		Deny(owner, owner+"."+key.Get(accesskey.IDVariable)).DenyHosts("*")
+	created, err := fabrictest.Admin(t, d.fabric).CreateACLs(t.Context(), deny)
+	if err != nil || created[0].Err != nil {
+		t.Fatal(err, created)
+	}
+	denied := func(want ...string) {
+		t.Helper()
+		for _, args := range [][]string{{"produce", "scans", "--value", "1", "--no-spool"}, {"consume", "scans", "--from", "start", "--exit"}} {
+			d.err.Reset()
+			if code := d.types(t.Context(), args...); code != 4 {
+				t.Errorf("%v exits with %d, want 4", args, code)
+			}
+			for _, text := range want {
+				if !strings.Contains(d.err.String(), text) || strings.Contains(d.err.String(), "claim it") {
+					t.Errorf("%v says %q, want %q, and nothing about claiming it", args, d.err.String(), text)
+				}
+			}
+		}
+	}
+	denied(` topic "scans": an operator of the fabric denies you the access, although scans is yours`, "\nhint: ask an operator for the reason\n")
+	d.vars["DIASPORA_KEY_FILE"] = file
+	denied(" is for it, but has no access: the topic was released, or an operator of the fabric denies the access", "\nhint: look at it with \"diaspora topic show scans\"")
 }

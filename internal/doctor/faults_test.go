@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kadm"
+
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/fabric"
 	"github.com/diaspora-streams/diaspora/globus"
@@ -344,8 +346,13 @@ var faults = []fault{
 		func(w *world) { w.mistype("wether") }},
 	{"topic", "another topic, with a key", Failure, `^the access key key-\w+ has access to weather, not to aerosols$`, `^name one of these topics with --topic, or use an access key for aerosols$`, fabric.Config{},
 		func(w *world) { w.mistype("aerosols", "weather") }},
-	{"topic", "a topic that is gone, with a key", Failure, `^the access key key-\w+ has no access to weather: it is mistyped, not claimed, or of another owner$`, `^compare the name with "diaspora topic list"`, fabric.Config{},
+	{"topic", "a topic that is gone, with a key", Failure, `^the access key key-\w+ is for weather, but has no access to it: the topic was released, or an operator denies the access$`, `^look at it with "diaspora topic show weather"`, fabric.Config{},
 		func(w *world) { w.mistype("weather", "weather"); w.release() }},
+
+	{"topic", "one's own, which an operator denies", Failure, `^you have no access to weather, although it is yours: an operator denies it$`, `^ask an operator`, fabric.Config{},
+		func(w *world) { w.deny(kadm.OpAll) }},
+	{"topic", "the only one of a key for all topics, which is gone", Failure, `^the access key key-\w+ has no access to aerosol: it is mistyped, not claimed, or of another owner$`, `^compare the name with "diaspora topic list"`, fabric.Config{},
+		func(w *world) { w.mistype("aerosol"); w.release(); w.release("aerosols") }},
 
 	{"topic settings", "the producer's time counts", Warning, `^message\.timestamp\.type is CreateTime`, `operator`, fabric.Config{},
 		func(w *world) { w.lie("LogAppendTime", "CreateTime   ") }},
@@ -358,6 +365,11 @@ var faults = []fault{
 		func(w *world) {
 			w.useKey(diaspora.AccessKeyRequest{Name: "writer", Topics: []string{"weather"}, Write: true})
 		}},
+
+	{"write", "one's own, which an operator denies", Failure, `^you may not write to weather, although it is yours: an operator denies it$`, `^ask an operator`, fabric.Config{},
+		func(w *world) { w.deny(kadm.OpWrite) }},
+	{"read", "a key's own, which an operator denies", Failure, `^the access key may read weather, but an operator denies it$`, `^ask an operator`, fabric.Config{},
+		func(w *world) { w.mistype("weather"); w.deny(kadm.OpRead) }},
 
 	{"produce", "the gateway stops", Failure, `no broker|no answer`, ``, fabric.Config{},
 		func(w *world) {
@@ -478,6 +490,15 @@ func (w *world) mistype(name string, topics ...string) {
 	w.claimAs("grace@example.org", "wethers") // must not be suggested
 	w.vars["DIASPORA_KEY_FILE"] = w.keyFile(w.key(diaspora.AccessKeyRequest{Name: "k", Read: true, Write: true, Topics: topics}))
 	w.cfg.Topic = name
+}
+
+// deny adds an entry to the ACLs of weather, as operators do, that denies ada an operation.
+func (w *world) deny(operation kadm.ACLOperation) {
+	w.Helper()
+	acl := kadm.NewACLs().Topics("weather").ResourcePatternType(kadm.ACLPatternLiteral).Operations(operation).Deny("User:" + w.login.Identity.Subject).DenyHosts("*")
+	if created, err := fabrictest.Admin(w, w.fabric).CreateACLs(w.Context(), acl); err != nil || created[0].Err != nil {
+		w.Fatal(err, created)
+	}
 }
 
 // TestDiscardedIsNoLoss requires that there is no warning about events that were deliberately

@@ -23,6 +23,17 @@ func Unclaimed(ctx context.Context, client *diaspora.Client, name string) (near 
 	return Near(name, namesOfTopics(topics)), true
 }
 
+// Owns asks the ACL endpoint whether the caller owns a topic. If so, and the cluster denies access to it, an operator
+// has denied it.
+func Owns(ctx context.Context, client *diaspora.Client, name string) bool {
+	topic, err := client.Topic(ctx, name)
+	if err != nil {
+		return false
+	}
+	who, err := client.Identity(ctx) // operators are shown the topics of others
+	return err == nil && who.Subject == topic.Owner
+}
+
 func namesOfTopics(topics []diaspora.Topic) (names []string) {
 	for _, t := range topics {
 		names = append(names, t.Name)

@@ -101,7 +101,7 @@ func checkTopic(ctx context.Context, v *visit) Finding {
 // not say whether such a topic exists.
 func (v *visit) noAccess(ctx context.Context, name string, err error) Finding {
 	if v.usesKey() { // a key cannot ask whether a topic is claimed
-		return v.noAccessByKey(ctx, name, err)
+		return v.noAccessByKey(ctx, name)
 	}
 	near, free := Unclaimed(ctx, v.client, name)
 	switch {
@@ -110,15 +110,24 @@ func (v *visit) noAccess(ctx context.Context, name string, err error) Finding {
 	case free:
 		return failure("claim it: diaspora topic claim "+name, "nobody has claimed %s", name)
 	}
+	if Owns(ctx, v.client, name) {
+		return failure(askOperator, "you have no access to %s, although it is yours: an operator denies it", name)
+	}
 	return failure(v.kafkaAdvice(err), "%s: %s", name, describeKafkaError(err))
 }
 
-func (v *visit) noAccessByKey(ctx context.Context, name string, err error) Finding {
+const askOperator = "ask an operator of the fabric for the reason"
+
+func (v *visit) noAccessByKey(ctx context.Context, name string) Finding {
 	names := v.key.Topics
 	if len(names) == 0 { // the key is for all topics of its owner
 		names = v.visible(ctx)
 	}
-	if len(names) == 0 || slices.Contains(names, name) {
+	switch {
+	case slices.Contains(names, name):
+		return failure(fmt.Sprintf(`look at it with "diaspora topic show %s" where you are logged in; if it is yours, ask an operator of the fabric`, name),
+			"the access key %s is for %s, but has no access to it: the topic was released, or an operator denies the access", v.cfg.Key.ID, name)
+	case len(names) == 0:
 		return failure(`compare the name with "diaspora topic list" where you are logged in`,
 			"the access key %s has no access to %s: it is mistyped, not claimed, or of another owner", v.cfg.Key.ID, name)
 	}
@@ -185,24 +194,28 @@ func checkTopicSettings(ctx context.Context, v *visit) Finding {
 }
 
 // checkWrite and checkRead report the rights that the broker has returned.
-func checkWrite(_ context.Context, v *visit) Finding {
+func checkWrite(ctx context.Context, v *visit) Finding {
 	if v.key.ID != "" && !v.key.Write {
 		return notTried("the access key is for reading only")
 	}
-	return v.right(kmsg.ACLOperationWrite, "write to")
+	return v.right(ctx, kmsg.ACLOperationWrite, "write to")
 }
-func checkRead(_ context.Context, v *visit) Finding {
+func checkRead(ctx context.Context, v *visit) Finding {
 	if v.key.ID != "" && !v.key.Read {
 		return notTried("the access key is for writing only")
 	}
-	return v.right(kmsg.ACLOperationRead, "read")
+	return v.right(ctx, kmsg.ACLOperationRead, "read")
 }
 
-func (v *visit) right(operation kmsg.ACLOperation, verb string) Finding {
+func (v *visit) right(ctx context.Context, operation kmsg.ACLOperation, verb string) Finding {
 	const unknown = -1 << 31
 	switch {
 	case v.topic.rights == unknown:
 		return ok("the broker does not say; the test event will tell")
+	case v.topic.rights&(1<<operation) == 0 && !v.usesKey() && Owns(ctx, v.client, v.topic.name):
+		return failure(askOperator, "you may not %s %s, although it is yours: an operator denies it", verb, v.topic.name)
+	case v.topic.rights&(1<<operation) == 0 && v.usesKey(): // the service says that this key may
+		return failure(askOperator, "the access key may %s %s, but an operator denies it", verb, v.topic.name)
 	case v.topic.rights&(1<<operation) == 0:
 		return failure("ask its owner for an access key, or name a topic of yours with --topic", "you may not %s %s", verb, v.topic.name)
 	}

@@ -151,9 +151,15 @@ func (w *world) overwrite(path, content string) {
 	testkit.Must(w, os.WriteFile(path, []byte(content), 0o600))
 }
 
-func (w *world) release() {
+// release releases topics of ada's: weather, if none is named.
+func (w *world) release(topics ...string) {
 	w.Helper()
-	testkit.Must(w, fabrictest.Client(w, w.as()).Release(w.Context(), "weather"))
+	if topics == nil {
+		topics = []string{"weather"}
+	}
+	for _, topic := range topics {
+		testkit.Must(w, fabrictest.Client(w, w.as()).Release(w.Context(), topic))
+	}
 }
 
 func (w *world) claimAs(who, topic string) {
