@@ -132,8 +132,8 @@ func init() {
 }
 
 // Start starts a fabric and returns when clients can use it. It fails with [*InUseError]
-// if another process uses cfg.Dir, and with [*ListenError] if a port is not free. ctx applies only to
-// Start itself; the fabric runs until [Fabric.Close].
+// if another process uses cfg.Dir, and with a [*ListenError] for each port that is not free, joined by
+// [errors.Join]. ctx applies only to Start itself; the fabric runs until [Fabric.Close].
 func Start(ctx context.Context, cfg Config) (*Fabric, error) {
 	cfg.RevocationInterval = cmp.Or(cfg.RevocationInterval, 10*time.Second)
 	cfg.Version = cmp.Or(cfg.Version, "devel")
@@ -154,8 +154,14 @@ func (f *Fabric) start(ctx context.Context) (err error) {
 
 	// Open the ports first. The parts need each other's addresses, and the number of a free port is
 	// known only once the port is open.
-	if f.auth, err = listen("Globus Auth", f.cfg.GlobusAddr); err != nil {
-		return err
+	// All of them are tried, so that the error names every port that is not free.
+	var taken []error
+	open := func(name, addr string) *assemble.Port {
+		port, err := listen(name, addr)
+		if err != nil {
+			taken = append(taken, err)
+		}
+		return port
 	}
 	var apacheKafka *kafkaCluster
 	gateways := []string{f.cfg.KafkaAddr}
@@ -171,19 +177,19 @@ func (f *Fabric) start(ctx context.Context) (err error) {
 			gateways = append(gateways, node.Gateway)
 		}
 	}
+	f.auth = open("Globus Auth", f.cfg.GlobusAddr)
 	var addrs []string
 	for _, addr := range gateways {
-		port, err := listen("the Kafka gateway", addr)
-		if err != nil {
-			return err
+		if port := open("the Kafka gateway", addr); port != nil {
+			f.gateways, addrs = append(f.gateways, port), append(addrs, port.Address)
 		}
-		f.gateways, addrs = append(f.gateways, port), append(addrs, port.Address)
 	}
 	if f.cfg.advertise != "" {
 		addrs = []string{f.cfg.advertise}
 	}
-	if f.acl, err = listen("the ACL endpoint", f.cfg.HTTPAddr); err != nil {
-		return err
+	f.acl = open("the ACL endpoint", f.cfg.HTTPAddr)
+	if len(taken) > 0 {
+		return errors.Join(taken...)
 	}
 
 	resourceServer, err := f.startGlobus()

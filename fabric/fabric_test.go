@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/diaspora-streams/diaspora"
@@ -64,6 +65,17 @@ func TestPortTaken(t *testing.T) {
 		var listen *fabric.ListenError
 		if !errors.As(err, &listen) || listen.Addr != addr {
 			t.Errorf("Start(%+v): %v, want a ListenError for %s", cfg, err, addr)
+		}
+	}
+}
+
+// TestPortsTaken requires that the error names all ports that are not free.
+func TestPortsTaken(t *testing.T) {
+	globus, kafka, acl := testkit.Listen(t).Addr().String(), testkit.Listen(t).Addr().String(), testkit.Listen(t).Addr().String()
+	_, err := fabric.Start(t.Context(), fabric.Config{GlobusAddr: globus, KafkaAddr: kafka, HTTPAddr: acl})
+	for _, addr := range []string{globus, kafka, acl} {
+		if err == nil || !strings.Contains(err.Error(), addr) {
+			t.Errorf("Start with three ports that are taken: %v, want one that names %s", err, addr)
 		}
 	}
 }

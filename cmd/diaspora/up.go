@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"github.com/diaspora-streams/diaspora/internal/outcome"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -15,18 +14,21 @@ import (
 	"os/user"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/fabric"
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/globusdev"
 	"github.com/diaspora-streams/diaspora/internal/inside"
+	"github.com/diaspora-streams/diaspora/internal/outcome"
 )
 
 var upHelp = help{
@@ -79,20 +81,45 @@ const upProfile = "local"
 
 func (e *env) upCommand() *cobra.Command {
 	var o upOptions
-	cmd := e.command(upHelp, func(ctx context.Context, _ []string) error { return e.up(ctx, o) })
+	var cmd *cobra.Command
+	cmd = e.command(upHelp, func(ctx context.Context, _ []string) error {
+		return e.up(ctx, o, func(ports ...portFlag) string { return upLine(cmd.Flags(), ports) })
+	})
 	flags := cmd.Flags()
 	flags.StringVar(&o.data, "data", "", "keep all data in `FOLDER` (default: a folder below ~/.local/share)")
 	flags.BoolVar(&o.memory, "memory", false, "keep all data in memory; it is lost when the command ends")
 	flags.StringVar(&o.kafka, "kafka", "", "use the Apache Kafka cluster described in `FILE` (a cluster.json)")
-	flags.Uint16Var(&o.kafkaPort, "kafka-port", 9092, "listen on `PORT` for Kafka clients; 0 selects a free one; not with --kafka, because its file sets the ports")
-	flags.Uint16Var(&o.httpPort, "http-port", 9090, "listen on `PORT` for the ACL endpoint; 0 selects a free one")
-	flags.Uint16Var(&o.globusPort, "globus-port", 9091, "listen on `PORT` for the Globus Auth stand-in; 0 selects a free one")
+	flags.Uint16Var(&o.kafkaPort, kafkaPort, 9092, "listen on `PORT` for Kafka clients; 0 selects a free one; not with --kafka, because its file sets the ports")
+	flags.Uint16Var(&o.httpPort, httpPort, 9090, "listen on `PORT` for the ACL endpoint; 0 selects a free one")
+	flags.Uint16Var(&o.globusPort, globusPort, 9091, "listen on `PORT` for the Globus Auth stand-in; 0 selects a free one")
 	flags.BoolVar(&o.syncWrites, "sync", false, "acknowledge events only once they would survive a power cut; slower")
 	flags.BoolVar(&o.printAccount, "print-service-account", false, "print environment variables that let a script sign in")
 	return cmd
 }
 
-func (e *env) up(ctx context.Context, o upOptions) (err error) {
+// portFlag is a flag that names a port, and its value.
+type portFlag struct{ name, value string }
+
+// upLine returns the command line of an up with the same flags, but with other ports.
+func upLine(flags *pflag.FlagSet, ports []portFlag) string {
+	line := "diaspora up"
+	flags.Visit(func(f *pflag.Flag) {
+		switch value := f.Value.String(); {
+		case slices.ContainsFunc(ports, func(p portFlag) bool { return p.name == f.Name }):
+		case f.Value.Type() != "bool":
+			line += " --" + f.Name + " " + shellWord(value)
+		case value == "true":
+			line += " --" + f.Name
+		}
+	})
+	for _, p := range ports {
+		line += " --" + p.name + " " + p.value
+	}
+	return line
+}
+
+// up runs a fabric. again returns the command line of this run with other ports.
+func (e *env) up(ctx context.Context, o upOptions, again func(...portFlag) string) (err error) {
 	began := time.Now()
 	name := cmp.Or(e.profile, upProfile)
 	if err := diaspora.ValidProfile(name); err != nil {
@@ -140,7 +167,7 @@ func (e *env) up(ctx context.Context, o upOptions) (err error) {
 		return nil // stopped while it started
 	}
 	if err != nil {
-		return upError(err, o.kafka)
+		return upError(err, o.kafka, again)
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
 
@@ -174,7 +201,7 @@ func (e *env) up(ctx context.Context, o upOptions) (err error) {
 		return err
 	}
 	if o.kafka == "" {
-		e.tellMoved(dir, fabric.Info{URL: u.URL, Brokers: u.Brokers, Globus: u.Globus})
+		e.tellMoved(dir, fabric.Info{URL: u.URL, Brokers: u.Brokers, Globus: u.Globus}, again)
 	}
 	e.say("ready after %d ms; Ctrl-C stops it", time.Since(began).Milliseconds())
 	<-ctx.Done()
@@ -188,7 +215,7 @@ const addressesFile = "addresses.json"
 // tellMoved warns if the fabric last ran on other ports, because key files and profiles from then contain the
 // old addresses. It records the current addresses for the next start. Errors are ignored: the fabric works
 // without this file.
-func (e *env) tellMoved(dir string, now fabric.Info) {
+func (e *env) tellMoved(dir string, now fabric.Info, again func(...portFlag) string) {
 	if dir == "" {
 		return
 	}
@@ -198,7 +225,7 @@ func (e *env) tellMoved(dir string, now fabric.Info) {
 		was, is := portsOf(last), portsOf(now)
 		if was != is && was[0] != "" && was[1] != "" && was[2] != "" {
 			e.warn("it last ran on %s, %s and %s; key files and profiles from then have those addresses", was[0], was[1], was[2])
-			e.hint(fmt.Sprintf(`"diaspora up --http-port %s --kafka-port %s --globus-port %s" runs it there again`, was[0], was[1], was[2]))
+			e.hint(fmt.Sprintf(`"%s" runs it there again`, again(portFlag{httpPort, was[0]}, portFlag{kafkaPort, was[1]}, portFlag{globusPort, was[2]})))
 		}
 	}
 	if text, err := json.Marshal(now); err == nil {
@@ -450,8 +477,18 @@ In another terminal:
 	return e.answer(u, "%s", text)
 }
 
-// upError adds hints to the error of a fabric that did not start.
-func upError(err error, kafkaFile string) error {
+// The flags that name ports.
+const (
+	kafkaPort  = "kafka-port"
+	httpPort   = "http-port"
+	globusPort = "globus-port"
+)
+
+// portFlags maps the parts of a fabric to the flags with their ports.
+var portFlags = map[string]string{"the Kafka gateway": kafkaPort, "the ACL endpoint": httpPort, "Globus Auth": globusPort}
+
+// upError adds hints to the error of a fabric that did not start. again is as in up.
+func upError(err error, kafkaFile string, again func(...portFlag) string) error {
 	const startKafka = `"make kafka-up" in a clone starts an Apache Kafka, and says where its file is`
 	switch {
 	case kafkaFile == "":
@@ -460,14 +497,8 @@ func upError(err error, kafkaFile string) error {
 	case errors.Is(err, diaspora.ErrUnavailable):
 		return hinted(fmt.Errorf("up: the Apache Kafka of %s does not answer: %w", kafkaFile, err), startKafka)
 	}
-	if e := (*fabric.ListenError)(nil); errors.As(err, &e) && errors.Is(e.Err, syscall.EADDRINUSE) {
-		flag := cmp.Or(map[string]string{"the Kafka gateway": "--kafka-port", "the ACL endpoint": "--http-port"}[e.Service], "--globus-port")
-		_, port, _ := net.SplitHostPort(e.Addr)
-		hint := fmt.Sprintf(`"diaspora up %s 0" selects a free port`, flag)
-		if kafkaFile != "" && flag == "--kafka-port" {
-			hint = "end what listens there; the ports of gateways were chosen when the Apache Kafka was made"
-		}
-		return fail(diaspora.ErrConflict, hint, "up: port %s, for %s, is taken by another program", port, e.Service)
+	if taken := takenPorts(err); len(taken) > 0 {
+		return takenError(taken, kafkaFile != "", again)
 	}
 	if e := (*fabric.InUseError)(nil); errors.As(err, &e) {
 		return hinted(fmt.Errorf("up: %w", err), "it is starting or stopping; try again in a moment")
@@ -477,4 +508,43 @@ func upError(err error, kafkaFile string) error {
 		return hinted(err, "name a folder where you may write with --data DIR, or use --memory")
 	}
 	return err
+}
+
+// takenPorts returns the errors of all ports that other programs use.
+func takenPorts(err error) (taken []*fabric.ListenError) {
+	if all, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, err := range all.Unwrap() {
+			taken = append(taken, takenPorts(err)...)
+		}
+		return taken
+	}
+	if e := (*fabric.ListenError)(nil); errors.As(err, &e) && errors.Is(e.Err, syscall.EADDRINUSE) {
+		taken = append(taken, e)
+	}
+	return taken
+}
+
+// takenError says which ports are taken, and how to choose others. fixed means that those of the gateways cannot be
+// chosen.
+func takenError(taken []*fabric.ListenError, fixed bool, again func(...portFlag) string) error {
+	var texts, hints []string
+	var free []portFlag
+	stuck := false
+	for _, e := range taken {
+		_, port, _ := net.SplitHostPort(e.Addr)
+		texts = append(texts, fmt.Sprintf("port %s, for %s", port, e.Service))
+		if flag := portFlags[e.Service]; flag == kafkaPort && fixed {
+			stuck = true
+		} else {
+			free = append(free, portFlag{flag, "0"})
+		}
+	}
+	if stuck {
+		hints = append(hints, "end what listens at the gateways; their ports were chosen when the Apache Kafka was made")
+	}
+	if len(free) > 0 {
+		hints = append(hints, fmt.Sprintf(`"%s" selects %s`, again(free...), agree(len(free), "a free port", "free ports")))
+	}
+	text := fmt.Sprintf("up: %s, %s taken by %s", strings.Join(texts, ", and "), agree(len(taken), "is", "are"), agree(len(taken), "another program", "other programs"))
+	return &failure{errors.New(text), diaspora.ErrConflict, hints}
 }
