@@ -56,7 +56,11 @@ func (e *env) serveCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		cfg, err := serveConfig(part, given)
+		var left []error
+		if check {
+			left = placeholders(part, given)
+		}
+		cfg, err := serveConfig(part, given, left...)
 		if err != nil {
 			return err
 		}

@@ -314,11 +314,51 @@ func nearSettings(name string) (near []setting) {
 	return near
 }
 
+// exampleHost and exampleWord match what the templates and the documentation have in the place of real values. Nobody
+// can own the names below example.org and its like.
+var (
+	exampleHost = regexp.MustCompile(`(?i)(?:^|[^\w.-])((?:[\w-]+\.)*example\.(?:com|edu|net|org))(?:$|[^\w.-])`)
+	exampleWord = regexp.MustCompile(`(<[^<>]+>|@[A-Z_]+@|\bCLUSTER[-_]ID\b|\bSERVICE_UUID\b)`)
+)
+
+// placeholders returns an error for each setting that still has a placeholder of a template. Settings of the other part
+// of the service do not count.
+func placeholders(part string, settings map[string]given) (errs []error) {
+	for name, g := range settings {
+		if part == "acl" && strings.HasPrefix(name, "gateway-") || part == "gateway" && strings.HasPrefix(name, "acl-") {
+			continue
+		}
+		var found []string
+		for value := range strings.SplitSeq(g.value, ",") {
+			if p := placeholder(strings.TrimSpace(value)); p != "" {
+				found = append(found, p)
+			}
+		}
+		if len(found) > 0 {
+			errs = append(errs, fmt.Errorf("%s (%s): %s %s; write your own", name, g.origin, strings.Join(found, ", "), agree(len(found), "is a placeholder", "are placeholders")))
+		}
+	}
+	return errs
+}
+
+// placeholder returns the placeholder in a value, or "".
+func placeholder(value string) string {
+	for _, pattern := range []*regexp.Regexp{exampleHost, exampleWord} {
+		if m := pattern.FindStringSubmatch(value); m != nil {
+			return m[1]
+		}
+	}
+	const uuid = len("00000000-0000-0000-0000-000000000000")
+	if len(value) == uuid && strings.Trim(strings.ReplaceAll(value, "-", ""), value[:1]) == "" { // the same digit everywhere
+		return value
+	}
+	return ""
+}
+
 // serveConfig returns the configuration for one part of the service, or for both. Its error lists everything that
-// is wrong with the settings.
-func serveConfig(part string, settings map[string]given) (*front.Config, error) {
+// is wrong with the settings, with what is already known to be wrong.
+func serveConfig(part string, settings map[string]given, errs ...error) (*front.Config, error) {
 	d := &serveDraft{part: part, gateway: front.Gateway{Listen: ":9092"}, acl: front.ACL{Listen: ":9090"}}
-	var errs []error
 	for _, s := range d.settings() {
 		if g, ok := settings[s.name]; ok {
 			if err := s.set(g.value); err != nil {

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -171,6 +173,71 @@ func TestUnknownVariables(t *testing.T) {
 	}
 	if _, err := givenTo(t, "", map[string]string{"DIASPORA_SERVE_FROBNICATE": ""}); err != nil {
 		t.Errorf("with an empty variable: %v", err)
+	}
+}
+
+// TestPlaceholders checks that the values of deploy/serve.toml that have to be replaced are found, and no others.
+func TestPlaceholders(t *testing.T) {
+	template := string(testkit.ReadFile(t, "../../deploy/serve.toml"))
+	template = regexp.MustCompile(`(?m)^# ([a-z-]+ = )`).ReplaceAllString(template, "$1") // the settings that are commented out, too
+	all, err := givenTo(t, template, nil)
+	testkit.Must(t, err)
+	named := func(part string, settings map[string]given) string {
+		var keys []string
+		for _, err := range placeholders(part, settings) {
+			key, _, _ := strings.Cut(err.Error(), " ")
+			keys = append(keys, key)
+		}
+		slices.Sort(keys)
+		return strings.Join(keys, " ")
+	}
+	for part, want := range map[string]string{
+		"":        "acl-bootstrap allow-domains gateway-audience globus-client-id globus-login-client-id globus-scope kafka-brokers operator-contact operators public-url",
+		"acl":     "acl-bootstrap allow-domains globus-client-id globus-login-client-id globus-scope kafka-brokers operator-contact operators public-url",
+		"gateway": "allow-domains gateway-audience globus-client-id globus-login-client-id globus-scope kafka-brokers operator-contact operators public-url",
+	} {
+		if got := named(part, all); got != want {
+			t.Errorf("serve %s finds placeholders in\n%s, want\n%s", part, got, want)
+		}
+	}
+	for value, want := range map[string]string{
+		"https://diaspora.streams.example.org/acl":              "diaspora.streams.example.org",
+		"a.real.org:9092,b.example.com:9092":                    "b.example.com",
+		"<your host>:9092":                                      "<your host>",
+		"@ADVERTISE@":                                           "@ADVERTISE@",
+		"my-example.org,example.org.uk,examples.net,test.local": "",
+		"33333333-3333-3333-3333-333333333333":                  "33333333-3333-3333-3333-333333333333",
+		"33333333-3333-4333-8333-333333333333":                  "",
+		"ops@streams.real.org":                                  "",
+		"https://auth.globus.org/scopes/SERVICE_UUID/logging":   "SERVICE_UUID",
+		"/var/lib/diaspora/signing-keys.json":                   "",
+		"":                                                      "",
+	} {
+		got := ""
+		if errs := placeholders("", map[string]given{"x": {value, "file"}}); len(errs) > 0 {
+			got = errs[0].Error()
+		}
+		if want != "" {
+			want = "x (file): " + want + " is a placeholder; write your own"
+		}
+		if got != want {
+			t.Errorf("%q: %q, want %q", value, got, want)
+		}
+	}
+}
+
+// TestCheckNamesPlaceholders checks that serve --check lists them together with all else that is wrong.
+func TestCheckNamesPlaceholders(t *testing.T) {
+	d := emptyDesk(t)
+	code := d.types(t.Context(), "serve", "acl", "--check", "--config", "../../deploy/serve.toml")
+	for _, want := range []string{
+		"acl-bootstrap (../../deploy/serve.toml): kafka1.streams.example.org, kafka2.streams.example.org, kafka3.streams.example.org are placeholders; write your own\n",
+		"public-url (../../deploy/serve.toml): diaspora.streams.example.org is a placeholder; write your own\n",
+		"kafka-password-file (../../deploy/serve.toml): ",
+	} {
+		if code != 2 || !strings.Contains(d.err.String(), want) {
+			t.Errorf("serve --check exits with %d, and says %q, want %q", code, d.err.String(), want)
+		}
 	}
 }
 
