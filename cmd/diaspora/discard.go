@@ -46,7 +46,7 @@ that file with produce --input ndjson. produce --watch does not log the files to
 again, because its journal records them as logged.
 
 Without a DIRECTORY, the command removes the events from all spools of the profile. It does not
-change a spool that another process is using: end that process first.`,
+change a spool that another process is using: stop that program or service first.`,
 	args: arguments{min: 1, max: 2, missing: "the topic is missing"},
 }
 
@@ -202,7 +202,7 @@ func openDiscarding(ctx context.Context, dir, topic string) (*discarding, error)
 	}
 	s, err := spool.Open(ctx, spool.Options{Dir: dir, Subject: info.Subject, Same: func(string) bool { return true }}) // of any identity
 	if errors.Is(err, spool.ErrInUse) {
-		return nil, fail(diaspora.ErrConflict, "end that process first; its events stay in the spool", "spool discard: %v; nothing has changed", err)
+		return nil, fail(diaspora.ErrConflict, "stop that program or service first; its events stay in the spool", "spool discard: %v; nothing has changed", err)
 	}
 	if err != nil {
 		return nil, spoolFailure(err)

@@ -216,20 +216,24 @@ func (e *env) produce(ctx context.Context, o produceOptions, topic string, files
 			cfg.DialTimeout = shortDialTimeout
 		}
 		p.opened = time.Now()
-		p.logger, p.dir, p.others, err = e.openLogger(ctx, cfg)
+		p.logger, p.dirs, p.others, err = e.openLogger(ctx, cfg)
 	} else {
 		p.logger, err = diaspora.OpenLogger(ctx, cfg)
 	}
 	if err != nil {
 		return nothingLogged(topic, err)
 	}
-	p.before = p.logger.Stats().Spool
+	if p.before = p.logger.Stats().Spool; p.spool {
+		if info, err := spool.Inspect(p.dirs[0]); err == nil {
+			p.first = info.Next
+		}
+	}
 	if p.watch != nil {
 		p.about = func(err error) error {
 			if t := (*diaspora.TopicError)(nil); errors.As(err, &t) && !errors.Is(err, diaspora.ErrUnauthenticated) {
-				hint := p.env.discardHint(t.Topic)
+				hint := p.env.discardHint(t.Topic, true)
 				if t.Topic == topic {
-					hint = p.rewatchHint("end this, ")
+					hint = p.rewatchHint()
 				}
 				err = hinted(err, hint)
 			}
@@ -319,9 +323,10 @@ type produceRun struct {
 	watch      *watch.Watcher    // nil without --watch
 	about      func(error) error // adds details to an error that is reported during the run, or nil
 	stall      stallWatch
-	dir        string              // of the spool
+	dirs       []string            // of the spool, and of those of others
 	others     []*diaspora.Logger  // they send the events that other processes left in their spools
 	before     diaspora.SpoolStats // the spool at the beginning
+	first      uint64              // position of this run's first event in the spool
 
 	outages     outageMemory
 	lastOutage  time.Duration // how long ago the cluster was unreachable
@@ -505,6 +510,9 @@ func (p *produceRun) look(w *outageWatch, full *fullWatch) {
 			if errors.Is(stats.Spool.Why, diaspora.ErrUnavailable) {
 				return fmt.Sprintf("%s and %s sent when it is back", pending, agree(stats.Spool.Events, "is", "are"))
 			}
+			if lost := p.notLogged(); lost > 0 {
+				return fmt.Sprintf("%s; %s %s not logged, as said before", pending, count(lost, "other "+p.noun), agree(lost, "was", "were"))
+			}
 			return pending + "; nothing is lost"
 		})
 		return
@@ -517,8 +525,20 @@ func (p *produceRun) look(w *outageWatch, full *fullWatch) {
 		return // the error does not delay any event
 	}
 	w.see(p.stall.see(p.env.now(), stats.Err, stats.Pending, stats.Acknowledged+stats.Failed), func() string {
-		return waiting(max(1, stats.Pending)) + "; nothing is lost unless you stop this program"
+		text := waiting(max(1, stats.Pending))
+		if lost := p.notLogged(); lost > 0 {
+			return fmt.Sprintf("%s, and %s lost if you stop this program; %s %s not logged, as said before",
+				text, agree(max(1, stats.Pending), "is", "are"), count(lost, "other "+p.noun), agree(lost, "was", "were"))
+		}
+		return text + "; nothing is lost unless you stop this program"
 	})
+}
+
+// notLogged returns how many lines or files could not be logged so far.
+func (p *produceRun) notLogged() int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.failed
 }
 
 // send logs a line or, with line 0, a whole file. file is nil if the input is not a file. Otherwise, as with --watch,
@@ -643,20 +663,22 @@ func (p *produceRun) summary(ctx context.Context, readErr, closeErr error) error
 	stats := p.logger.Stats()
 	p.recordOutage(ctx, stats.Spool)
 	left, why := stats.Spool.Events, stats.Spool.Why
-	aside := stats.Spool.Quarantined - p.before.Quarantined
+	aside, earlierAside := p.setAside()
 	dropped := stats.Spool.Dropped - p.before.Dropped
 	earlier := p.leftByOthers(stats.Spool)
-	text, pending := count(p.acknowledged, "event"), waiting(left)+" in "+p.env.spoolPlace()
-	if left > 0 && !earlier {
-		text += " logged; " + pending
-	} else {
-		text += " acknowledged"
+	pending, reported := waiting(left)+" in "+p.env.spoolPlace(), left > 0 && !earlier
+	text := count(p.acknowledged, "event") + " logged"
+	if !reported {
+		text = count(max(0, p.acknowledged-aside), "event") + " acknowledged"
 	}
 	if p.failed > 0 {
 		text += fmt.Sprintf(", %d failed", p.failed)
 	}
-	if aside > 0 {
-		text += fmt.Sprintf(`; %d of the events were set aside, because the cluster does not accept them ("diaspora spool cat --quarantine" says why)`, aside)
+	if reported {
+		text += "; " + pending
+	}
+	if aside+earlierAside > 0 {
+		text += "; " + asideText(aside, earlierAside)
 	}
 	open := p.read - p.acknowledged - p.failed
 	if open > 0 {
@@ -681,6 +703,35 @@ func (p *produceRun) summary(ctx context.Context, readErr, closeErr error) error
 	return err
 }
 
+// setAside returns how many events were set aside since the run began because the cluster does not accept them: those of
+// this run, and those that earlier runs have left in the spools.
+func (p *produceRun) setAside() (own, earlier int64) {
+	for i, dir := range p.dirs {
+		for e, err := range spool.Quarantined(dir) {
+			switch {
+			case err != nil || e.Entry == nil || e.Time.Before(p.opened):
+			case i == 0 && e.Position >= p.first:
+				own++
+			default:
+				earlier++
+			}
+		}
+	}
+	return own, earlier
+}
+
+// asideText says how many events were set aside.
+func asideText(own, earlier int64) string {
+	var parts []string
+	if own > 0 {
+		parts = append(parts, fmt.Sprintf("%d of the events %s set aside", own, agree(own, "was", "were")))
+	}
+	if earlier > 0 {
+		parts = append(parts, fmt.Sprintf("%s of earlier runs %s set aside", count(earlier, "event"), agree(earlier, "was", "were")))
+	}
+	return strings.Join(parts, " and ") + `, because the cluster does not accept ` + agree(own+earlier, "it", "them") + ` ("diaspora spool cat --quarantine" says why)`
+}
+
 // maxSearchedBytes is the size of the largest spool that is read to find out which topics its events are for.
 const maxSearchedBytes = 64 << 20
 
@@ -691,7 +742,7 @@ func (p *produceRun) leftByOthers(left diaspora.SpoolStats) bool {
 	if !p.spool || left.Events == 0 || left.Bytes > maxSearchedBytes || left.Held[p.topic] != nil || !permanent(left.Why) || !errors.As(left.Why, &refused) {
 		return false
 	}
-	topics, err := spool.Topics(p.dir)
+	topics, err := spool.Topics(p.dirs[0])
 	for topic := range topics {
 		if left.Held[topic] == nil {
 			return false
@@ -720,9 +771,9 @@ func (p *produceRun) outcome(ctx context.Context, left diaspora.SpoolStats, lost
 	case held != nil && permanent(held) && p.acknowledgedByCluster() > 0: // events were acknowledged, so the name of the topic is taken to be right
 		return held
 	case held != nil && permanent(held) && p.watch != nil:
-		return hinted(held, p.rewatchHint(""))
+		return hinted(held, p.rewatchHint())
 	case held != nil && permanent(held):
-		return hinted(held, p.env.discardHint(p.topic))
+		return hinted(held, p.env.discardHint(p.topic, false))
 	case loginRejected(left.Why):
 		return fmt.Errorf("produce to topic %q: %w", p.topic, left.Why)
 	case p.requireAck:
@@ -732,9 +783,9 @@ func (p *produceRun) outcome(ctx context.Context, left diaspora.SpoolStats, lost
 }
 
 // rewatchHint says what to do with events of a watch whose topic is mistyped. A watch with another topic logs the
-// files again, so these events must be deleted. first is text for a step that comes before that, or "".
-func (p *produceRun) rewatchHint(first string) string {
-	return `they are sent once that is allowed; if the name is wrong, ` + first + `type "` + p.env.spoolCommand("discard "+p.topic+" --yes") + `", and watch with the right topic, which logs the files again`
+// files again, so these events must be deleted.
+func (p *produceRun) rewatchHint() string {
+	return `they are sent once that is allowed; if the name is wrong, end the watch (a service: stop it), type "` + p.env.spoolCommand("discard "+p.topic+" --yes") + `", and watch with the right topic, which logs the files again`
 }
 
 // withNewKeyFile returns the end of a hint to run a command that signs in with a key file, or "" if no key file is
@@ -746,7 +797,12 @@ func (e *env) withNewKeyFile() string {
 	return ", once that file has the new key"
 }
 
-// discardHint says what to do with events whose topic is mistyped.
-func (e *env) discardHint(topic string) string {
-	return `they are sent once that is allowed; if the name is wrong, take them out: "` + e.spoolCommand("discard "+topic+" --to FILE") + `"`
+// discardHint says what to do with events whose topic is mistyped. spool discard does not change a spool that a process
+// uses, as this one does if it is watching.
+func (e *env) discardHint(topic string, watching bool) string {
+	first := "first stop a service that logs there"
+	if watching {
+		first = "first end this watch; a service: stop it"
+	}
+	return `they are sent once that is allowed; if the name is wrong, take them out: "` + e.spoolCommand("discard "+topic+" --to FILE") + `" (` + first + `; in a script, add --yes)`
 }

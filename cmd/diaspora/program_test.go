@@ -22,6 +22,7 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/testkit/fabrictest"
 
 	"github.com/spf13/cobra"
+	"github.com/twmb/franz-go/pkg/kadm"
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/fabric"
@@ -443,6 +444,37 @@ func TestTerminalIsSafe(t *testing.T) {
 	d.types(t.Context(), "topic", "claim", "\x1b[2J")
 	if strings.Contains(d.err.String(), "\x1b") {
 		t.Errorf("an error commands the terminal: %q", d.err.String())
+	}
+}
+
+// TestSetAsideBefore: events of earlier runs that the cluster will never accept are not counted as those of this run,
+// and do not make it fail.
+func TestSetAsideBefore(t *testing.T) {
+	d := newDesk(t)
+	d.must(t, "topic", "claim", "weather")
+	small := "1000"
+	limit := kadm.AlterConfig{Name: "max.message.bytes", Value: &small}
+	if altered, err := fabrictest.Admin(t, d.fabric).AlterTopicConfigs(t.Context(), []kadm.AlterConfig{limit}, "weather"); err != nil || altered[0].Err != nil {
+		t.Fatal(altered, err)
+	}
+	large := strings.Repeat("x", 5000)
+	testkit.Must(t, d.fabric.StopGateway())
+	d.must(t, "produce", "weather", "--value", large, "--value", large, "--wait", "0")
+	testkit.Must(t, d.fabric.StartGateway())
+	const because = `, because the cluster does not accept them ("diaspora spool cat --quarantine" says why)`
+	for _, step := range []struct {
+		code int
+		want string
+		args []string
+	}{
+		{0, "diaspora: 1 event acknowledged; 2 events of earlier runs were set aside" + because + "\n", []string{"--value", "small"}},
+		{0, "diaspora: 1 event acknowledged\n", []string{"--value", "small"}},
+		{8, "diaspora: 1 event acknowledged; 2 of the events were set aside" + because + "\ndiaspora: produce to topic \"weather\": 2 of 3 events were not logged\n", []string{"--value", large, "--value", "small", "--value", large}},
+	} {
+		d.err.Reset()
+		if code := d.types(t.Context(), append([]string{"produce", "weather", "--wait", "30s"}, step.args...)...); code != step.code || d.err.String() != step.want {
+			t.Errorf("produce exits with %d and says\n%s\nwant %d and\n%s", code, d.err.String(), step.code, step.want)
+		}
 	}
 }
 

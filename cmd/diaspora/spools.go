@@ -158,19 +158,19 @@ func unwritable(err error) bool {
 	return false
 }
 
-// openLogger opens a Logger with a spool that no other process uses, in the directory own. The other Loggers send the
-// events that other processes have left in their spools.
-func (e *env) openLogger(ctx context.Context, cfg diaspora.Config) (logger *diaspora.Logger, own string, others []*diaspora.Logger, err error) {
+// openLogger opens a Logger with a spool that no other process uses, in the first of the directories. The other Loggers
+// send the events that other processes have left in their spools, in the other directories.
+func (e *env) openLogger(ctx context.Context, cfg diaspora.Config) (logger *diaspora.Logger, dirs []string, others []*diaspora.Logger, err error) {
 	p, err := e.pool()
 	if err != nil {
-		return nil, "", nil, err
+		return nil, nil, nil, err
 	}
 	var loggers []*diaspora.Logger
-	own, err = p.Take(func(dir string) error {
+	_, err = p.Take(func(dir string) error {
 		cfg.SpoolDir = dir
 		l, err := diaspora.OpenLogger(ctx, cfg)
 		if err == nil {
-			loggers = append(loggers, l)
+			loggers, dirs = append(loggers, l), append(dirs, dir)
 		}
 		return err
 	}, func(err error) {
@@ -180,12 +180,12 @@ func (e *env) openLogger(ctx context.Context, cfg diaspora.Config) (logger *dias
 	})
 	switch {
 	case errors.Is(err, spool.ErrInUse):
-		return nil, "", nil, fail(diaspora.ErrConflict, "set DIASPORA_STATE_DIR to another folder for some of the processes, or use --no-spool",
+		return nil, nil, nil, fail(diaspora.ErrConflict, "set DIASPORA_STATE_DIR to another folder for some of the processes, or use --no-spool",
 			"all %d spools in %s are in use; nothing was logged", pool.Max, p.Dir)
 	case err != nil && unwritable(err):
-		return nil, "", nil, hinted(err, "or set DIASPORA_STATE_DIR to a folder where you may write; --no-spool needs none")
+		return nil, nil, nil, hinted(err, "or set DIASPORA_STATE_DIR to a folder where you may write; --no-spool needs none")
 	case err != nil:
-		return nil, "", nil, err
+		return nil, nil, nil, err
 	}
-	return loggers[0], own, loggers[1:], nil
+	return loggers[0], dirs, loggers[1:], nil
 }

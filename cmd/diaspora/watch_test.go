@@ -590,3 +590,33 @@ func TestWatchOlder(t *testing.T) {
 			strings.Contains(talk, `"diaspora spool discard scnas --to FILE"`)
 	}, "scans", "--watch", dir, "--settle", "0")
 }
+
+// TestWatchToldOfRefusals: after a file was not logged, a watch does not say that nothing is lost. What it says to do
+// about a topic that nobody has claimed begins with the end of the watch, because spool discard does not change a spool
+// that is in use.
+func TestWatchToldOfRefusals(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	dir := t.TempDir()
+	put(t, dir, "bad.json", "not JSON\n")
+	put(t, dir, "good.json", "{\"value\":1}\n")
+	d.watching(t, 8, func() bool { return strings.Contains(d.err.String(), "\nhint: they are sent once that is allowed") },
+		"scnas", "--watch", dir, "--settle", "0", "--input", "ndjson")
+	said := d.err.String()
+	for _, want := range []string{
+		"/state; 1 other line was not logged, as said before\n",
+		`if the name is wrong, end the watch (a service: stop it), type "diaspora spool discard scnas --yes", and watch with the right topic`,
+		"\ndiaspora: 1 event logged, 1 failed; 1 event waits in ",
+	} {
+		if !strings.Contains(said, want) || strings.Contains(said, "nothing is lost") {
+			t.Errorf("the watch says\n%s\nwant %q, and not that nothing is lost", said, want)
+		}
+	}
+	d.err.Reset()
+	put(t, dir, "bad.json", "")
+	d.must(t, "topic", "claim", "scans")
+	d.watching(t, 0, func() bool { return strings.Contains(d.err.String(), "discard scnas --to FILE") }, "scans", "--watch", dir, "--settle", "0")
+	if want := `"diaspora spool discard scnas --to FILE" (first end this watch; a service: stop it; in a script, add --yes)`; !strings.Contains(d.err.String(), want) {
+		t.Errorf("the watch says\n%s\nwant %q", d.err.String(), want)
+	}
+}
