@@ -424,6 +424,35 @@ func TestLatestReason(t *testing.T) {
 	testkit.Must(t, used.Close())
 }
 
+// TestRelativeFolders: messages have absolute paths, because those of a service are read in other folders.
+func TestRelativeFolders(t *testing.T) {
+	d := newDesk(t)
+	here := t.TempDir()
+	t.Chdir(here)
+	d.must(t, "key", "create", "k", "--save-env", "key.env")
+	d.vars["DIASPORA_STATE_DIR"], d.vars["DIASPORA_KEY_FILE"] = "state", "key.env"
+	d.err.Reset()
+	if code := d.types(t.Context(), "produce", "weather", "--value", "1"); code != 4 { // nobody has claimed it
+		t.Fatalf("produce exits with %d, want 4: %s", code, d.err.String())
+	}
+	state, key := filepath.Join(here, "state"), filepath.Join(here, "key.env")
+	for _, want := range []string{"1 event waits in " + state + "\n", "DIASPORA_STATE_DIR=" + state + " DIASPORA_KEY_FILE=" + key + " diaspora spool discard"} {
+		if !strings.Contains(d.err.String(), want) {
+			t.Errorf("produce says %q, want %q", d.err.String(), want)
+		}
+	}
+	d.out.Reset()
+	d.must(t, "spool", "ls", "-o", "json")
+	if want := `{"dir":"` + state; !strings.HasPrefix(d.out.String(), want) {
+		t.Errorf("spool ls says %q, want %q", d.out.String(), want)
+	}
+	d.err.Reset()
+	testkit.Must(t, os.Chmod("key.env", 0o644))
+	if code := d.types(t.Context(), "produce", "weather", "--value", "1"); code != 2 || !strings.Contains(d.err.String(), "\nhint: chmod 600 "+key) {
+		t.Errorf("produce exits with %d and says %q", code, d.err.String())
+	}
+}
+
 // TestDeadKeyInAFreshHome: a key that was revoked cannot tell whose it was, so a spool of its owner's looks like
 // somebody else's. What counts for the person is that the key is dead.
 func TestDeadKeyInAFreshHome(t *testing.T) {

@@ -15,13 +15,14 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/spool/pool"
 )
 
-// stateDir returns the folder for the spools and the journals of watched folders.
+// stateDir returns the folder for the spools and the journals of watched folders. It is absolute, because a message of a
+// service may be read in another folder than the one where the service runs.
 func (e *env) stateDir() (string, error) {
 	if dir := e.getenv("DIASPORA_STATE_DIR"); dir != "" {
-		return dir, nil
+		return filepath.Abs(dir)
 	}
 	if dir := e.getenv("DIASPORA_CONFIG_DIR"); dir != "" {
-		return filepath.Join(dir, "state"), nil
+		return filepath.Abs(filepath.Join(dir, "state"))
 	}
 	if dir := e.getenv("XDG_STATE_HOME"); filepath.IsAbs(dir) {
 		return filepath.Join(dir, "diaspora"), nil

@@ -150,6 +150,24 @@ func TestRead(t *testing.T) {
 	}
 }
 
+// TestRelativePath requires absolute paths in errors and results.
+func TestRelativePath(t *testing.T) {
+	path := write(t, text(t, nil), 0o600)
+	exposed := write(t, text(t, nil), 0o644)
+	t.Chdir(filepath.Dir(path))
+	if f, err := Read("key.env"); err != nil || f.Path != path {
+		t.Errorf("Read(key.env) is of %q, %v; want %q", f.Path, err, path)
+	}
+	missing := filepath.Join(filepath.Dir(path), "none")
+	if _, err := Read("none"); err == nil || !strings.Contains(err.Error(), "key file "+missing+": it does not exist") {
+		t.Errorf("Read(none) = %v, want an error that names %s", err, missing)
+	}
+	t.Chdir(filepath.Dir(exposed))
+	if _, err := Read("./key.env"); err == nil || !strings.Contains(err.Error(), "chmod 600 "+exposed+",") {
+		t.Errorf("Read(./key.env) = %v, want an error that names %s", err, exposed)
+	}
+}
+
 // TestFileOfAnotherUser also tests mayOwn directly, because only a privileged user can create a
 // file that belongs to another one.
 func TestFileOfAnotherUser(t *testing.T) {

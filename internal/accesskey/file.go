@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -105,8 +106,12 @@ func (f File) Getenv(getenv func(string) string) func(string) string {
 // Read reads a key file. It refuses a file that other users can read, because they would have the
 // key. It also refuses a file that belongs neither to this user nor to root: its owner could change
 // it so that events are sent to another fabric. Errors are [*FileError]. They show nothing of the
-// file's content.
+// file's content. They and the result have the absolute path, because a message of a service may be read in another
+// folder than the one where the service runs.
 func Read(path string) (File, error) {
+	if absolute, err := filepath.Abs(path); err == nil {
+		path = absolute
+	}
 	fail := func(err error, hint, format string, args ...any) (File, error) {
 		return File{}, &FileError{Reason: fmt.Sprintf("%s: key file %s: ", FileVariable, path) + fmt.Sprintf(format, args...), Hint: hint, Err: err}
 	}
