@@ -40,7 +40,7 @@ func (e *env) logout(ctx context.Context, local bool) error {
 		e.warn("%s is set, so commands still sign in with it; unset it to stop that", from)
 	}
 	if name == "" {
-		return e.loggedOut("", globus.Identity{})
+		return e.loggedOut("", globus.Identity{}, "")
 	}
 	profile, err := profiles.Load(name)
 	if err != nil {
@@ -51,8 +51,11 @@ func (e *env) logout(ctx context.Context, local bool) error {
 		return err
 	}
 	var who globus.Identity
+	damaged := ""
 	if login, err := store.Load(); err == nil {
 		who = login.Identity
+	} else if unreadable(store) {
+		damaged = store.Path()
 	}
 	if local {
 		err = store.Delete(ctx)
@@ -65,7 +68,7 @@ func (e *env) logout(ctx context.Context, local bool) error {
 	if err != nil {
 		return err
 	}
-	return e.loggedOut(name, who)
+	return e.loggedOut(name, who, damaged)
 }
 
 func revoke(ctx context.Context, profile diaspora.Profile, store *globus.Store) error {
@@ -85,10 +88,22 @@ func revoke(ctx context.Context, profile diaspora.Profile, store *globus.Store) 
 	return client.Logout(ctx, store)
 }
 
-func (e *env) loggedOut(profile string, who globus.Identity) error {
+// unreadable reports whether there is a token file that cannot be read, so that the tokens in it cannot be revoked.
+func unreadable(store *globus.Store) bool {
+	_, err := store.Load()
+	return err != nil && !errors.Is(err, globus.ErrLoginRequired)
+}
+
+// loggedOut prints the result. damaged is the token file, if it was removed although nobody could read it.
+func (e *env) loggedOut(profile string, who globus.Identity, damaged string) error {
 	text := "nobody was logged in"
-	if who.Subject != "" {
+	document := map[string]any{"profile": profile, "subject": who.Subject, "username": who.Username, "logged_out": who.Subject != ""}
+	switch {
+	case who.Subject != "":
 		text = fmt.Sprintf("%s is logged out of profile %s", oneLine(who.Username), profile)
+	case damaged != "":
+		document["removed"] = damaged
+		text = fmt.Sprintf("the token file of profile %s was damaged, or of another version: %s has been removed, but the tokens in it could not be revoked", profile, damaged)
 	}
-	return e.answer(map[string]any{"profile": profile, "subject": who.Subject, "username": who.Username, "logged_out": who.Subject != ""}, "%s\n", text)
+	return e.answer(document, "%s\n", text)
 }

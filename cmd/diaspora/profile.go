@@ -153,8 +153,12 @@ func (e *env) profileRemove(ctx context.Context, name string, local, yes bool) e
 		return err
 	}
 	if !local {
+		damaged := unreadable(store)
 		if err := revoke(ctx, profile, store); err != nil {
 			return hinted(fmt.Errorf("remove profile %q: %w", name, err), `try again later, or revoke nothing: "diaspora profile remove `+name+` --local"`)
+		}
+		if damaged {
+			e.warn("the token file of profile %s was damaged, or of another version; the tokens in it could not be revoked", name)
 		}
 	}
 	current, _ := profiles.Current()

@@ -1,7 +1,11 @@
 package main
 
 import (
+	"errors"
 	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -62,5 +66,33 @@ func TestLoginAsSomebodyElse(t *testing.T) {
 				t.Errorf("%q: %s is logged in as\n%swant %s", answer, name, d.out.String(), username)
 			}
 		}
+	}
+}
+
+// TestLogoutDamaged: a token file that cannot be read is removed by a logout, which says so.
+func TestLogoutDamaged(t *testing.T) {
+	d := newDesk(t)
+	file := filepath.Join(d.vars["DIASPORA_CONFIG_DIR"], "tokens", "home.json")
+	for _, args := range [][]string{{"logout"}, {"logout", "--local"}, {"logout", "-o", "json"}} {
+		testkit.Must(t, os.WriteFile(file, []byte(`{"version":1,"tokens":`), 0o600))
+		d.out.Reset()
+		d.must(t, args...)
+		want := "the token file of profile home was damaged, or of another version: " + file + " has been removed, but the tokens in it could not be revoked\n"
+		if args[len(args)-1] == "json" {
+			want = `{"logged_out":false,"profile":"home","removed":"` + file + `","subject":"","username":""}` + "\n"
+		}
+		if _, err := os.Lstat(file); !errors.Is(err, fs.ErrNotExist) || d.out.String() != want {
+			t.Errorf("%v says %q, and the file: %v; want %q and no file", args, d.out.String(), err, want)
+		}
+	}
+	testkit.Must(t, os.WriteFile(file, []byte("{"), 0o600))
+	d.err.Reset()
+	d.must(t, "profile", "remove", "home")
+	if want := "the token file of profile home was damaged, or of another version; the tokens in it could not be revoked\n"; !strings.Contains(d.err.String(), want) {
+		t.Errorf("profile remove says %q, want %q", d.err.String(), want)
+	}
+	d.out.Reset()
+	if d.must(t, "logout"); d.out.String() != "nobody was logged in\n" {
+		t.Errorf("without a token file, logout says %q", d.out.String())
 	}
 }
