@@ -3,7 +3,7 @@
 //
 //	go run ./bench               # all of it, some minutes
 //	go run ./bench -check        # repeats the short parts, and prints which ratios are worse than in the newest report
-//	go run ./bench -only send    # one part: send, link, compression, log, spool, backlog, handler, gateway, idle, storm
+//	go run ./bench -only send    # one part: send, link, open, compression, log, spool, backlog, handler, gateway, idle, storm
 //
 // The machine also runs the broker, the client and whatever else it is used for. So the contenders
 // take turns in rounds, in alternating order. The figure is the median of the rounds. The ratios
@@ -31,6 +31,7 @@ func main() {
 		return b.Report(ctx, "", []measure.Part{
 			{Name: "send", Run: b.send, Short: true},
 			{Name: "link", Run: b.link, Short: true},
+			{Name: "open", Run: b.open, Short: true},
 			{Name: "compression", Run: b.compression},
 			{Name: "log", Run: b.log},
 			{Name: "spool", Run: b.spool, Short: true},

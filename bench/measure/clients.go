@@ -67,13 +67,18 @@ func Claim(ctx context.Context, cfg diaspora.Config, partitions int, topics ...s
 	return claims.Wait()
 }
 
-// Dial returns a plain franz-go client, signed in as in cfg.
-func Dial(ctx context.Context, cfg diaspora.Config, opts ...kgo.Opt) (*kgo.Client, error) {
+// Opts returns the options of a plain franz-go client that signs in as in cfg.
+func Opts(cfg diaspora.Config) []kgo.Opt {
 	token := oauth.Oauth(func(ctx context.Context) (oauth.Auth, error) {
 		token, err := cfg.TokenSource.Token(ctx)
 		return oauth.Auth{Token: token.AccessToken.Reveal()}, err
 	})
-	client, err := kgo.NewClient(append(opts, kgo.SeedBrokers(cfg.Brokers...), kgo.SASL(token))...)
+	return []kgo.Opt{kgo.SeedBrokers(cfg.Brokers...), kgo.SASL(token)}
+}
+
+// Dial returns a plain franz-go client, signed in as in cfg.
+func Dial(ctx context.Context, cfg diaspora.Config, opts ...kgo.Opt) (*kgo.Client, error) {
+	client, err := kgo.NewClient(append(opts, Opts(cfg)...)...)
 	if err != nil {
 		return nil, err
 	}
