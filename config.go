@@ -334,12 +334,12 @@ func Dial(ctx context.Context, cfg Config, opts ...kgo.Opt) (*kgo.Client, error)
 	if err != nil {
 		return nil, err
 	}
-	return f.dial(ctx, opts...)
+	return f.dial(ctx, kafka.Ping, opts...)
 }
 
-// dial connects and signs in. Its errors name the brokers and the identity, and say what to type
-// next.
-func (f *fabric) dial(ctx context.Context, opts ...kgo.Opt) (*kgo.Client, error) {
+// dial connects and signs in; first sends the first request. Its errors name the brokers and the
+// identity, and say what to type next.
+func (f *fabric) dial(ctx context.Context, first func(context.Context, *kgo.Client) error, opts ...kgo.Opt) (*kgo.Client, error) {
 	client, err := f.client(opts...)
 	if err != nil {
 		return nil, err
@@ -354,7 +354,7 @@ func (f *fabric) dial(ctx context.Context, opts ...kgo.Opt) (*kgo.Client, error)
 		}
 		return again
 	}
-	err = backoff.Retry(timed, math.MaxInt, worth, func() error { return kafka.SignIn(timed, client, f.kafka) })
+	err = backoff.Retry(timed, math.MaxInt, worth, func() error { return kafka.SignIn(timed, client, f.kafka, first) })
 	if err == nil {
 		return client, nil
 	}
@@ -383,7 +383,7 @@ func (f *fabric) trySignIn(ctx context.Context) error {
 		return err
 	}
 	defer client.Close()
-	return explain(kafka.SignIn(ctx, client, f.kafka))
+	return explain(kafka.SignIn(ctx, client, f.kafka, kafka.Ping))
 }
 
 // tuning returns the options that differ from the Kafka client's defaults.

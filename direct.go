@@ -57,7 +57,7 @@ func openDirect(ctx context.Context, cfg Config, counts *counts) (*direct, error
 		ids:     newIDs(),
 		closing: make(chan struct{}),
 	}
-	d.client, err = f.dial(ctx,
+	d.client, err = f.dial(ctx, kafka.Ping,
 		kgo.WithHooks(d.conns),
 		// The budget limits what is pending. If the client's own limit were reached, Produce would
 		// block, and could be unblocked only by failing the events of other calls.

@@ -10,6 +10,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -18,6 +20,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
@@ -40,8 +44,9 @@ type Options struct {
 	// [Reader.Commit] commits. SessionTimeout is how long the group waits for a silent member.
 	CommitEvery, SessionTimeout time.Duration
 
-	// Dial returns a client that is signed in. Connections watches the client that reads.
-	Dial        func(context.Context, ...kgo.Opt) (*kgo.Client, error)
+	// Dial returns a client that is signed in. first sends its first request. Connections watches
+	// the client.
+	Dial        func(ctx context.Context, first func(context.Context, *kgo.Client) error, opts ...kgo.Opt) (*kgo.Client, error)
 	Connections *kafka.Connections
 
 	// Explain puts errors into words for people.
@@ -84,8 +89,8 @@ func (e *NoPartitionError) Error() string {
 // called concurrently.
 type Reader struct {
 	options Options
-	lookups *kgo.Client // for offsets and probes; signs in first, so that opening fails if the login is rejected
-	fetches *kgo.Client
+	client  *kgo.Client
+	looking *sent // a request for offsets
 
 	committing chan struct{} // holds a value while a commit is running
 
@@ -132,13 +137,8 @@ func (c *cursor) finished() bool { return c.until >= 0 && c.next.Load() >= c.unt
 // Open returns a Reader. It has checked that the topics exist and may be read, and has looked up where
 // they begin and end. ctx bounds only the opening. The caller closes the Reader.
 func Open(ctx context.Context, options Options) (*Reader, error) {
-	lookups, err := options.Dial(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("open consumer: %w", err)
-	}
 	c := &Reader{
 		options:    options,
-		lookups:    lookups,
 		committing: make(chan struct{}, 1),
 		cursors:    map[kafka.Partition]*cursor{},
 		renewed:    map[string]bool{},
@@ -146,12 +146,37 @@ func Open(ctx context.Context, options Options) (*Reader, error) {
 		reads:      map[string]kafka.TopicID{},
 		gaveUp:     kafka.NoGeneration,
 		closed:     make(chan struct{}),
+		looking:    &sent{key: kmsg.ListOffsets, done: make(chan struct{})},
 	}
-	if err := c.open(ctx); err != nil {
-		lookups.Close()
+	options.Connections.OnRefused = c.refused
+	look := kafka.NewFirstLook(options.Topics, options.SessionTimeout)
+	var err error
+	if c.client, err = options.Dial(ctx, look.Ask, append(c.clientOpts(), look.Opts()...)...); err != nil {
+		return nil, fmt.Errorf("open consumer: %w", err)
+	}
+	if err := c.open(ctx, look); err != nil {
+		c.client.Close()
 		return nil, err
 	}
 	return c, nil
+}
+
+// clientOpts returns the options of the client. It reads no topics yet: they are added when they
+// have been checked.
+func (c *Reader) clientOpts() []kgo.Opt {
+	opts := []kgo.Opt{
+		kgo.WithHooks(c.options.Connections, c.looking),
+		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
+		kgo.KeepControlRecords(), // their offsets count towards how far a transactional topic was read
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+	}
+	if c.options.Until.Kind != None {
+		opts = append(opts, kgo.FetchMaxWait(pollIdle)) // lookAhead's requests wait for one that is waiting for records
+	}
+	if c.options.Group != "" {
+		opts = append(opts, c.groupOpts()...)
+	}
+	return opts
 }
 
 // wants reports whether a partition is to be read.
@@ -179,78 +204,143 @@ func (o *Options) choose(places map[kafka.Partition]kafka.Place) error {
 	return nil
 }
 
-func (c *Reader) open(ctx context.Context) error {
+// open checks what is to be read, and begins to read it. Checks do not wait for each other: over a
+// long link, each round trip takes time.
+func (c *Reader) open(ctx context.Context, look *kafka.FirstLook) error {
 	o := c.options
-	places, err := kafka.Places(ctx, c.lookups, o.Topics)
+	places, err := look.Places(ctx, c.client)
 	if err != nil {
 		return o.Explain.Request("look up topics", err)
 	}
 	if err := o.choose(places); err != nil {
 		return err
 	}
-	ids := make([]kafka.Partition, 0, len(places))
 	for id, at := range places {
-		ids = append(ids, id)
 		c.reads[id.Topic] = at.Topic
 	}
-	if c.known, err = kafka.Spans(ctx, c.lookups, ids); err != nil {
-		return o.Explain.Request("look up offsets", err)
+	c.client.PauseFetchTopics(o.Topics...) // until it is certain that they may be read
+	checks, checking := errgroup.WithContext(ctx)
+	checks.Go(func() error {
+		defer c.looking.now() // if there was nothing to ask
+		if err := c.lookUp(checking, slices.Collect(maps.Keys(places))); err != nil {
+			return o.Explain.Request("look up offsets", err)
+		}
+		if o.Group == "" {
+			c.readAlone()
+		}
+		return nil
+	})
+	checks.Go(func() error {
+		// To fetch, the client opens another connection to the same broker, and sends nothing else to
+		// the broker meanwhile. Let it ask for offsets first, because these are needed sooner.
+		if !c.looking.wait(checking) {
+			return nil // another check has failed
+		}
+		return c.mayRead(checking, places)
+	})
+	if o.Group != "" {
+		checks.Go(func() error {
+			if err := kafka.CheckGroup(checking, c.client, o.Group); err != nil {
+				return o.Explain.Group(err)
+			}
+			return nil
+		})
 	}
-	if err := c.mayRead(ctx, ids); err != nil {
+	if err := checks.Wait(); err != nil {
 		return err
 	}
-	if c.from, err = o.From.resolve(ctx, c.lookups, c.known); err == nil && o.Until.Kind != None {
-		c.until, err = o.Until.resolve(ctx, c.lookups, c.known)
+	if o.Group != "" {
+		c.client.AddConsumeTopics(o.Topics...)
 	}
-	if err != nil {
-		return o.Explain.Request("look up offsets", err)
-	}
-	opts := []kgo.Opt{
-		kgo.WithHooks(c.options.Connections),
-		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
-		kgo.KeepControlRecords(), // their offsets count towards how far a transactional topic was read
-		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
-	}
-	c.options.Connections.OnRefused = c.refused
-	if o.Group == "" {
-		at := map[kafka.Partition]kgo.Offset{}
-		for id, offset := range c.from {
-			at[id] = kgo.NewOffset().At(c.add(id, min(offset, c.known[id].End), offset).start)
-		}
-		c.assigned = true
-		opts = append(opts, kgo.ConsumePartitions(kafka.ByTopic(at)))
-	} else {
-		if err := kafka.CheckGroup(ctx, c.lookups, o.Group); err != nil {
-			return c.options.Explain.Group(err)
-		}
-		opts = append(opts, c.groupOpts()...)
-	}
-	if c.fetches, err = o.Dial(ctx, opts...); err != nil {
-		return fmt.Errorf("open consumer: %w", err)
-	}
+	c.client.ResumeFetchTopics(o.Topics...)
 	run, stop := context.WithCancel(context.Background()) // ends with Close, not with ctx
 	c.stop = stop
 	c.wg.Go(func() { c.runBackground(run) })
 	return nil
 }
 
-// mayRead fails if the caller may not read one of the topics. Looking up offsets does not show
-// this, because it needs fewer rights, so mayRead fetches from one partition of each topic.
-func (c *Reader) mayRead(ctx context.Context, ids []kafka.Partition) error {
-	some := map[string]kafka.Partition{}
-	for _, id := range ids {
-		some[id.Topic] = id
+// readAlone begins to read all partitions, without a group.
+func (c *Reader) readAlone() {
+	at := map[kafka.Partition]kgo.Offset{}
+	for id, offset := range c.from {
+		at[id] = kgo.NewOffset().At(c.add(id, min(offset, c.known[id].End), offset).start)
 	}
-	for _, id := range some {
-		err := kafka.Repeat(ctx, func() error {
-			_, _, err := kafka.Probe(ctx, c.lookups, id, c.known[id].End)
-			return err
-		})
-		if err != nil && !errors.Is(err, kerr.OffsetOutOfRange) {
-			return c.options.Explain.Request(fmt.Sprintf("consume topic %q", id.Topic), err)
+	c.assigned = true
+	c.client.AddConsumePartitions(kafka.ByTopic(at))
+}
+
+// lookUp finds out where the partitions begin and end, and where to start and to stop.
+func (c *Reader) lookUp(ctx context.Context, ids []kafka.Partition) (err error) {
+	if c.known, err = kafka.Spans(ctx, c.client, ids); err != nil {
+		return err
+	}
+	if c.from, err = c.options.From.resolve(ctx, c.client, c.known); err == nil && c.options.Until.Kind != None {
+		c.until, err = c.options.Until.resolve(ctx, c.client, c.known)
+	}
+	return err
+}
+
+// mayRead fails if the caller may not read one of the topics. Looking up offsets does not show
+// this, because it needs fewer rights, so mayRead fetches from one partition of each topic. It does
+// so from an offset that no record has, so that nothing is transferred.
+func (c *Reader) mayRead(ctx context.Context, places map[kafka.Partition]kafka.Place) error {
+	some := map[string]int32{}
+	for id := range places {
+		if p, ok := some[id.Topic]; !ok || id.Partition < p {
+			some[id.Topic] = id.Partition
 		}
 	}
+	from := map[kafka.Partition]int64{}
+	for topic, p := range some {
+		from[kafka.Partition{Topic: topic, Partition: p}] = math.MaxInt64
+	}
+	what, stale := "look up topics", false
+	err := kafka.Repeat(ctx, func() (err error) {
+		if stale {
+			if places, err = kafka.Places(ctx, c.client, c.options.Topics); err != nil {
+				return err
+			}
+		}
+		stale = true // if an attempt fails, the leader may be another one
+		for id, found := range kafka.Probe(ctx, c.client, places, from) {
+			if found.Err != nil && !errors.Is(found.Err, kerr.OffsetOutOfRange) {
+				what = fmt.Sprintf("consume topic %q", id.Topic)
+				return found.Err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return c.options.Explain.Request(what, err)
+	}
 	return nil
+}
+
+// sent is a hook of the client. It waits until the first request of a kind is sent.
+type sent struct {
+	key  kmsg.Key
+	once sync.Once
+	done chan struct{}
+}
+
+// OnBrokerWrite implements [kgo.HookBrokerWrite].
+func (s *sent) OnBrokerWrite(_ kgo.BrokerMetadata, key int16, _ int, _, _ time.Duration, _ error) {
+	if kmsg.Key(key) == s.key {
+		s.now()
+	}
+}
+
+// now ends the wait.
+func (s *sent) now() { s.once.Do(func() { close(s.done) }) }
+
+// wait reports false if ctx ends first.
+func (s *sent) wait(ctx context.Context) bool {
+	select {
+	case <-s.done:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // add starts reading a partition. The caller holds mu, unless the Reader is still being opened.
@@ -288,7 +378,7 @@ func (c *Reader) Progress(ctx context.Context) ([]Progress, error) {
 	if len(ids) == 0 {
 		return nil, nil
 	}
-	spans, err := kafka.Spans(ctx, c.lookups, ids)
+	spans, err := kafka.Spans(ctx, c.client, ids)
 	if err != nil {
 		return nil, c.options.Explain.Request("look up offsets", err)
 	}
@@ -319,14 +409,13 @@ func (c *Reader) Close(ctx context.Context) (err error) {
 		err = c.Commit(ctx)
 	}
 	close(c.closed)
-	if left := c.fetches.LeaveGroupContext(ctx); left != nil {
+	if left := c.client.LeaveGroupContext(ctx); left != nil {
 		err = errors.Join(err, fmt.Errorf("leave group: %w", c.options.Explain.Group(left)))
 	}
 	disconnected := make(chan struct{})
 	go func() {
 		defer close(disconnected)
-		c.fetches.Close()
-		c.lookups.Close()
+		c.client.Close()
 	}()
 	select {
 	case <-disconnected:
@@ -362,7 +451,7 @@ func (c *Reader) runBackground(ctx context.Context) {
 
 // findPartitions starts reading partitions that were added, from their start.
 func (c *Reader) findPartitions(ctx context.Context) error {
-	places, err := kafka.Places(ctx, c.lookups, c.options.Topics)
+	places, err := kafka.Places(ctx, c.client, c.options.Topics)
 	if err != nil {
 		return c.options.Explain.Request("look up topics", err)
 	}
@@ -377,7 +466,7 @@ func (c *Reader) findPartitions(ctx context.Context) error {
 	}
 	c.mu.Unlock()
 	if len(added) > 0 {
-		c.fetches.AddConsumePartitions(kafka.ByTopic(added))
+		c.client.AddConsumePartitions(kafka.ByTopic(added))
 	}
 	return nil
 }

@@ -45,8 +45,10 @@ func open(t *testing.T, c *kfake.Cluster, o Options) *Reader {
 		o.From.Kind = Start
 	}
 	o.SessionTimeout = 45 * time.Second
-	o.Dial = func(_ context.Context, opts ...kgo.Opt) (*kgo.Client, error) {
-		return kgo.NewClient(append([]kgo.Opt{kgo.SeedBrokers(c.ListenAddrs()...)}, opts...)...)
+	o.Dial = func(ctx context.Context, first func(context.Context, *kgo.Client) error, opts ...kgo.Opt) (*kgo.Client, error) {
+		client, err := kgo.NewClient(append([]kgo.Opt{kgo.SeedBrokers(c.ListenAddrs()...)}, opts...)...)
+		testkit.Must(t, err)
+		return client, first(ctx, client)
 	}
 	o.Connections, o.Explain, o.Diagnostics = new(kafka.Connections), verbatim{}, slog.New(slog.DiscardHandler)
 	r, err := Open(testkit.Within(t), o)
@@ -274,7 +276,7 @@ func TestRejoinAsAnother(t *testing.T) {
 	for r, err := range c.Records(ctx) {
 		testkit.Must(t, err)
 		if got = append(got, string(r.Value)); len(got) == 10 {
-			was, _ := c.fetches.GroupMetadata()
+			was, _ := c.client.GroupMetadata()
 			leave := kmsg.NewPtrLeaveGroupRequest()
 			leave.Group = "analysis"
 			leave.Members = []kmsg.LeaveGroupRequestMember{{MemberID: was}}
@@ -282,7 +284,7 @@ func TestRejoinAsAnother(t *testing.T) {
 				t.Fatal(err)
 			}
 			testkit.Must(t, kadm.NewClient(other).CommitAllOffsets(ctx, "analysis", kadm.Offsets{"beamline": {0: {Topic: "beamline", At: 15}}}))
-			c.fetches.ForceRebalance()
+			c.client.ForceRebalance()
 			testkit.Eventually(t, "the member's next life", func() bool {
 				c.mu.Lock()
 				defer c.mu.Unlock()

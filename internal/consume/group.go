@@ -20,7 +20,6 @@ const rebalanceTimeout = 20 * time.Second
 func (c *Reader) groupOpts() []kgo.Opt {
 	return append(kafka.Balancer(),
 		kgo.ConsumerGroup(c.options.Group),
-		kgo.ConsumeTopics(c.options.Topics...),
 		kgo.SessionTimeout(c.options.SessionTimeout),
 		kgo.RebalanceTimeout(rebalanceTimeout),
 		kgo.HeartbeatInterval(min(3*time.Second, c.options.SessionTimeout/3)),
@@ -151,7 +150,7 @@ func (c *Reader) commitOnce(ctx context.Context) error {
 	if len(offsets) == 0 {
 		return nil
 	}
-	if err := kafka.Commit(ctx, c.fetches, member, offsets); err != nil {
+	if err := kafka.Commit(ctx, c.client, member, offsets); err != nil {
 		return err
 	}
 	for cur, done := range handled {

@@ -150,7 +150,7 @@ func (c *Reader) poll(ctx context.Context) error {
 	c.mu.Lock()
 	c.stopPoll = cancel
 	c.mu.Unlock()
-	fetches := c.fetches.PollFetches(poll) // all that is buffered, so that the client fetches more in the meantime
+	fetches := c.client.PollFetches(poll) // all that is buffered, so that the client fetches more in the meantime
 	c.mu.Lock()
 	c.stopPoll = nil
 	c.mu.Unlock()
@@ -246,7 +246,7 @@ const remadeTimeout = 5 * time.Second
 func (c *Reader) wasRecreated(topic string) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), remadeTimeout)
 	defer cancel()
-	places, err := kafka.Places(ctx, c.lookups, []string{topic})
+	places, err := kafka.Places(ctx, c.client, []string{topic})
 	if err != nil {
 		return false
 	}
@@ -260,7 +260,7 @@ func (c *Reader) wasRecreated(topic string) bool {
 // restartTopic starts over with a topic that was deleted. The Kafka client keeps asking for the deleted
 // topic's ID, and would never read another topic of the same name.
 func (c *Reader) restartTopic(topic string) {
-	c.fetches.PurgeTopicsFromConsuming(topic)
+	c.client.PurgeTopicsFromConsuming(topic)
 	gone := func(id kafka.Partition) bool { return id.Topic == topic }
 	c.mu.Lock()
 	maps.DeleteFunc(c.known, func(id kafka.Partition, _ kafka.Span) bool { return gone(id) })
@@ -275,7 +275,7 @@ func (c *Reader) restartTopic(topic string) {
 	}
 	c.renewed[topic] = true
 	c.mu.Unlock()
-	c.fetches.AddConsumeTopics(topic)
+	c.client.AddConsumeTopics(topic)
 }
 
 // rewind starts over with a partition that ends before the next offset to read: its log was
@@ -317,17 +317,30 @@ func (c *Reader) lookAhead(ctx context.Context) {
 		}
 	}
 	c.mu.Unlock()
+	if len(open) == 0 {
+		return
+	}
+	topics, from := map[string]bool{}, map[kafka.Partition]int64{}
 	for _, cur := range open {
-		next := cur.next.Load()
-		past, found, err := kafka.Probe(ctx, c.lookups, cur.id, next)
+		topics[cur.id.Topic] = true
+		from[cur.id] = cur.next.Load()
+	}
+	places, err := kafka.Places(ctx, c.client, slices.Sorted(maps.Keys(topics)))
+	if err != nil {
+		c.errs = append(c.errs, c.options.Explain.Request("look up topics", err))
+		return
+	}
+	probed := kafka.Probe(ctx, c.client, places, from)
+	for _, cur := range open {
+		next, found := from[cur.id], probed[cur.id]
 		switch {
-		case errors.Is(err, kerr.OffsetOutOfRange):
+		case errors.Is(found.Err, kerr.OffsetOutOfRange):
 			c.skipDeleted(ctx, cur)
-		case err != nil:
-			c.errs = append(c.errs, c.options.Explain.Request(fmt.Sprintf("consume topic %q", cur.id.Topic), err))
-		case !found && past > next:
-			cur.next.Store(past)
-			cur.handled(past, cur.epoch.Load())
+		case found.Err != nil:
+			c.errs = append(c.errs, c.options.Explain.Request(fmt.Sprintf("consume topic %q", cur.id.Topic), found.Err))
+		case !found.Found && found.Past > next:
+			cur.next.Store(found.Past)
+			cur.handled(found.Past, cur.epoch.Load())
 		}
 	}
 }
@@ -335,7 +348,7 @@ func (c *Reader) lookAhead(ctx context.Context) {
 // skipDeleted moves a cursor to the start of its partition if the records at the cursor were
 // deleted.
 func (c *Reader) skipDeleted(ctx context.Context, cur *cursor) {
-	spans, err := kafka.Spans(ctx, c.lookups, []kafka.Partition{cur.id})
+	spans, err := kafka.Spans(ctx, c.client, []kafka.Partition{cur.id})
 	if err != nil {
 		c.errs = append(c.errs, c.options.Explain.Request("look up offsets", err))
 		return

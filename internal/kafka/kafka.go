@@ -214,9 +214,14 @@ func handshake(ctx context.Context, conn net.Conn, cfg *tls.Config, address stri
 	return secured, nil
 }
 
-// SignIn connects client, whose options are those of cfg, to a broker and signs in. It tries each
-// broker once, and fails with the error of the last one; [Explain] describes it.
-func SignIn(ctx context.Context, client *kgo.Client, cfg Config) error {
+// Ping is a first request for [SignIn] that asks for nothing in particular. It tries each broker
+// once, and fails with the error of the last one.
+func Ping(ctx context.Context, client *kgo.Client) error { return client.Ping(ctx) }
+
+// SignIn connects client, whose options are those of cfg, to a broker and signs in. first sends the
+// client's first request, as [Ping] and [FirstLook.Ask] do. SignIn fails with its error, which
+// [Explain] describes.
+func SignIn(ctx context.Context, client *kgo.Client, cfg Config, first func(context.Context, *kgo.Client) error) error {
 	// Ask for the token first. If the client asked, it would wrap the source's error into an error
 	// of the connection, and the reason would be lost.
 	if cfg.TokenSource != nil {
@@ -228,7 +233,7 @@ func SignIn(ctx context.Context, client *kgo.Client, cfg Config) error {
 	}
 	// While the client waits for a broker's first response, it ignores ctx.
 	answered := make(chan error, 1)
-	go func() { answered <- client.Ping(ctx) }() // ends with ctx, or a few seconds later
+	go func() { answered <- first(ctx, client) }() // ends with ctx, or a few seconds later
 	select {
 	case err := <-answered:
 		return err

@@ -57,13 +57,32 @@ func bearerCluster(t *testing.T, opts ...kfake.Opt) *kfake.Cluster {
 }
 
 // dial returns a client that is signed in.
-func dial(t *testing.T, cfg Config) (*kgo.Client, error) {
-	client, err := kgo.NewClient(ClientOpts(cfg)...)
+func dial(t *testing.T, cfg Config) (*kgo.Client, error) { return dialWith(t, cfg, Ping) }
+
+func dialWith(t *testing.T, cfg Config, first func(context.Context, *kgo.Client) error, opts ...kgo.Opt) (*kgo.Client, error) {
+	client, err := kgo.NewClient(append(ClientOpts(cfg), opts...)...)
 	if err != nil {
 		return nil, err
 	}
 	t.Cleanup(client.Close)
-	return client, SignIn(t.Context(), client, cfg)
+	return client, SignIn(t.Context(), client, cfg, first)
+}
+
+// hangUp returns the address of a server that closes each connection, as a gateway does with clients
+// that it does not know while Globus Auth is away.
+func hangUp(t *testing.T) string {
+	server := testkit.Listen(t)
+	go func() {
+		for {
+			conn, err := server.Accept()
+			if err != nil {
+				return
+			}
+			conn.Read(make([]byte, 4096)) // what is left unread would reset the connection instead
+			conn.Close()
+		}
+	}()
+	return server.Addr().String()
 }
 
 func TestSignIn(t *testing.T) {
@@ -95,25 +114,59 @@ func TestSignInRefused(t *testing.T) {
 			Unavailable, globus.ErrUnavailable.Error()},
 		{"no broker", Config{Brokers: []string{nobody}, TokenSource: staticToken("good")},
 			Unavailable, "no broker can be reached"},
+		{"broker that hangs up", Config{Brokers: []string{hangUp(t)}, TokenSource: staticToken("good")},
+			Unavailable, "the broker closed the connection"},
 		{"none configured", Config{}, Unknown, "no seed brokers"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			start := time.Now()
-			_, err := dial(t, tt.cfg)
-			if err == nil {
-				t.Fatal("SignIn = nil, want an error")
-			}
-			if took := time.Since(start); took > time.Second {
-				t.Errorf("SignIn took %v, want less than a second", took)
-			}
-			condition, reason := Explain(err)
-			if condition != tt.condition || !strings.Contains(reason, tt.reason) {
-				t.Errorf("Explain(%v) = %v, %q, want %v, %q", err, condition, reason, tt.condition, tt.reason)
-			}
-			if strings.Contains(err.Error(), "good") || strings.Contains(err.Error(), "old") {
-				t.Errorf("the error %q shows the token", err)
+			look := NewFirstLook([]string{"weather"}, time.Minute)
+			for first, sign := range map[string]func() (*kgo.Client, error){
+				"Ping":      func() (*kgo.Client, error) { return dial(t, tt.cfg) },
+				"FirstLook": func() (*kgo.Client, error) { return dialWith(t, tt.cfg, look.Ask, look.Opts()...) },
+			} {
+				start := time.Now()
+				_, err := sign()
+				if err == nil {
+					t.Fatalf("%s: SignIn = nil, want an error", first)
+				}
+				if took := time.Since(start); took > time.Second {
+					t.Errorf("%s: SignIn took %v, want less than a second", first, took)
+				}
+				condition, reason := Explain(err)
+				if condition != tt.condition || !strings.Contains(reason, tt.reason) {
+					t.Errorf("%s: Explain(%v) = %v, %q, want %v, %q", first, err, condition, reason, tt.condition, tt.reason)
+				}
+				if strings.Contains(err.Error(), "good") || strings.Contains(err.Error(), "old") {
+					t.Errorf("%s: the error %q shows the token", first, err)
+				}
 			}
 		})
+	}
+}
+
+// TestFirstLook checks that a client looks for topics at the first of its brokers that answers, and
+// that it repeats requests again once it is signed in.
+func TestFirstLook(t *testing.T) {
+	cluster := bearerCluster(t, kfake.SeedTopics(2, "weather"), kfake.NumBrokers(1))
+	for range 5 { // the client begins with any broker
+		cfg := Config{
+			Brokers:     append(cluster.ListenAddrs(), testkit.FreeAddress(t), hangUp(t)),
+			TokenSource: staticToken("good"),
+		}
+		look := NewFirstLook([]string{"weather"}, time.Minute)
+		start := time.Now()
+		client, err := dialWith(t, cfg, look.Ask, look.Opts()...)
+		testkit.Must(t, err)
+		if took := time.Since(start); took > time.Second {
+			t.Errorf("SignIn took %v, want less than a second", took)
+		}
+		places, err := look.Places(t.Context(), client)
+		if len(places) != 2 || err != nil {
+			t.Errorf("Places = %v, %v, want two partitions", places, err)
+		}
+		if got := look.retryTimeout(int16(kmsg.Metadata)); got < time.Second {
+			t.Errorf("after the login, requests are repeated for %v", got)
+		}
 	}
 }
 

@@ -2,10 +2,13 @@ package kafka
 
 import (
 	"context"
+	"maps"
+	"sync"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+	"golang.org/x/sync/errgroup"
 )
 
 // Partition names a partition of a topic.
@@ -66,16 +69,24 @@ func Places(ctx context.Context, client *kgo.Client, topics []string) (found map
 }
 
 func places(ctx context.Context, client *kgo.Client, topics []string) (map[Partition]Place, error) {
+	resp, err := metadata(ctx, client, topics)
+	if err != nil {
+		return nil, err
+	}
+	return placesIn(resp)
+}
+
+func metadata(ctx context.Context, client *kgo.Client, topics []string) (*kmsg.MetadataResponse, error) {
 	req := kmsg.NewPtrMetadataRequest()
 	for _, name := range topics {
 		topic := kmsg.NewMetadataRequestTopic()
 		topic.Topic = kmsg.StringPtr(name)
 		req.Topics = append(req.Topics, topic)
 	}
-	resp, err := req.RequestWith(ctx, client)
-	if err != nil {
-		return nil, err
-	}
+	return req.RequestWith(ctx, client)
+}
+
+func placesIn(resp *kmsg.MetadataResponse) (map[Partition]Place, error) {
 	found := map[Partition]Place{}
 	for _, t := range resp.Topics {
 		if t.Topic == nil {
@@ -100,15 +111,20 @@ type Span struct{ Start, End int64 }
 
 // Spans returns where the partitions begin and end now.
 func Spans(ctx context.Context, client *kgo.Client, partitions []Partition) (map[Partition]Span, error) {
-	// Look up the ends first, so that all records between start and end still existed at the
-	// second lookup. If records are deleted between the two, a start can be past its end; the
-	// maximum below corrects that.
-	ends, err := ListOffsets(ctx, client, partitions, latest)
-	if err != nil {
-		return nil, err
-	}
-	starts, err := ListOffsets(ctx, client, partitions, earliest)
-	if err != nil {
+	// A request can have only one timestamp for each partition. The two do not wait for each other,
+	// which saves a round trip. If all records are deleted between the two, a start can be past its
+	// end; the maximum below corrects that.
+	var ends, starts map[Partition]int64
+	both, ctx := errgroup.WithContext(ctx)
+	both.Go(func() (err error) {
+		ends, err = ListOffsets(ctx, client, partitions, latest)
+		return err
+	})
+	both.Go(func() (err error) {
+		starts, err = ListOffsets(ctx, client, partitions, earliest)
+		return err
+	})
+	if err := both.Wait(); err != nil {
 		return nil, err
 	}
 	spans := make(map[Partition]Span, len(partitions))
@@ -166,45 +182,100 @@ func listOffsets(ctx context.Context, client *kgo.Client, partitions []Partition
 	return offsets, nil
 }
 
-// Probe fetches once from a partition, from the offset next. It returns whether there is a record.
-// If not, past is the offset up to which there is none. A consuming client cannot find this out,
-// because it skips empty batches, transaction markers and aborted records silently.
-func Probe(ctx context.Context, client *kgo.Client, id Partition, next int64) (past int64, found bool, err error) {
-	all, err := Places(ctx, client, []string{id.Topic})
-	if err != nil {
-		return next, false, err
+// Probed is the result of a [Probe] of one partition.
+type Probed struct {
+	Found bool  // there is a record
+	Past  int64 // if there is none: the offset up to which there is none
+	Err   error
+}
+
+// Probe fetches once from partitions, each from an offset; places are those of at least these
+// partitions. It returns whether there are records. A consuming client cannot find this out, because
+// it skips empty batches, transaction markers and aborted records silently. The errors of
+// partitions are [*TopicError]s.
+func Probe(ctx context.Context, client *kgo.Client, places map[Partition]Place, from map[Partition]int64) map[Partition]Probed {
+	all := make(map[Partition]Probed, len(from))
+	byLeader := map[int32]map[Partition]int64{}
+	for id, next := range from {
+		at, ok := places[id]
+		if !ok {
+			all[id] = Probed{Past: next, Err: &TopicError{id.Topic, kerr.UnknownTopicOrPartition}}
+			continue
+		}
+		all[id] = Probed{Past: next} // unless an answer says more: a later one may have the partition
+		if byLeader[at.Leader] == nil {
+			byLeader[at.Leader] = map[Partition]int64{}
+		}
+		byLeader[at.Leader][id] = next
 	}
-	at, ok := all[id]
-	if !ok {
-		return next, false, &TopicError{id.Topic, kerr.UnknownTopicOrPartition}
+	var mu sync.Mutex // guards all
+	var asking sync.WaitGroup
+	for leader, from := range byLeader {
+		asking.Go(func() {
+			answers, err := probe(ctx, client.Broker(int(leader)), places, from)
+			mu.Lock()
+			defer mu.Unlock()
+			maps.Copy(all, answers)
+			for id, next := range from {
+				if err != nil {
+					all[id] = Probed{Past: next, Err: err}
+				}
+			}
+		})
 	}
+	asking.Wait()
+	return all
+}
+
+// probe is Probe for partitions that have the same leader.
+func probe(ctx context.Context, leader *kgo.Broker, places map[Partition]Place, from map[Partition]int64) (map[Partition]Probed, error) {
 	req := kmsg.NewPtrFetchRequest()
 	req.ReplicaID = -1
 	req.MaxBytes = 1 << 20
 	req.IsolationLevel = readCommitted
 	req.SessionEpoch = -1
-	t := kmsg.NewFetchRequestTopic()
-	t.Topic, t.TopicID = id.Topic, at.Topic
-	p := kmsg.NewFetchRequestTopicPartition()
-	p.Partition, p.FetchOffset, p.PartitionMaxBytes = id.Partition, next, 1<<20
-	t.Partitions = append(t.Partitions, p)
-	req.Topics = append(req.Topics, t)
-	answer, err := client.Broker(int(at.Leader)).RetriableRequest(ctx, req)
+	names := map[TopicID]string{}
+	for topic, partitions := range ByTopic(from) {
+		t := kmsg.NewFetchRequestTopic()
+		t.Topic = topic
+		for partition, next := range partitions {
+			t.TopicID = places[Partition{topic, partition}].Topic
+			p := kmsg.NewFetchRequestTopicPartition()
+			p.Partition, p.FetchOffset, p.PartitionMaxBytes = partition, next, 1<<20
+			t.Partitions = append(t.Partitions, p)
+		}
+		names[t.TopicID] = topic
+		req.Topics = append(req.Topics, t)
+	}
+	answer, err := leader.RetriableRequest(ctx, req)
 	if err != nil {
-		return next, false, err
+		return nil, err
 	}
 	resp := answer.(*kmsg.FetchResponse)
 	if err := kerr.ErrorForCode(resp.ErrorCode); err != nil {
-		return next, false, &TopicError{id.Topic, err}
+		return nil, &TopicError{req.Topics[0].Topic, err}
 	}
-	if len(resp.Topics) != 1 || len(resp.Topics[0].Partitions) != 1 {
-		return next, false, nil // a later answer may have the partition
+	all := map[Partition]Probed{}
+	for _, t := range resp.Topics {
+		topic := t.Topic
+		if topic == "" { // newer versions of the request have only the ID
+			topic = names[t.TopicID]
+		}
+		for i := range t.Partitions {
+			id := Partition{topic, t.Partitions[i].Partition}
+			next, asked := from[id]
+			if !asked {
+				continue
+			}
+			fetched, past := kgo.ProcessFetchPartition(kgo.ProcessFetchPartitionOpts{
+				Offset: next, IsolationLevel: kgo.ReadCommitted(), Topic: topic, Partition: id.Partition,
+			}, &t.Partitions[i], kgo.DefaultDecompressor(), nil)
+			if fetched.Err != nil {
+				all[id] = Probed{Past: next, Err: &TopicError{topic, fetched.Err}}
+				continue
+			}
+			all[id] = Probed{Past: past, Found: len(fetched.Records) > 0}
+		}
 	}
-	fetched, past := kgo.ProcessFetchPartition(kgo.ProcessFetchPartitionOpts{
-		Offset: next, IsolationLevel: kgo.ReadCommitted(), Topic: id.Topic, Partition: id.Partition,
-	}, &resp.Topics[0].Partitions[0], kgo.DefaultDecompressor(), nil)
-	if fetched.Err != nil {
-		return next, false, &TopicError{id.Topic, fetched.Err}
-	}
-	return past, len(fetched.Records) > 0, nil
+	return all, nil
 }
