@@ -12,6 +12,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+	"github.com/twmb/franz-go/pkg/kversion"
 )
 
 // tally counts the requests that Kafka clients send, by kind.
@@ -37,7 +38,7 @@ func (n *tally) of(key kmsg.Key) int {
 // clients' requests are counted.
 func counting(t *testing.T) (Config, *tally) {
 	t.Helper()
-	cluster, cfg := newCluster(t, kfake.SeedTopics(2, "beamline", "detector", "weather"))
+	cluster, cfg := newCluster(t, kfake.SeedTopics(2, "beamline", "detector", "weather"), kfake.MaxVersions(kversion.V4_3_0()))
 	newDoor(cluster, &cfg)
 	n := &tally{sent: map[kmsg.Key]int{}}
 	cfg.opts = append(cfg.opts, kgo.WithHooks(n))

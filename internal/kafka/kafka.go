@@ -21,6 +21,8 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+	"github.com/twmb/franz-go/pkg/kversion"
 	"github.com/twmb/franz-go/pkg/sasl"
 	"github.com/twmb/franz-go/pkg/sasl/oauth"
 	"github.com/twmb/franz-go/pkg/sasl/plain"
@@ -124,6 +126,7 @@ func ClientOpts(cfg Config) []kgo.Opt {
 		// Limits how long new partitions go unnoticed.
 		kgo.MetadataMaxAge(NewPartitionsEvery),
 		kgo.DisableClientMetrics(),
+		kgo.MaxVersions(versions()),
 	}
 	switch {
 	case cfg.TokenSource != nil:
@@ -135,6 +138,17 @@ func ClientOpts(cfg Config) []kgo.Opt {
 		opts = append(opts, kgo.WithLogger(clientLog{cfg.Diagnostics}))
 	}
 	return opts
+}
+
+// versions returns the highest versions of requests that a client uses: a Kafka client's defaults,
+// except for ApiVersions, the first request on a connection. Neither the embedded broker nor Apache
+// Kafka up to 4.3 knows its newest version. They refuse it, so that the first connection to each
+// broker would take one more round trip. All that the version adds is a check whether the address
+// still belongs to the same broker (KIP-1242).
+func versions() *kversion.Versions {
+	v := kversion.Stable()
+	v.SetMaxKeyVersion(int16(kmsg.ApiVersions), 4)
+	return v
 }
 
 // bearer signs in with the source's token. The client calls it for each login to each broker,
