@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -121,6 +122,35 @@ func TestNewPartitionsAreFound(t *testing.T) {
 	}
 	if p, err := chosen.Progress(testkit.Within(t)); err != nil || len(p) != 1 {
 		t.Errorf("Progress() = %+v, %v, want only the partition that was chosen", p, err)
+	}
+}
+
+// TestNothingIsLookedUpWhileRecordsAreOnTheirWay fails when a Reader with Until takes a slow link
+// for the end of the records. What it then looks up would make the link even slower.
+func TestNothingIsLookedUpWhileRecordsAreOnTheirWay(t *testing.T) {
+	t.Parallel()
+	cluster, client := newCluster(t, 1, "weather")
+	number(t, client, "weather", 0, 3)
+	cluster.ControlKey(int16(kmsg.Fetch), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		cluster.KeepControl()
+		if req.(*kmsg.FetchRequest).SessionEpoch >= 0 { // otherwise, it is not for records
+			cluster.SleepControl(func() { time.Sleep(3 * pollIdle) })
+		}
+		return nil, nil, false
+	})
+	var asked atomic.Int64
+	cluster.ControlKey(int16(kmsg.Metadata), func(kmsg.Request) (kmsg.Response, error, bool) {
+		cluster.KeepControl()
+		asked.Add(1)
+		return nil, nil, false
+	})
+	n := 0
+	for _, err := range open(t, cluster, Options{Topics: []string{"weather"}, Until: Position{Kind: End}}).Records(testkit.Within(t)) {
+		testkit.Must(t, err)
+		n++
+	}
+	if n != 3 || asked.Load() != 2 {
+		t.Errorf("got %d records and looked up the topic %d times, want 3 and only the 2 times of opening", n, asked.Load())
 	}
 }
 

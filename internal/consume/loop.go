@@ -147,6 +147,7 @@ func (c *Reader) poll(ctx context.Context) error {
 		timer := time.AfterFunc(pollIdle, func() { cancel(errIdle) })
 		defer timer.Stop()
 	}
+	answered := c.options.Connections.Fetched()
 	c.mu.Lock()
 	c.stopPoll = cancel
 	c.mu.Unlock()
@@ -172,7 +173,9 @@ func (c *Reader) poll(ctx context.Context) error {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case cause == errIdle:
-		c.lookAhead(ctx)
+		if c.options.Connections.Fetched() > answered { // otherwise, records may still be on their way
+			c.lookAhead(ctx)
+		}
 	case cause != nil:
 		c.errs = append(c.errs, c.options.Explain.Login(cause))
 	}

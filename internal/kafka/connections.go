@@ -22,6 +22,7 @@ type Connections struct {
 
 	reached  atomic.Bool  // whether a login has ever succeeded
 	answered atomic.Int64 // see Answered
+	fetched  atomic.Int64 // see Fetched
 	progress atomic.Int64 // see LastProgress, in Unix nanoseconds
 	latency  atomic.Int64 // see Latency
 
@@ -65,6 +66,8 @@ func (c *Connections) OnBrokerE2E(_ kgo.BrokerMetadata, key int16, e2e kgo.Broke
 	}
 	took := int64(e2e.DurationE2E())
 	switch kmsg.Key(key) {
+	case kmsg.Fetch:
+		c.fetched.Add(1)
 	case kmsg.ApiVersions, kmsg.SASLHandshake: // begins a connection, maybe from another network
 		c.latency.Store(took)
 		return
@@ -89,6 +92,9 @@ func (c *Connections) Reached() bool { return c.reached.Load() }
 
 // Answered returns how many produce requests were answered or have failed.
 func (c *Connections) Answered() int64 { return c.answered.Load() }
+
+// Fetched returns how many fetch requests were answered.
+func (c *Connections) Fetched() int64 { return c.fetched.Load() }
 
 // Latency returns about how long a request to a broker and the answer take, apart from the time for
 // the transfer of large requests: the time of the fastest request since the client last connected
