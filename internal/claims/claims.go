@@ -315,7 +315,7 @@ func (s *Service) claim(ctx context.Context, r record, req diaspora.ClaimRequest
 		return diaspora.Topic{}, s.refusal(err)
 	}
 	created := err == nil
-	t, err := s.reconcileTopic(ctx, r.Topic)
+	t, err := s.reconcileTopic(ctx, r.Topic, created)
 	switch {
 	case err != nil:
 		return diaspora.Topic{}, err
@@ -382,11 +382,14 @@ func FormatRetention(ms int64) string {
 // they are now. It keeps useless claims out of the ledger. If something changes before the claim is
 // in the ledger, the claim's position there decides.
 func (s *Service) mayClaim(ctx context.Context, r record) error {
-	if err := s.ledger.mayApply(ctx, r); err != nil {
-		return err
-	}
 	spec := s.topicSpec(r.Topic, topic{partitions: r.Partitions, retentionMS: r.RetentionMS})
-	err := s.cluster.CheckTopic(ctx, spec)
+	checked := make(chan error, 1)
+	go func() { checked <- s.cluster.CheckTopic(ctx, spec) }() // while the ledger is read
+	refused := s.ledger.mayApply(ctx, r)
+	err := <-checked
+	if refused != nil {
+		return refused
+	}
 	foreign := errors.Is(err, kerr.TopicAlreadyExists) || errors.Is(err, kerr.InvalidTopicException)
 	if !foreign {
 		return clusterError(err)
@@ -425,7 +428,7 @@ func (s *Service) clearLeftover(ctx context.Context, r record) (cleared bool, er
 	if err := s.appendClear(ctx, r.Topic, r.By, t); err != nil {
 		return false, err
 	}
-	_, err = s.reconcileTopic(ctx, r.Topic)
+	_, err = s.reconcileTopic(ctx, r.Topic, false)
 	return err == nil, err
 }
 
@@ -446,7 +449,7 @@ func (s *Service) Release(ctx context.Context, subject, name string) error {
 		}
 	}
 	if err == nil {
-		_, err = s.reconcileTopic(ctx, name)
+		_, err = s.reconcileTopic(ctx, name, false)
 		if err != nil {
 			s.reconcileSoon()
 		}

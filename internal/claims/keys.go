@@ -213,7 +213,7 @@ func (s *Service) reconcileKey(ctx context.Context, k accessKey) error {
 	work.SetLimit(8)
 	for _, name := range topics {
 		work.Go(func() error {
-			_, err := s.reconcileTopic(ctx, name)
+			_, err := s.reconcileTopic(ctx, name, false)
 			return err
 		})
 	}

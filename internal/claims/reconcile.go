@@ -23,15 +23,21 @@ import (
 // that. It reads the ledger before and after each step. Otherwise a replica that was slow in
 // between could leave rights behind that have ended. Any number of replicas may reconcile the same
 // name at the same time.
-func (s *Service) reconcileTopic(ctx context.Context, name string) (topic, error) {
+//
+// isNew tells that the caller has just claimed the name: append has read the ledger up to the claim,
+// and the cluster has probably neither the topic nor its ACLs.
+func (s *Service) reconcileTopic(ctx context.Context, name string, isNew bool) (topic, error) {
 	var after topic
 	createdFor := "" // the owner of the claim for which this call created a topic
 	err := retry(ctx, func() (bool, error) {
-		if err := s.ledger.sync(ctx); err != nil {
-			return false, err
+		if !isNew {
+			if err := s.ledger.sync(ctx); err != nil {
+				return false, err
+			}
 		}
 		before, acls := s.ledger.view(name)
-		created, done, err := s.applyToCluster(ctx, name, before, acls)
+		created, done, err := s.applyToCluster(ctx, name, isNew, before, acls)
+		isNew = false
 		if created {
 			createdFor = before.owner
 		}
@@ -93,37 +99,19 @@ func retry(ctx context.Context, done func() (bool, error)) error {
 
 // applyToCluster makes the changes in the cluster that the ledger requires for a topic name. It
 // reports whether it created a topic, and whether nothing is left to do.
-func (s *Service) applyToCluster(ctx context.Context, name string, t topic, acls []kafka.ACL) (created, done bool, err error) {
+func (s *Service) applyToCluster(ctx context.Context, name string, isNew bool, t topic, acls []kafka.ACL) (created, done bool, err error) {
 	switch t.phase {
 	case claimed:
-		created, done, err = s.applyClaim(ctx, name, t, acls)
+		created, done, err = s.cluster.SetTopic(ctx, s.topicSpec(name, t), isNew, acls, s.isOurs)
+		if created {
+			s.cfg.Diagnostics.Info("topic created", "topic", name, "principal", principal(t.owner))
+		}
 	case releasing:
 		err = s.applyRelease(ctx, name, t)
 	default:
 		done, err = s.cluster.SetACLs(ctx, kafka.TopicResource(name), nil, s.isOurs)
 	}
 	return created, done, clusterError(err)
-}
-
-// applyClaim creates the topic and sets its ACLs. It does both at the same time, because each
-// waits for a majority of the controllers and neither needs the other. The claim is in the ledger
-// before either.
-func (s *Service) applyClaim(ctx context.Context, name string, t topic, acls []kafka.ACL) (created, done bool, err error) {
-	var ready, hold bool
-	var work errgroup.Group // without a context: a failure to set ACLs must not hide whether the topic was created
-	work.Go(func() (err error) {
-		created, ready, err = s.cluster.CreateTopic(ctx, s.topicSpec(name, t))
-		return err
-	})
-	work.Go(func() (err error) {
-		hold, err = s.cluster.SetACLs(ctx, kafka.TopicResource(name), acls, s.isOurs)
-		return err
-	})
-	err = work.Wait()
-	if created {
-		s.cfg.Diagnostics.Info("topic created", "topic", name, "principal", principal(t.owner))
-	}
-	return created, err == nil && ready && hold, err
 }
 
 // applyRelease removes the ACLs, deletes the topic, and then frees the name.
@@ -185,7 +173,7 @@ func (s *Service) Reconcile(ctx context.Context) error {
 	for _, name := range s.topicsToReconcile(topics, onTopics) {
 		work.Go(func() error {
 			s.cfg.Diagnostics.Info("repairing a topic", "topic", name)
-			_, err := s.reconcileTopic(ctx, name)
+			_, err := s.reconcileTopic(ctx, name, false)
 			return topicError("reconcile", name, err)
 		})
 	}

@@ -73,6 +73,11 @@ func (a *Admin) SetACLs(ctx context.Context, resource Resource, want []ACL, made
 	if err != nil {
 		return false, err
 	}
+	return a.mendACLs(ctx, views, want, made)
+}
+
+// mendACLs is SetACLs for a resource that has the ACLs views according to the brokers.
+func (a *Admin) mendACLs(ctx context.Context, views [][]ACL, want []ACL, made func(ACL) bool) (hold bool, err error) {
 	var surplus, missing []ACL
 	for _, have := range views {
 		missing = append(missing, except(want, have)...)

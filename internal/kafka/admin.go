@@ -98,6 +98,83 @@ func (a *Admin) CreateTopic(ctx context.Context, spec TopicSpec) (created, ready
 	return created, ready, err
 }
 
+// SetTopic creates a topic, unless one of that name exists, and sets its ACLs as [Admin.SetACLs]
+// does. It does both at the same time, because each waits for a majority of the controllers and
+// neither needs the other. If the topic is new, it adds the ACLs without looking for them first.
+// created reports whether it created the topic, also if there is an error. done reports whether every
+// broker can serve the topic and has its ACLs; if it is false, call SetTopic again.
+func (a *Admin) SetTopic(ctx context.Context, spec TopicSpec, isNew bool, want []ACL, made func(ACL) bool) (created, done bool, err error) {
+	var brokers []*kgo.Broker
+	var work errgroup.Group // without a context: a failure to set ACLs must not hide whether the topic was created
+	work.Go(func() error {
+		err := a.createTopic(ctx, spec, false)
+		created = err == nil
+		if errors.Is(err, kerr.TopicAlreadyExists) {
+			return nil
+		}
+		return err
+	})
+	work.Go(func() (err error) {
+		brokers, err = a.brokers(ctx)
+		return err
+	})
+	if isNew {
+		work.Go(func() error { return a.createACLs(ctx, want) })
+	}
+	if err := work.Wait(); err != nil {
+		return created, false, err
+	}
+	views := make([]topicView, len(brokers))
+	behind := make([]int, len(brokers)) // the indexes of the brokers that may not have everything yet
+	for i := range brokers {
+		behind[i] = i
+	}
+	for pause := time.Millisecond; ; pause *= 2 {
+		if err := viewTopic(ctx, brokers, behind, spec.Name, views); err != nil {
+			return created, false, err
+		}
+		behind = slices.DeleteFunc(behind, func(i int) bool { return views[i].led && len(except(want, views[i].acls)) == 0 })
+		// What was just changed reaches the brokers soon. Everything else has to be repaired.
+		if len(behind) == 0 || !isNew || pause > maxLag || !backoff.Sleep(ctx, pause) {
+			break
+		}
+	}
+	done = true
+	have := make([][]ACL, len(views))
+	for i, v := range views {
+		done = done && v.led
+		have[i] = v.acls
+	}
+	hold, err := a.mendACLs(ctx, have, want, made)
+	return created, done && hold, err
+}
+
+// maxLag is the last pause of SetTopic before it gives up waiting for brokers.
+const maxLag = 32 * time.Millisecond
+
+// topicView is what one broker says about a topic.
+type topicView struct {
+	led  bool // it can serve the topic
+	acls []ACL
+}
+
+// viewTopic asks some of the brokers, those with the given indexes, about a topic.
+func viewTopic(ctx context.Context, brokers []*kgo.Broker, which []int, name string, views []topicView) error {
+	var asking errgroup.Group
+	for _, i := range which {
+		asking.Go(func() error {
+			topics, err := describeTopics(ctx, brokers[i], name)
+			views[i].led = topics[name].Led
+			return err
+		})
+		asking.Go(func() (err error) {
+			views[i].acls, err = describeACLs(ctx, brokers[i], TopicResource(name))
+			return err
+		})
+	}
+	return asking.Wait()
+}
+
 func (a *Admin) createTopic(ctx context.Context, spec TopicSpec, validateOnly bool) error {
 	if spec.Replicas == 0 {
 		brokers, err := a.brokers(ctx)
