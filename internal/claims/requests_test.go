@@ -2,6 +2,8 @@ package claims
 
 import (
 	"maps"
+	"net"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -82,5 +84,40 @@ func TestBrokerThatIsBehind(t *testing.T) {
 	defer n.mu.Unlock()
 	if asked, added := n.sent[kmsg.DescribeACLs], n.sent[kmsg.CreateACLs]; asked != 5 || added != 1 {
 		t.Errorf("the claim looked for ACLs %d times and added them %d times, want 5 and once", asked, added)
+	}
+}
+
+// TestBrokerThatJoins fails when a claim ends before it has asked a broker that joined the cluster
+// while the topic was created.
+func TestBrokerThatJoins(t *testing.T) {
+	c := newCluster(t, numBrokers(3))
+	s := c.open()
+	hidden := false
+	c.fake.ControlKey(int16(kmsg.Metadata), func(kreq kmsg.Request) (kmsg.Response, error, bool) {
+		c.fake.KeepControl()
+		if topics := kreq.(*kmsg.MetadataRequest).Topics; hidden || topics == nil || len(topics) > 0 {
+			return nil, nil, false
+		}
+		hidden = true // only from the first request for the brokers
+		resp := kreq.ResponseKind().(*kmsg.MetadataResponse)
+		resp.ControllerID = 0
+		host, port, _ := net.SplitHostPort(c.fake.ListenAddrs()[0])
+		number, _ := strconv.Atoi(port)
+		resp.Brokers = []kmsg.MetadataResponseBroker{{NodeID: 0, Host: host, Port: int32(number)}}
+		return resp, nil, true
+	})
+	var asked sync.Map
+	c.fake.ControlKey(int16(kmsg.DescribeACLs), func(kmsg.Request) (kmsg.Response, error, bool) {
+		c.fake.KeepControl()
+		asked.Store(c.fake.CurrentNode(), true)
+		return nil, nil, false
+	})
+	if _, err := s.Claim(t.Context(), ada, diaspora.ClaimRequest{Name: "weather"}); err != nil {
+		t.Fatal(err)
+	}
+	for id := range int32(3) {
+		if _, ok := asked.Load(id); !ok {
+			t.Errorf("broker %d was not asked for its ACLs", id)
+		}
 	}
 }

@@ -104,7 +104,7 @@ func (a *Admin) CreateTopic(ctx context.Context, spec TopicSpec) (created, ready
 // created reports whether it created the topic, also if there is an error. done reports whether every
 // broker can serve the topic and has its ACLs; if it is false, call SetTopic again.
 func (a *Admin) SetTopic(ctx context.Context, spec TopicSpec, isNew bool, want []ACL, made func(ACL) bool) (created, done bool, err error) {
-	var brokers []*kgo.Broker
+	var brokers []int32
 	var work errgroup.Group // without a context: a failure to set ACLs must not hide whether the topic was created
 	work.Go(func() error {
 		err := a.createTopic(ctx, spec, false)
@@ -130,7 +130,7 @@ func (a *Admin) SetTopic(ctx context.Context, spec TopicSpec, isNew bool, want [
 		behind[i] = i
 	}
 	for pause := time.Millisecond; ; pause *= 2 {
-		if err := viewTopic(ctx, brokers, behind, spec.Name, views); err != nil {
+		if err := a.viewTopic(ctx, brokers, behind, spec.Name, views); err != nil {
 			return created, false, err
 		}
 		behind = slices.DeleteFunc(behind, func(i int) bool { return views[i].led && len(except(want, views[i].acls)) == 0 })
@@ -142,7 +142,9 @@ func (a *Admin) SetTopic(ctx context.Context, spec TopicSpec, isNew bool, want [
 	done = true
 	have := make([][]ACL, len(views))
 	for i, v := range views {
-		done = done && v.led
+		// A broker that joined the cluster in the meantime was not asked.
+		joined := func(id int32) bool { return !slices.Contains(brokers, id) }
+		done = done && v.led && !slices.ContainsFunc(v.brokers, joined)
 		have[i] = v.acls
 	}
 	hold, err := a.mendACLs(ctx, have, want, made)
@@ -154,21 +156,23 @@ const maxLag = 32 * time.Millisecond
 
 // topicView is what one broker says about a topic.
 type topicView struct {
-	led  bool // it can serve the topic
-	acls []ACL
+	led     bool // it can serve the topic
+	acls    []ACL
+	brokers []int32 // the live brokers
 }
 
 // viewTopic asks some of the brokers, those with the given indexes, about a topic.
-func viewTopic(ctx context.Context, brokers []*kgo.Broker, which []int, name string, views []topicView) error {
+func (a *Admin) viewTopic(ctx context.Context, brokers []int32, which []int, name string, views []topicView) error {
 	var asking errgroup.Group
 	for _, i := range which {
+		broker := a.client.Broker(int(brokers[i]))
 		asking.Go(func() error {
-			topics, err := describeTopics(ctx, brokers[i], name)
-			views[i].led = topics[name].Led
+			topics, live, err := describeTopicsAndBrokers(ctx, broker, name)
+			views[i].led, views[i].brokers = topics[name].Led, live
 			return err
 		})
 		asking.Go(func() (err error) {
-			views[i].acls, err = describeACLs(ctx, brokers[i], TopicResource(name))
+			views[i].acls, err = describeACLs(ctx, broker, TopicResource(name))
 			return err
 		})
 	}
@@ -275,6 +279,12 @@ func (a *Admin) seen(ctx context.Context, name string) (map[TopicID]TopicInfo, e
 
 // describeTopics returns the named topics, or all topics if there are no names.
 func describeTopics(ctx context.Context, to kmsg.Requestor, names ...string) (map[string]TopicInfo, error) {
+	topics, _, err := describeTopicsAndBrokers(ctx, to, names...)
+	return topics, err
+}
+
+// describeTopicsAndBrokers is describeTopics, and also returns the IDs of the live brokers.
+func describeTopicsAndBrokers(ctx context.Context, to kmsg.Requestor, names ...string) (map[string]TopicInfo, []int32, error) {
 	req := kmsg.NewPtrMetadataRequest()
 	req.AllowAutoTopicCreation = false
 	for _, name := range names {
@@ -284,7 +294,7 @@ func describeTopics(ctx context.Context, to kmsg.Requestor, names ...string) (ma
 	}
 	resp, err := req.RequestWith(ctx, to)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	topics := make(map[string]TopicInfo, len(resp.Topics))
 	for _, topic := range resp.Topics {
@@ -292,7 +302,7 @@ func describeTopics(ctx context.Context, to kmsg.Requestor, names ...string) (ma
 		case topic.Topic == nil, errors.Is(err, kerr.UnknownTopicOrPartition):
 			continue
 		case err != nil && !kerr.IsRetriable(err):
-			return nil, fmt.Errorf("describe topic %q: %w", *topic.Topic, err)
+			return nil, nil, fmt.Errorf("describe topic %q: %w", *topic.Topic, err)
 		}
 		info := TopicInfo{ID: topic.TopicID, Partitions: len(topic.Partitions), Led: len(topic.Partitions) > 0}
 		for _, partition := range topic.Partitions {
@@ -301,7 +311,7 @@ func describeTopics(ctx context.Context, to kmsg.Requestor, names ...string) (ma
 		}
 		topics[*topic.Topic] = info
 	}
-	return topics, nil
+	return topics, ids(resp.Brokers), nil
 }
 
 // StartOffset returns the offset of the first record of a partition.
@@ -381,22 +391,26 @@ func (a *Admin) topicConfigs(ctx context.Context, name string) (map[string]strin
 	return configs, nil
 }
 
-// brokers returns the live brokers, according to the cluster.
-func (a *Admin) brokers(ctx context.Context) ([]*kgo.Broker, error) {
+// brokers returns the IDs of the live brokers, according to the cluster.
+func (a *Admin) brokers(ctx context.Context) ([]int32, error) {
 	req := kmsg.NewPtrMetadataRequest()
 	req.Topics = []kmsg.MetadataRequestTopic{} // no topics; nil would mean all
 	resp, err := req.RequestWith(ctx, a.client)
 	if err != nil {
 		return nil, err
 	}
-	brokers := make([]*kgo.Broker, 0, len(resp.Brokers))
-	for _, b := range resp.Brokers {
-		brokers = append(brokers, a.client.Broker(int(b.NodeID)))
-	}
-	if len(brokers) == 0 {
+	if len(resp.Brokers) == 0 {
 		return nil, kerr.BrokerNotAvailable
 	}
-	return brokers, nil
+	return ids(resp.Brokers), nil
+}
+
+func ids(brokers []kmsg.MetadataResponseBroker) []int32 {
+	ids := make([]int32, 0, len(brokers))
+	for _, b := range brokers {
+		ids = append(ids, b.NodeID)
+	}
+	return ids
 }
 
 // onEachBroker calls ask for each live broker, concurrently, and returns the answers. It fails if
@@ -408,9 +422,9 @@ func onEachBroker[T any](ctx context.Context, a *Admin, ask func(*kgo.Broker) (T
 	}
 	answers := make([]T, len(brokers))
 	var asking errgroup.Group
-	for i, b := range brokers {
+	for i, id := range brokers {
 		asking.Go(func() (err error) {
-			answers[i], err = ask(b)
+			answers[i], err = ask(a.client.Broker(int(id)))
 			return err
 		})
 	}
