@@ -3,7 +3,7 @@
 //
 //	go run ./bench               # all of it, some minutes
 //	go run ./bench -check        # repeats the short parts, and prints which ratios are worse than in the newest report
-//	go run ./bench -only send    # one part: send, link, open, compression, log, spool, backlog, handler, gateway, idle, storm
+//	go run ./bench -only send    # one part: send, link, open, compression, log, spool, backlog, handler, gateway, idle, storm, shell
 //
 // The machine also runs the broker, the client and whatever else it is used for. So the contenders
 // take turns in rounds, in alternating order. The figure is the median of the rounds. The ratios
@@ -40,6 +40,7 @@ func main() {
 			{Name: "gateway", Run: b.gateway},
 			{Name: "idle", Run: b.idle},
 			{Name: "storm", Run: b.storm},
+			{Name: "shell", Run: b.shell},
 		})
 	})
 }
