@@ -1,7 +1,6 @@
 package watch
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -142,7 +141,7 @@ func (t *fileInFlight) logLines(ctx context.Context, file io.Reader) error {
 		case err != nil:
 			return err
 		default:
-			t.log(lines.Line, bytes.Clone(line)) // cloned because the reader reuses the memory while the Logger still needs it
+			t.log(lines.Line, line)
 		}
 	}
 	return ctx.Err()
