@@ -26,34 +26,56 @@ type request struct {
 	// Frame headers and bodies; encodeBatch completes the headers: first flag, index and checksum.
 	frames  []byte
 	entries int
-	done    func(error) // the callback of AppendAsync; nil for Append
-	ready   chan error  // receives the result of Append; has room for one, so that sending does not block
+	done    func(error)                   // the callback of AppendAsync, or nil
+	each    func(from, to int, err error) // the callback of AppendAllAsync, or nil
+	from    int                           // the index of its first entry in that call
+	ready   chan error                    // receives the result of Append; has room for one, so that sending does not block
 
 	withdrawn bool // Append has given up waiting for the result; guarded by the Spool's mu
 }
 
+// async reports whether the result of r goes to a callback.
+func (r *request) async() bool { return r.done != nil || r.each != nil }
+
 func (s *Spool) newRequest(entries ...Entry) (*request, error) {
-	r, ok := s.requests.Get().(*request)
-	if !ok {
-		r = &request{ready: make(chan error, 1)}
-	}
-	r.frames, r.entries, r.done = r.frames[:0], len(entries), nil
+	r := s.emptyRequest()
 	for i := range entries {
 		if n := entryBytes(&entries[i]); n > MaxEntryBytes {
 			return nil, fmt.Errorf("%w: entry %d has %d bytes", ErrTooLarge, i, n)
 		}
-		at := len(r.frames)
-		r.frames = append(r.frames, make([]byte, frameHeaderBytes)...)
-		var flags byte
-		r.frames, flags = appendEntry(r.frames, &entries[i])
-		body := r.frames[at+frameHeaderBytes:]
-		le.PutUint32(r.frames[at:], uint32(len(body))|uint32(flags)<<24)
-		le.PutUint32(r.frames[at+8:], checksum(s.seeds.body, body))
+		s.encode(r, &entries[i])
 	}
-	if room := s.opts.MaxBytes / 4; int64(len(r.frames)) > room {
+	if room := s.maxCallBytes(); int64(len(r.frames)) > room {
 		return nil, fmt.Errorf("%w: %d bytes in one call, and at most %d are allowed", ErrTooLarge, len(r.frames), room)
 	}
 	return r, nil
+}
+
+// maxCallBytes is the most that entries that go to disk together may have.
+func (s *Spool) maxCallBytes() int64 { return s.opts.MaxBytes / 4 }
+
+func newEmptyRequest() *request { return &request{ready: make(chan error, 1)} }
+
+func (s *Spool) emptyRequest() *request {
+	r, ok := s.requests.Get().(*request)
+	if !ok {
+		r = newEmptyRequest()
+	}
+	r.frames, r.entries, r.done, r.each = r.frames[:0], 0, nil, nil
+	return r
+}
+
+// encode appends the frame of an entry to r.
+func (s *Spool) encode(r *request, e *Entry) {
+	at := len(r.frames)
+	var header [frameHeaderBytes]byte
+	r.frames = append(r.frames, header[:]...)
+	var flags byte
+	r.frames, flags = appendEntry(r.frames, e)
+	body := r.frames[at+frameHeaderBytes:]
+	le.PutUint32(r.frames[at:], uint32(len(body))|uint32(flags)<<24)
+	le.PutUint32(r.frames[at+8:], checksum(s.seeds.body, body))
+	r.entries++
 }
 
 // maxPooled is the largest buffer that is reused. Without a limit, a few large entries would keep
@@ -64,6 +86,19 @@ func (s *Spool) free(r *request) {
 	if cap(r.frames) <= maxPooled {
 		s.requests.Put(r)
 	}
+}
+
+// divide moves the second half of r's entries to a new request.
+func (r *request) divide() *request {
+	n, at := r.entries/2, 0
+	for range n {
+		at += frameHeaderBytes + int(le.Uint32(r.frames[at:])&MaxEntryBytes)
+	}
+	rest := newEmptyRequest()
+	rest.frames, rest.entries = append(rest.frames, r.frames[at:]...), r.entries-n
+	rest.each, rest.from = r.each, r.from+n
+	r.frames, r.entries = r.frames[:at], n
+	return rest
 }
 
 // Append writes entries to the spool. It does not retain them. When it returns nil, all of them are
@@ -114,6 +149,36 @@ func (s *Spool) AppendAsync(ctx context.Context, entry Entry, done func(error)) 
 	}
 	r.done = done
 	return s.enqueue(ctx, r)
+}
+
+// AppendAllAsync is like AppendAsync for several entries. It calls done(from, to, err) for ranges of
+// entries, in order. Entries can become durable, or fail, before others of the same call do.
+//
+// It returns how many entries it has accepted, and an error if these are not all: that of the first
+// entry that is not accepted. The error is one of those of AppendAsync.
+func (s *Spool) AppendAllAsync(ctx context.Context, entries []Entry, done func(from, to int, err error)) (accepted int, err error) {
+	most := int(min(maxPooled, s.maxCallBytes()))
+	for accepted < len(entries) {
+		r := s.emptyRequest()
+		if cap(r.frames) < most {
+			r.frames = make([]byte, 0, most)
+		}
+		for i := accepted; i < len(entries) && len(r.frames)+entryBytes(&entries[i])+frameHeaderBytes <= most; i++ {
+			s.encode(r, &entries[i])
+		}
+		if r.entries == 0 { // the next one is larger than a request should be
+			if r, err = s.newRequest(entries[accepted]); err != nil {
+				return accepted, err
+			}
+		}
+		r.each, r.from = done, accepted
+		n := r.entries // r is not ours any more once it is in the queue
+		if err := s.enqueue(ctx, r); err != nil {
+			return accepted, err
+		}
+		accepted += n
+	}
+	return accepted, nil
 }
 
 // Seal stops the spool from accepting entries. All later calls of Append and AppendAsync fail with
@@ -291,8 +356,11 @@ func (s *Spool) requeue(requests []*request) {
 }
 
 // halve puts the second half of a batch back into the queue, because a smaller batch may still fit.
-// It reports false if the batch has only one request.
+// It reports false if the batch has only one request that cannot be divided.
 func (s *Spool) halve(b *batch) bool {
+	if len(b.requests) == 1 && b.entries > 1 && b.requests[0].each != nil {
+		b.requests = append(b.requests, b.requests[0].divide())
+	}
 	n := len(b.requests) / 2
 	if n == 0 {
 		return false
@@ -577,11 +645,13 @@ const (
 	maxYield   = 100 * time.Millisecond // because worked may include time spent waiting for the network
 )
 
-// A completion is a callback of AppendAsync that is due, with its result.
+// A completion is a callback of AppendAsync or AppendAllAsync that is due, with its result.
 type completion struct {
-	done  func(error)
-	err   error
-	bytes int // of its request
+	done     func(error)
+	each     func(from, to int, err error)
+	from, to int // the entries that each is called for
+	err      error
+	bytes    int // of its request
 }
 
 // finish reports the result of a batch to its callers.
@@ -597,21 +667,21 @@ func (s *Spool) finish(b *batch, err error) {
 	}
 	for _, r := range b.requests {
 		s.queued -= len(r.frames)
-		if r.done == nil {
-			s.held -= len(r.frames)
-		} else { // the caller's event stays in memory until its callback has returned
-			s.completions = append(s.completions, completion{r.done, err, len(r.frames)})
+		if r.async() { // the caller's event stays in memory until its callback has returned
+			s.completions = append(s.completions, completion{r.done, r.each, r.from, r.from + r.entries, err, len(r.frames)})
 			async = true
+		} else {
+			s.held -= len(r.frames)
 		}
 	}
 	s.notifyChanged()
 	s.mu.Unlock()
 	for i, r := range b.requests {
-		if b.requests[i] = nil; r.done == nil {
+		if b.requests[i] = nil; r.async() {
+			s.free(r)
+		} else {
 			s.lastBatch++
 			r.ready <- err
-		} else if r.frames != nil {
-			s.free(r)
 		}
 	}
 	if async {
@@ -627,7 +697,11 @@ func (s *Spool) callbackLoop() {
 		s.completions = nil
 		s.mu.Unlock()
 		for _, c := range due {
-			c.done(c.err)
+			if c.each != nil {
+				c.each(c.from, c.to, c.err)
+			} else {
+				c.done(c.err)
+			}
 			s.mu.Lock()
 			s.held -= c.bytes
 			if s.held <= maxHeldBytes*3/4 { // not above: waiting calls would get in one by one

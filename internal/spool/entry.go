@@ -3,6 +3,7 @@ package spool
 import (
 	"encoding/binary"
 	"errors"
+	"strings"
 	"time"
 )
 
@@ -105,7 +106,7 @@ func entryBytes(e *Entry) int {
 var errEntry = errors.New("the frame does not hold an entry")
 
 // parseEntry is the inverse of appendEntry. The entry's slices point into body.
-func parseEntry(flags byte, body []byte) (Entry, error) {
+func parseEntry(flags byte, body []byte, text *texts) (Entry, error) {
 	p := parser{rest: body}
 	var e Entry
 	switch {
@@ -115,8 +116,8 @@ func parseEntry(flags byte, body []byte) (Entry, error) {
 		seconds := p.varint()
 		e.Time = time.Unix(seconds, int64(p.uvarint()%1e9)).UTC()
 	}
-	e.Topic = string(p.bytes(p.uvarint()))
-	e.ID = string(p.bytes(p.uvarint()))
+	e.Topic = text.topic(p.bytes(p.uvarint()))
+	e.ID = text.id(p.bytes(p.uvarint()))
 	if flags&flagKey != 0 {
 		e.Key = p.bytes(p.uvarint())
 	}
@@ -130,6 +131,31 @@ func parseEntry(flags byte, body []byte) (Entry, error) {
 		return Entry{}, errEntry
 	}
 	return e, nil
+}
+
+// texts makes the strings of entries that are read one after another, with few allocations: successive
+// entries of one topic share its name, and many IDs share one piece of memory.
+type texts struct {
+	last string // the topic
+	ids  strings.Builder
+}
+
+const idsBytes = 16 << 10
+
+func (t *texts) topic(b []byte) string {
+	if string(b) != t.last {
+		t.last = string(b)
+	}
+	return t.last
+}
+
+func (t *texts) id(b []byte) string {
+	if t.ids.Cap()-t.ids.Len() < len(b) {
+		t.ids = strings.Builder{} // the strings that it has made keep its memory
+		t.ids.Grow(max(idsBytes, len(b)))
+	}
+	t.ids.Write(b)
+	return t.ids.String()[t.ids.Len()-len(b):]
 }
 
 // parser decodes fields from the front of b, which may be damaged. After an error, bad is set and

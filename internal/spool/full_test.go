@@ -103,19 +103,42 @@ func TestOpenOnFullDisk(t *testing.T) {
 	})
 }
 
+// appendAsyncAll appends numbered events with AppendAsync or, if many is set, with calls of AppendAllAsync
+// for many of them. done gets each result.
+func appendAsyncAll(t *testing.T, s *Spool, events int, many bool, done func(n int, err error)) {
+	t.Helper()
+	if !many {
+		for n := range events {
+			appendAsync(t, s, numbered(n), func(err error) { done(n, err) })
+		}
+		return
+	}
+	const each = 900
+	for first := 0; first < events; first += each {
+		var entries []Entry
+		for n := first; n < min(first+each, events); n++ {
+			entries = append(entries, numbered(n))
+		}
+		accepted, err := s.AppendAllAsync(context.Background(), entries, func(from, to int, err error) {
+			for i := from; i < to; i++ {
+				done(first+i, err)
+			}
+		})
+		if err != nil || accepted != len(entries) {
+			t.Errorf("AppendAllAsync = %d, %v, want %d", accepted, err, len(entries))
+		}
+	}
+}
+
 // burst appends many events at once while a reader acknowledges them, and waits until all have
 // arrived. It fails the test if they do not.
-func burst(t *testing.T, s *Spool, events int) {
+func burst(t *testing.T, s *Spool, events int, many bool) {
 	t.Helper()
-	go func() {
-		for n := range events {
-			appendAsync(t, s, numbered(n), func(err error) {
-				if err != nil {
-					t.Errorf("append %d: %v", n, err)
-				}
-			})
+	go appendAsyncAll(t, s, events, many, func(n int, err error) {
+		if err != nil {
+			t.Errorf("append %d: %v", n, err)
 		}
-	}()
+	})
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	for n := 0; n < events; {
@@ -141,24 +164,26 @@ func TestSmallDisk(t *testing.T) {
 	t.Parallel()
 	const events = 20_000 // 4 MB
 	for _, room := range []int64{3 << 20, 1 << 20, 530 << 10, 100 << 10, 48 << 10} {
-		t.Run(fmt.Sprint(room>>10, " KiB"), func(t *testing.T) {
-			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
-				fsys := disktest.New()
-				fsys.Room(room)
-				s := mustOpen(t, Options{FS: fsys})
-				start := time.Now()
-				burst(t, s, events)
-				if took := time.Since(start); took > 5*time.Minute {
-					t.Errorf("it took %v", took)
-				}
-				mustClose(t, s)
-				s = mustOpen(t, Options{FS: fsys})
-				if st := s.Stats(); st.Events != 0 || st.Acknowledged != events || st.Damaged != 0 {
-					t.Errorf("%+v, want 30000 acknowledged and nothing left", st)
-				}
+		for _, many := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%d KiB, many %v", room>>10, many), func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) {
+					fsys := disktest.New()
+					fsys.Room(room)
+					s := mustOpen(t, Options{FS: fsys})
+					start := time.Now()
+					burst(t, s, events, many)
+					if took := time.Since(start); took > 5*time.Minute {
+						t.Errorf("it took %v", took)
+					}
+					mustClose(t, s)
+					s = mustOpen(t, Options{FS: fsys})
+					if st := s.Stats(); st.Events != 0 || st.Acknowledged != events || st.Damaged != 0 {
+						t.Errorf("%+v, want 30000 acknowledged and nothing left", st)
+					}
+				})
 			})
-		})
+		}
 	}
 }
 
@@ -214,11 +239,13 @@ func TestSmallSpool(t *testing.T) {
 	t.Parallel()
 	const events = 20_000
 	for _, most := range []int64{64 << 10, 1 << 20} {
-		synctest.Test(t, func(t *testing.T) {
-			s := mustOpen(t, Options{FS: disktest.New(), MaxBytes: most})
-			burst(t, s, events)
-			mustClose(t, s)
-		})
+		for _, many := range []bool{false, true} {
+			synctest.Test(t, func(t *testing.T) {
+				s := mustOpen(t, Options{FS: disktest.New(), MaxBytes: most})
+				burst(t, s, events, many)
+				mustClose(t, s)
+			})
+		}
 	}
 }
 
@@ -230,41 +257,41 @@ func TestRejectWhatDoesNotFit(t *testing.T) {
 		"spool": func(_ *disktest.Model, o *Options) { o.MaxBytes = 64 << 10 },
 		"disk":  func(m *disktest.Model, _ *Options) { m.Room(120 << 10) },
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
-				fsys := disktest.New()
-				opts := Options{FS: fsys, Policy: Reject}
-				limit(fsys, &opts)
-				s := mustOpen(t, opts)
-				var accepted []int
-				for n := range 5000 {
-					appendAsync(t, s, numbered(n), func(err error) {
+		for _, many := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, many %v", name, many), func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) {
+					fsys := disktest.New()
+					opts := Options{FS: fsys, Policy: Reject}
+					limit(fsys, &opts)
+					s := mustOpen(t, opts)
+					var accepted []int
+					appendAsyncAll(t, s, 5000, many, func(n int, err error) {
 						if err == nil {
 							accepted = append(accepted, n)
 						} else if !errors.Is(err, ErrFull) {
 							t.Errorf("append %d: %v, want ErrFull", n, err)
 						}
 					})
-				}
-				synctest.Wait()
-				if n := len(accepted); n < 300 || n == 5000 {
-					t.Errorf("%d of 5000 events were accepted", n)
-				}
-				records := drain(t, s)
-				if len(records) != len(accepted) {
-					t.Fatalf("%d events are there, %d were accepted", len(records), len(accepted))
-				}
-				for i, n := range accepted {
-					wantNumbered(t, records[i:i+1], n, n+1)
-				}
-				ackAll(t, s, records)
-				if err := s.Append(t.Context(), numbered(0)); err != nil {
-					t.Errorf("append when all is acknowledged: %v", err)
-				}
-				mustClose(t, s)
+					synctest.Wait()
+					if n := len(accepted); n < 300 || n == 5000 {
+						t.Errorf("%d of 5000 events were accepted", n)
+					}
+					records := drain(t, s)
+					if len(records) != len(accepted) {
+						t.Fatalf("%d events are there, %d were accepted", len(records), len(accepted))
+					}
+					for i, n := range accepted {
+						wantNumbered(t, records[i:i+1], n, n+1)
+					}
+					ackAll(t, s, records)
+					if err := s.Append(t.Context(), numbered(0)); err != nil {
+						t.Errorf("append when all is acknowledged: %v", err)
+					}
+					mustClose(t, s)
+				})
 			})
-		})
+		}
 	}
 }
 

@@ -58,7 +58,7 @@ func FuzzFrames(f *testing.F) {
 			if checksum(fuzzSeeds.body, segment[found.at+frameHeaderBytes:last]) != found.body {
 				t.Fatal("a frame with a wrong checksum")
 			}
-			parseEntry(found.flags, found.content)
+			parseEntry(found.flags, found.content, new(texts))
 		}
 		if cap(scan.buf) > max(2*len(segment), 1) {
 			t.Fatalf("%d bytes of memory for %d", cap(scan.buf), len(segment))
@@ -100,7 +100,7 @@ func FuzzEntry(f *testing.F) {
 		f.Add(flags, body)
 	}
 	f.Fuzz(func(t *testing.T, flags byte, body []byte) {
-		e, err := parseEntry(flags, body)
+		e, err := parseEntry(flags, body, new(texts))
 		if err != nil {
 			return
 		}
@@ -108,7 +108,7 @@ func FuzzEntry(f *testing.F) {
 		if len(again) > entryBytes(&e) {
 			t.Fatalf("%d bytes, of at most %d", len(again), entryBytes(&e))
 		}
-		if back, err := parseEntry(flags, again); err != nil || !reflect.DeepEqual(back, e) {
+		if back, err := parseEntry(flags, again, new(texts)); err != nil || !reflect.DeepEqual(back, e) {
 			t.Fatalf("%+v came back as %+v (%v)", e, back, err)
 		}
 	})

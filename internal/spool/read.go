@@ -20,6 +20,8 @@ type reader struct {
 	file    File
 	scan    *scanner
 	arena   []byte // the memory that the entries' bytes are copied to
+	texts   texts
+	many    int // how many entries the last call of read returned
 }
 
 // Next returns the next entries, in order. It returns at least one and at most "most" entries. It
@@ -108,6 +110,11 @@ func (r *reader) close() error {
 
 // read returns the entries that can be read without waiting. The caller holds reader.mu.
 func (s *Spool) read(maxEntries, maxBytes int) (records []Record, err error) {
+	defer func() {
+		if len(records) > 0 {
+			s.reader.many = len(records)
+		}
+	}()
 	for len(records) < maxEntries && maxBytes > 0 {
 		v, ok := s.nextView()
 		if !ok {
@@ -125,6 +132,9 @@ func (s *Spool) read(maxEntries, maxBytes int) (records []Record, err error) {
 			return records, err
 		}
 		before := len(records)
+		if before == 0 {
+			records = make([]Record, 0, min(s.reader.many+s.reader.many/8, maxEntries)) // most calls return about as many as the last one
+		}
 		records, err = s.readSegment(records, v, maxEntries, maxBytes)
 		for _, r := range records[before:] {
 			maxBytes -= len(r.Key) + len(r.Value)
@@ -222,7 +232,6 @@ func (s *Spool) segmentRemoved(v view) {
 // readSegment appends the entries of a segment, starting at the reader's position.
 func (s *Spool) readSegment(records []Record, v view, maxEntries, maxBytes int) ([]Record, error) {
 	r := &s.reader
-	topic := ""
 	for len(records) < maxEntries && maxBytes > 0 && r.at < v.limit {
 		from := v.segment.base + uint64(r.scan.index) // all positions before were seen
 		found, err := r.scan.next()
@@ -243,14 +252,10 @@ func (s *Spool) readSegment(records []Record, v view, maxEntries, maxBytes int) 
 		}
 		r.at = position + 1
 		record := Record{Position: position}
-		if record.Entry, err = parseEntry(found.flags, r.clone(found.content)); err != nil {
+		if record.Entry, err = parseEntry(found.flags, r.clone(found.content), &r.texts); err != nil {
 			s.recordMissing(v, position, position+1, scanned{at: found.at + frameHeaderBytes + int64(found.length), bad: frameHeaderBytes + int64(found.length)})
 			continue
 		}
-		if record.Topic == topic {
-			record.Topic = topic // share the string
-		}
-		topic = record.Topic
 		records = append(records, record)
 		maxBytes -= len(record.Key) + len(record.Value)
 	}
@@ -321,12 +326,16 @@ func (s *Spool) Ack(positions ...uint64) error {
 		s.mu.Unlock()
 		return ErrClosed
 	}
-	for _, at := range positions {
-		if at >= s.returned {
-			s.mu.Unlock()
-			return fmt.Errorf("acknowledge position %d: it was never read", at)
+	for i := 0; i < len(positions); {
+		from, to := positions[i], positions[i]+1
+		for i++; i < len(positions) && positions[i] == to; i++ { // most often, all positions are one range
+			to++
 		}
-		s.counts.acknowledged += s.done.add(at, at+1)
+		if to > s.returned {
+			s.mu.Unlock()
+			return fmt.Errorf("acknowledge position %d: it was never read", max(from, s.returned))
+		}
+		s.counts.acknowledged += s.done.add(from, to)
 	}
 	s.changes++
 	s.notifyChanged()

@@ -176,6 +176,82 @@ func TestAppendAsyncKeepsOrder(t *testing.T) {
 	}
 }
 
+// TestAppendAllAsync appends calls of very different sizes, and checks that each entry has one result,
+// in order, and that all are in the spool.
+func TestAppendAllAsync(t *testing.T) {
+	t.Parallel()
+	opts := Options{Dir: dir(t), SegmentBytes: 256 << 10, MaxBytes: 64 << 20}
+	s := mustOpen(t, opts)
+	long := func(n int) Entry {
+		e := numbered(n)
+		if n%1000 == 7 {
+			e.Value = make([]byte, 100<<10) // larger than a request
+		}
+		return e
+	}
+	next, results := 0, 0 // no lock is needed for results: done is called one at a time
+	for _, size := range []int{1, 0, 3000, 7, 1, 500} {
+		first := next
+		var entries []Entry
+		for ; next < first+size; next++ {
+			entries = append(entries, long(next))
+		}
+		accepted, err := s.AppendAllAsync(t.Context(), entries, func(from, to int, err error) {
+			if err != nil || first+from != results || to <= from {
+				t.Errorf("done(%d, %d, %v) of the call that begins with %d, after %d results", from, to, err, first, results)
+			}
+			results = first + to
+		})
+		if err != nil || accepted != size {
+			t.Errorf("AppendAllAsync of %d entries = %d, %v", size, accepted, err)
+		}
+		clear(entries) // they are the caller's again
+	}
+	testkit.Must(t, s.Sync(t.Context()))
+	if results != next {
+		t.Errorf("%d results, want %d", results, next)
+	}
+	mustClose(t, s)
+	got := drain(t, mustOpen(t, opts))
+	if len(got) != next {
+		t.Fatalf("%d records, want %d", len(got), next)
+	}
+	for n, r := range got {
+		if want := long(n); !reflect.DeepEqual(r.Entry, want) {
+			t.Fatalf("record %d is %+v, want %+v", n, r.Entry, want)
+		}
+	}
+}
+
+// TestAppendAllAsyncRefuses checks which of several entries are accepted when one is not.
+func TestAppendAllAsyncRefuses(t *testing.T) {
+	t.Parallel()
+	s := mustOpen(t, Options{Dir: dir(t), SegmentBytes: 256 << 10, MaxBytes: 1 << 20})
+	entries := []Entry{numbered(0), numbered(1), numbered(2), numbered(3)}
+	entries[2].Value = make([]byte, 300<<10) // more than a quarter of MaxBytes
+	durable := 0
+	done := func(from, to int, err error) {
+		if err != nil {
+			t.Errorf("done(%d, %d, %v)", from, to, err)
+		}
+		durable += to - from
+	}
+	if n, err := s.AppendAllAsync(t.Context(), entries, done); n != 2 || !errors.Is(err, ErrTooLarge) {
+		t.Errorf("AppendAllAsync whose third entry is too large = %d, %v, want 2 and ErrTooLarge", n, err)
+	}
+	if n, err := s.AppendAllAsync(t.Context(), entries[3:], done); n != 1 || err != nil {
+		t.Errorf("AppendAllAsync of the entry behind it = %d, %v, want 1", n, err)
+	}
+	s.Seal()
+	if n, err := s.AppendAllAsync(t.Context(), entries[:1], done); n != 0 || !errors.Is(err, ErrClosed) {
+		t.Errorf("AppendAllAsync to a sealed spool = %d, %v, want 0 and ErrClosed", n, err)
+	}
+	mustClose(t, s)
+	if durable != 3 {
+		t.Errorf("%d entries are durable, want 3", durable)
+	}
+}
+
 // If AppendAsync does not accept an entry, done is not called.
 func TestAppendAsyncRefuses(t *testing.T) {
 	t.Parallel()
