@@ -133,7 +133,7 @@ func openSpooled(ctx context.Context, cfg Config, counts *counts) (*spooled, err
 		Spool:          sp,
 		Client:         s.cluster.client,
 		Connections:    conns,
-		Record:         fillRecord,
+		Record:         new(recordFiller).fill,
 		RecordOverhead: 40 + systemHeaderBytes,
 		Explain:        s.explain,
 		NeedsLogin:     func(err error) bool { return errors.Is(err, ErrUnauthenticated) || kafka.NotAdmitted(err) },
@@ -242,16 +242,33 @@ func (s *spooled) entry(ev *Event) spool.Entry {
 	return e
 }
 
-// fillRecord sets r to the record of an event in the spool.
-func fillRecord(r *kgo.Record, e *spool.Entry) {
-	layout := timeLayout
-	if e.Time.Nanosecond()%1e6 != 0 {
-		layout = time.RFC3339Nano
+// recordFiller makes the records of events in the spool, in order, with few allocations. Only the
+// shipper's goroutine uses it.
+type recordFiller struct {
+	ids  []byte    // memory for IDs; the capacity is not used yet
+	time time.Time // of the last event
+	text []byte    // its text; events of the same millisecond share it
+}
+
+// fillerBytes is how much memory for IDs is allocated at once.
+const fillerBytes = 16 << 10
+
+// fill sets r to the record of e.
+func (f *recordFiller) fill(r *kgo.Record, e *spool.Entry) {
+	if f.text == nil || e.Time != f.time {
+		layout := timeLayout
+		if e.Time.Nanosecond()%1e6 != 0 {
+			layout = time.RFC3339Nano
+		}
+		f.time, f.text = e.Time, e.Time.AppendFormat(nil, layout)
 	}
+	if len(e.ID) > cap(f.ids)-len(f.ids) {
+		f.ids = make([]byte, 0, max(fillerBytes, len(e.ID)))
+	}
+	at := len(f.ids)
+	f.ids = append(f.ids, e.ID...)
 	r.Topic, r.Key, r.Value = e.Topic, e.Key, e.Value
-	r.Headers = make([]kgo.RecordHeader, 2, 2+len(e.Headers))
-	r.Headers[0] = kgo.RecordHeader{Key: HeaderTime, Value: e.Time.AppendFormat(nil, layout)}
-	r.Headers[1] = kgo.RecordHeader{Key: HeaderID, Value: []byte(e.ID)}
+	r.Headers = append(r.Headers, kgo.RecordHeader{Key: HeaderTime, Value: f.text}, kgo.RecordHeader{Key: HeaderID, Value: f.ids[at:len(f.ids):len(f.ids)]})
 	for i := range e.Headers {
 		r.Headers = append(r.Headers, kgo.RecordHeader(e.Headers[i]))
 	}

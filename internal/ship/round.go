@@ -23,6 +23,30 @@ type answers struct {
 	done chan struct{} // closed when all answers are there
 }
 
+// flight is an event that is being sent: its record, and where its answer goes. It is the context of its
+// record, so that all records can share one callback.
+type flight struct {
+	record  kgo.Record
+	headers [2]kgo.RecordHeader // most events have no others
+	index   int
+	answers *answers
+}
+
+// As a context, a flight never ends. The client may ask it for Done even after the answer.
+func (*flight) Deadline() (time.Time, bool) { return time.Time{}, false }
+func (*flight) Done() <-chan struct{}       { return nil }
+func (*flight) Err() error                  { return nil }
+func (*flight) Value(any) any               { return nil }
+
+// landed is the client's callback.
+func (s *Shipper) landed(r *kgo.Record, err error) {
+	f := r.Context.(*flight)
+	if err == nil {
+		s.stored.Add(1)
+	}
+	f.answers.put(f.index, err)
+}
+
 // roundTrip sends records and returns for each of them why it was not stored, or nil.
 // outage reports whether the cluster was unreachable for a while. If ctx ends first, the
 // answers that are missing are errPending.
@@ -31,15 +55,17 @@ func (s *Shipper) roundTrip(ctx context.Context, records []spool.Record) (errs [
 	for i := range a.errs {
 		a.errs[i] = errPending
 	}
-	out := make([]kgo.Record, len(records))
+	flights := s.flights
+	if s.flights = nil; len(flights) < len(records) {
+		flights = make([]flight, len(records))
+	}
+	landed, now := s.landed, time.Now()
 	for i := range records {
-		s.cfg.Record(&out[i], &records[i].Entry)
-		s.client.Produce(context.Background(), &out[i], func(_ *kgo.Record, err error) {
-			if err == nil {
-				s.stored.Add(1)
-			}
-			a.put(i, err)
-		})
+		f := &flights[i]
+		f.index, f.answers = i, a
+		f.record.Context, f.record.Timestamp, f.record.Headers = f, now, f.headers[:0]
+		s.cfg.Record(&f.record, &records[i].Entry)
+		s.client.Produce(context.Background(), &f.record, landed)
 	}
 	// The client sends what it has while somebody flushes.
 	flush, stop := context.WithCancel(ctx)
@@ -56,6 +82,8 @@ func (s *Shipper) roundTrip(ctx context.Context, records []spool.Record) (errs [
 	for began := time.Now(); ; {
 		select {
 		case <-a.done:
+			clear(flights[:len(records)]) // the client no longer uses them
+			s.flights = flights
 			return a.errs, outage
 		case <-ctx.Done():
 			return a.soFar(), outage

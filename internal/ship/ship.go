@@ -28,7 +28,8 @@ type Config struct {
 	Client      func(context.Context) (*kgo.Client, error)
 	Connections *kafka.Connections
 
-	// Record makes the record of an event.
+	// Record makes the record of an event. It adds headers to those of the record, of which there
+	// are none, but which may have memory.
 	Record func(*kgo.Record, *spool.Entry)
 	// RecordOverhead is the maximum number of bytes that the headers of a record take in
 	// addition to those of its event.
@@ -128,6 +129,7 @@ type Shipper struct {
 	ramp    rampUp
 	size    int            // of a round, in bytes
 	ahead   []spool.Record // the records that follow those in flight, see readAhead
+	flights []flight       // memory for a round; nil while one is in flight
 	refused int            // logins that failed in a row
 	rewinds int            // how often Run went back to the oldest event
 	noted   string         // what the spool's note says; noteUnknown at first
@@ -286,7 +288,7 @@ func (s *Shipper) fits(records []spool.Record) (n, bytes int) {
 	now := time.Now()
 	for i := range records {
 		e := &records[i].Entry
-		if now.Sub(s.known[e.Topic]) > forgottenAfter {
+		if same := i > 0 && e.Topic == records[i-1].Topic; !same && now.Sub(s.known[e.Topic]) > forgottenAfter {
 			return max(i, 1), bytes
 		}
 		size := s.cfg.RecordOverhead + len(e.ID) + len(e.Key) + len(e.Value)
@@ -314,15 +316,17 @@ func (s *Shipper) round(ctx context.Context, records []spool.Record) {
 		s.ramp.afterOutage(time.Since(began), s.cfg.Spool.Stats().Next)
 	}
 
-	var stored []uint64
-	var failed []string // topics, in the order of their first failure
+	stored, last := make([]uint64, 0, len(records)), "" // last is the topic of the last one
+	var failed []string                                 // topics, in the order of their first failure
 	failures := map[string][]spool.Record{}
 	causes := map[string]error{}
 	for i, err := range errs {
 		topic := records[i].Topic
 		if err == nil {
+			if len(stored) == 0 || topic != last {
+				s.known[topic], last = began, topic
+			}
 			stored = append(stored, records[i].Position)
-			s.known[topic] = began
 			continue
 		}
 		if causes[topic] == nil {
