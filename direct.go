@@ -106,11 +106,38 @@ func (d *direct) produce(ctx context.Context, ev *Event, done func(Record, error
 	}
 	p := d.newPending()
 	p.done, p.batch, p.index, p.size = done, b, int32(index), int32(size)
-	p.fill(d, ev)
+	p.fill(d, ev, time.Now())
 	// Do not pass the caller's context: when one record's context ends, the client fails all
 	// buffered events of its partition.
 	d.client.Produce(context.Background(), &p.record, d.promise)
 	return nil
+}
+
+// sendAll passes events to the Kafka client with one look at the clock and at the budget for many of them.
+func (d *direct) sendAll(ctx context.Context, events []Event, r results) (int, error) {
+	size, n := int64(0), 0
+	for ; n < len(events) && (n == 0 || size < d.budget.max/16); n++ {
+		size += int64(eventBytes(&events[n]) + pendingOverhead)
+	}
+	size = min(size, d.budget.max/4)
+	if err := d.budget.take(ctx, d.closing, size); err != nil {
+		return 0, err
+	}
+	select {
+	case <-d.closing: // as in produce
+		d.budget.release(size)
+		return 0, ErrClosed
+	default:
+	}
+	g := &group{results: r, left: n, size: size}
+	now := time.Now()
+	for i := range events[:n] {
+		p := d.newPending()
+		p.group, p.index = g, int32(i)
+		p.fill(d, &events[i], now)
+		d.client.Produce(context.Background(), &p.record, d.promise)
+	}
+	return n, nil
 }
 
 // holdFlush makes the Kafka client send at once what it has buffered, and what it gets until stop is
@@ -195,11 +222,12 @@ type pending struct {
 	headers [2]kgo.RecordHeader
 	text    [len(timeLayout) + idPrefixBytes + maxCounterBytes]byte // the time, then the ID
 	done    func(Record, error)
-	batch   *batch
-	index   int32 // the event's index in batch
-	size    int32 // bytes taken from the budget
-	slab    *slab // the slab that it is part of
-	special bool  // has an ID, time or headers of its own
+	batch   *batch // of log, or nil
+	group   *group // of sendAll, or nil
+	index   int32  // the event's index in batch or group
+	size    int32  // bytes taken from the budget
+	slab    *slab  // the slab that it is part of
+	special bool   // has an ID, time or headers of its own
 }
 
 func (*pending) Deadline() (time.Time, bool) { return time.Time{}, false }
@@ -236,7 +264,7 @@ func newSlab(prefix string) *slab {
 // most of both as one repetition.
 func (p *pending) reset() {
 	p.record.Key, p.record.Value = nil, nil
-	p.done, p.batch = nil, nil
+	p.done, p.batch, p.group = nil, nil, nil
 	if p.special || p.record.Headers == nil {
 		p.special = false
 		p.headers[0] = kgo.RecordHeader{Key: HeaderTime, Value: p.text[:len(timeLayout):len(timeLayout)]}
@@ -271,9 +299,8 @@ func (d *direct) recycle(p *pending) {
 	}
 }
 
-// fill sets the record of p to the event.
-func (p *pending) fill(d *direct, ev *Event) {
-	now := time.Now()
+// fill sets the record of p to the event, which is logged now.
+func (p *pending) fill(d *direct, ev *Event, now time.Time) {
 	r := &p.record
 	r.Topic = ev.Topic
 	r.Key = ev.Key
@@ -315,6 +342,10 @@ func (p *pending) logged() Record {
 // finished is the Kafka client's callback for a record that is acknowledged or has failed.
 func (d *direct) finished(r *kgo.Record, err error) {
 	p := r.Context.(*pending)
+	if p.group != nil {
+		d.finishedInGroup(p, err)
+		return
+	}
 	if err == nil {
 		d.counts.acknowledged.Add(1)
 	} else {
@@ -333,6 +364,35 @@ func (d *direct) finished(r *kgo.Record, err error) {
 	size := int64(p.size)
 	d.recycle(p)
 	d.budget.release(size)
+}
+
+// group counts the results of the events of one call of sendAll. It needs no lock, because the client
+// runs one callback at a time.
+type group struct {
+	results
+	left   int // events without a result
+	stored int
+	size   int64 // bytes taken from the budget
+}
+
+// finishedInGroup reports the events that are acknowledged together, and those that have failed one by one.
+func (d *direct) finishedInGroup(p *pending, err error) {
+	g, index := p.group, int(p.index)
+	d.recycle(p)
+	if err == nil {
+		g.stored++
+	} else {
+		if errors.Is(err, kerr.UnknownTopicID) {
+			d.forget(g.topic)
+		}
+		g.results.failed(index, err)
+	}
+	if g.left--; g.left > 0 {
+		return
+	}
+	d.counts.acknowledged.Add(int64(g.stored))
+	g.results.logged(g.stored)
+	d.budget.release(g.size)
 }
 
 // batch collects the results of the events of one call of Log.

@@ -39,6 +39,10 @@ type sink interface {
 	// returns an error, done is not called. The event is no pointer, because what is passed by
 	// pointer to a method of an interface is allocated.
 	send(ctx context.Context, ev Event, done func(Record, error)) error
+	// sendAll hands over the first n of several events that have one topic, and does not keep the
+	// slice. If it returns an error, that is the one of events[n], which gets no other result.
+	// Otherwise n is at least 1.
+	sendAll(ctx context.Context, events []Event, r results) (n int, err error)
 	flush(ctx context.Context) error
 	// close flushes for as long as waiting can help, and returns after the last callback.
 	close(ctx context.Context) error

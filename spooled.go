@@ -68,6 +68,7 @@ type spooled struct {
 	counts  *counts
 	ids     *ids
 	spool   *spool.Spool
+	entries sync.Pool // of *[]spool.Entry, for sendAll
 	conns   *kafka.Connections
 	shipper *ship.Shipper
 	cluster *shipCluster
@@ -221,18 +222,67 @@ func (s *spooled) send(ctx context.Context, event Event, done func(Record, error
 	return err
 }
 
+func (s *spooled) sendAll(ctx context.Context, events []Event, r results) (int, error) {
+	entries, _ := s.entries.Get().(*[]spool.Entry)
+	if entries == nil {
+		entries = new([]spool.Entry)
+	}
+	now := time.Now()
+	var ids strings.Builder // all IDs share its memory
+	ids.Grow(len(events) * maxMadeID)
+	var buf [maxMadeID]byte
+	for i := range events {
+		id := events[i].ID
+		if id == "" {
+			n, _ := ids.Write(s.makeID(&buf))
+			id = ids.String()[ids.Len()-n:]
+		}
+		*entries = append(*entries, stored(&events[i], id, now))
+	}
+	n, err := s.spool.AppendAllAsync(ctx, *entries, func(from, to int, err error) {
+		if err == nil {
+			r.logged(to - from)
+			return
+		}
+		for i := from; i < to; i++ {
+			r.failed(i, explainSpool(err))
+		}
+	})
+	clear(*entries)
+	*entries = (*entries)[:0]
+	s.entries.Put(entries)
+	if err != nil && err != ctx.Err() {
+		err = explainSpool(err)
+	}
+	return n, err
+}
+
 // entry returns the event as the spool stores it, with its final ID and time.
 func (s *spooled) entry(ev *Event) spool.Entry {
-	e := spool.Entry{Topic: ev.Topic, Key: ev.Key, Value: ev.Value, ID: ev.ID, Time: ev.Time}
+	id := ev.ID
+	if id == "" {
+		var buf [maxMadeID]byte
+		id = string(s.makeID(&buf))
+	}
+	return stored(ev, id, time.Now())
+}
+
+// maxMadeID is the size of the longest ID that the library makes.
+const maxMadeID = idPrefixBytes + maxCounterBytes
+
+// makeID writes a new ID to buf.
+func (s *spooled) makeID(buf *[maxMadeID]byte) []byte {
+	copy(buf[:], s.ids.prefix)
+	return buf[:idPrefixBytes+s.ids.put(buf[idPrefixBytes:])]
+}
+
+// stored returns the event as the spool stores it. It is logged now.
+func stored(ev *Event, id string, now time.Time) spool.Entry {
+	e := spool.Entry{Topic: ev.Topic, Key: ev.Key, Value: ev.Value, ID: id, Time: ev.Time}
 	if e.Time.IsZero() {
-		e.Time = time.Now().Truncate(time.Millisecond)
+		e.Time = now.Truncate(time.Millisecond)
 	}
 	e.Time = e.Time.UTC()
-	if e.ID == "" {
-		var buf [idPrefixBytes + maxCounterBytes]byte
-		copy(buf[:], s.ids.prefix)
-		e.ID = string(buf[:idPrefixBytes+s.ids.put(buf[idPrefixBytes:])])
-	}
 	if len(ev.Headers) > 0 {
 		e.Headers = make([]spool.Header, len(ev.Headers))
 		for i, h := range ev.Headers {
