@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -81,11 +80,13 @@ func (in *input) Close() error {
 }
 
 // each calls do with each line, or with the content of each stream and its file's FileInfo, until do returns false,
-// the input ends, or reading fails. err says why a line cannot be an event.
-func (in *input) each(do func(where string, number int, file fs.FileInfo, content []byte, err error) bool) error {
+// the input ends, or reading fails. err says why a line cannot be an event. do may keep the content. each calls pause
+// before anything that may take long, such as waiting for more input, and at the end.
+func (in *input) each(do func(where string, number int, file fs.FileInfo, content []byte, err error) bool, pause func()) error {
 	defer in.source.end()
+	defer pause()
 	for _, s := range in.streams {
-		from := in.source.begin(s.name, s.reader)
+		from := pausingReader{in.source.begin(s.name, s.reader), pause}
 		if s.whole {
 			var info fs.FileInfo
 			var content []byte
@@ -118,10 +119,21 @@ func (in *input) each(do func(where string, number int, file fs.FileInfo, conten
 			} else if err != nil {
 				return fmt.Errorf("produce: read %s after line %d: %w", s.name, lines.Line, err)
 			}
-			if !do(s.name, lines.Line, nil, bytes.Clone(line), err) { // the reader uses the memory again while the Logger still does
+			if !do(s.name, lines.Line, nil, line, err) {
 				return nil
 			}
 		}
 	}
 	return nil
+}
+
+// pausingReader calls pause before each read.
+type pausingReader struct {
+	io.Reader
+	pause func()
+}
+
+func (r pausingReader) Read(p []byte) (int, error) {
+	r.pause()
+	return r.Reader.Read(p)
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/bulk"
 	"github.com/diaspora-streams/diaspora/internal/outcome"
 	"github.com/diaspora-streams/diaspora/internal/spool"
 	"github.com/diaspora-streams/diaspora/internal/watch"
@@ -174,6 +175,7 @@ func (e *env) produceCommand() *cobra.Command {
 }
 
 func (e *env) produce(ctx context.Context, o produceOptions, topic string, files []string) error {
+	defer collectLess()()
 	parse, err := o.parser(topic)
 	if err != nil {
 		return err
@@ -255,7 +257,7 @@ func (e *env) produce(ctx context.Context, o produceOptions, topic string, files
 			}
 			p.send(where, number, file, content, err)
 			return true
-		})
+		}, p.sendGathered)
 	}))
 }
 
@@ -302,7 +304,11 @@ func (o produceOptions) parser(topic string) (func(line []byte) (diaspora.Event,
 		if event.Key == nil {
 			event.Key = key
 		}
-		event.Headers = append(event.Headers, common...)
+		if event.Headers == nil {
+			event.Headers = common[:len(common):len(common)] // events may share them, but must not append to them
+		} else {
+			event.Headers = append(event.Headers, common...)
+		}
 		return event, err
 	}, nil
 }
@@ -332,10 +338,11 @@ type produceRun struct {
 	lastOutage  time.Duration // how long ago the cluster was unreachable
 	skipWait    bool          // because of that, do not wait for the cluster
 	opened      time.Time
-	skippedWait bool    // the run ended without waiting for the cluster
-	source      *source // the input
-	noun        string  // what is read: "line" or, for whole files, "event"
-	typed       bool    // a user types the input at a terminal
+	skippedWait bool     // the run ended without waiting for the cluster
+	source      *source  // the input
+	noun        string   // what is read: "line" or, for whole files, "event"
+	typed       bool     // a user types the input at a terminal
+	gathered    gathered // belongs to the goroutine that reads
 
 	mu           sync.Mutex // guards the fields below
 	read         int64      // number of lines
@@ -548,11 +555,69 @@ func (p *produceRun) send(where string, line int, file fs.FileInfo, content []by
 	if err == nil {
 		event, err = p.parse(content)
 	}
+	if err == nil && line > 0 && !p.env.json() { // receipts need more than the number of events that are logged
+		p.gather(where, line, event)
+		return
+	}
+	p.sendGathered()
 	if file != nil {
 		watch.Attribute(&event, file.Name(), line, file.ModTime())
 	}
 	p.log(where, line, event, err, nil)
 }
+
+// gathered are events of successive lines, which the Logger gets with one call.
+type gathered struct {
+	where  string
+	line   int // number of the first line
+	events []diaspora.Event
+}
+
+const maxGathered = 1024
+
+// gather puts the event of a line with those of the lines before it.
+func (p *produceRun) gather(where string, line int, event diaspora.Event) {
+	g := &p.gathered
+	if n := len(g.events); n == maxGathered || n > 0 && (where != g.where || line != g.line+n) {
+		p.sendGathered()
+	}
+	if len(g.events) == 0 {
+		g.where, g.line = where, line
+	}
+	g.events = append(g.events, event)
+}
+
+// sendGathered passes the events that were gathered to the Logger.
+func (p *produceRun) sendGathered() {
+	g := &p.gathered
+	n := len(g.events)
+	if n == 0 {
+		return
+	}
+	p.mu.Lock()
+	p.read += int64(n)
+	p.mu.Unlock()
+	bulk.Send(p.logger, g.events, gatheredResults{p, g.where, g.line})
+	clear(g.events)
+	g.events = g.events[:0]
+}
+
+// gatheredResults gets the results of events that were gathered. It implements [bulk.Results].
+type gatheredResults struct {
+	*produceRun
+	where string
+	line  int // number of the first line
+}
+
+// Logged counts events.
+func (r gatheredResults) Logged(n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.acknowledged += int64(n)
+}
+
+// Failed reports a line that is not logged.
+func (r gatheredResults) Failed(index int, err error) { r.eventFailed(r.where, r.line+index, err) }
 
 // log passes an event to the Logger, or reports err if there is no event. done may be nil; it is called with the
 // event's result.

@@ -326,6 +326,71 @@ func TestProduceInterrupted(t *testing.T) {
 	}
 }
 
+// TestProduceDoesNotHoldLines checks that a line is logged although the program that prints it prints nothing more for now.
+func TestProduceDoesNotHoldLines(t *testing.T) {
+	for _, flags := range [][]string{nil, {"--no-spool"}} {
+		d := newDesk(t)
+		d.must(t, "topic", "claim", "weather")
+		reader, writer := io.Pipe()
+		defer writer.Close()
+		d.stdin = reader
+		stop, _ := d.started(t, append([]string{"produce", "weather"}, flags...)...)
+		io.WriteString(writer, "one\ntwo\nhalf a li")
+		other, out := *d.env, new(bytes.Buffer)
+		other.stdin, other.stdout, other.stderr = nil, out, io.Discard
+		testkit.Eventually(t, "both lines", func() bool {
+			out.Reset()
+			e := other
+			return run(t.Context(), &e, []string{"consume", "weather", "--exit"}) == 0 && out.String() == "one\ntwo\n"
+		})
+		if code := stop(); code != 130 {
+			t.Errorf("produce %v exits with %d after Ctrl-C, want 130", flags, code)
+		}
+		if got := d.err.String(); !strings.HasSuffix(got, "diaspora: 2 events acknowledged\ndiaspora: interrupted\n") {
+			t.Errorf("produce %v says %q", flags, got)
+		}
+	}
+}
+
+// TestProduceNamesLines checks that lines that cannot be events are reported with their numbers, and that the lines
+// between them are logged in order.
+func TestProduceNamesLines(t *testing.T) {
+	const lines, each = 3000, 1000
+	d := newDesk(t)
+	d.must(t, "topic", "claim", "weather")
+	var input, want strings.Builder
+	for n := 1; n <= lines; n++ {
+		line := strings.Repeat("x", 2<<20) // more than the cluster takes
+		if n%each != 7 {
+			line = fmt.Sprintf("k%d\tline %d", n%2, n)
+			fmt.Fprintf(&want, "%s\n", line)
+		}
+		input.WriteString("k\t" + line + "\n")
+	}
+	for _, flags := range [][]string{nil, {"--no-spool"}, {"-o", "json"}} {
+		d.stdin = strings.NewReader(input.String())
+		d.err.Reset()
+		d.out.Reset()
+		if code := d.types(t.Context(), append([]string{"produce", "weather", "-K", "\t"}, flags...)...); code != 8 {
+			t.Errorf("produce %v exits with %d, want 8", flags, code)
+		}
+		said := d.err.String()
+		for n := 7; n < lines; n += each {
+			if !strings.Contains(said, fmt.Sprintf("input line %d: not logged: ", n)) {
+				t.Errorf("produce %v does not name line %d: %s", flags, n, said)
+			}
+		}
+		if strings.Count(said, "not logged: ") != lines/each || !strings.Contains(said, fmt.Sprintf("%d events acknowledged, %d failed", lines-lines/each, lines/each)) {
+			t.Errorf("produce %v says %s", flags, said)
+		}
+		d.out.Reset()
+		d.must(t, "consume", "weather", "--exit", "--from", fmt.Sprint(-(lines - lines/each)))
+		if got := d.out.String(); got != want.String() {
+			t.Errorf("produce %v: the topic has %d bytes, want %d", flags, len(got), want.Len())
+		}
+	}
+}
+
 // TestConsumeFollows checks that consume prints a new record at once, tells the user
 // what it does, and ends after Ctrl-C.
 func TestConsumeFollows(t *testing.T) {
