@@ -82,8 +82,9 @@ func (s *Shipper) roundTrip(ctx context.Context, records []spool.Record) (errs [
 	for began := time.Now(); ; {
 		select {
 		case <-a.done:
-			clear(flights[:len(records)]) // the client no longer uses them
-			s.flights = flights
+			if clear(flights[:len(records)]); len(flights) <= minRoundBytes/eventBytes { // do not keep the memory of a large round
+				s.flights = flights // the client no longer uses them
+			}
 			return a.errs, outage
 		case <-ctx.Done():
 			return a.soFar(), outage

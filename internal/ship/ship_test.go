@@ -162,30 +162,6 @@ func TestRoundSize(t *testing.T) {
 	}
 }
 
-// TestRoundsAreFull: what is left over of the records that were read is not sent as a small round.
-func TestRoundsAreFull(t *testing.T) {
-	t.Parallel()
-	const events, bytes, overhead = 8000, 800, 200
-	c := testCluster(t)
-	s, acknowledged := testShipper(t, c, filepath.Join(t.TempDir(), "spool"))
-	s.cfg.RecordOverhead = overhead
-	var rounds atomic.Int64
-	c.ControlKey(int16(kmsg.Produce), func(kmsg.Request) (kmsg.Response, error, bool) {
-		c.KeepControl()
-		rounds.Add(1)
-		return nil, nil, false
-	})
-	value := make([]byte, bytes)
-	for range events {
-		testkit.Must(t, s.cfg.Spool.AppendAsync(t.Context(), spool.Entry{Topic: "beamline", Time: time.Now(), Value: value}, func(error) {}))
-	}
-	testkit.Must(t, s.cfg.Spool.Sync(t.Context()))
-	runUntilSent(t, s, acknowledged, events)
-	if most := int64(events*(bytes+overhead)/minRoundBytes + 2); rounds.Load() > most {
-		t.Errorf("%d events were sent in %d rounds, want at most %d", events, rounds.Load(), most)
-	}
-}
-
 // TestForgottenTopic: after a long time, the first event to a topic is sent alone again.
 func TestForgottenTopic(t *testing.T) {
 	t.Parallel()
@@ -256,5 +232,36 @@ func TestNoteOfAnEarlierProcess(t *testing.T) {
 	runUntilSent(t, s, acknowledged, 1)
 	if got := note(); got != "" {
 		t.Errorf("after all events were sent, the note is %q", got)
+	}
+}
+
+// TestRoundsAreFull counts the rounds in which events of one size are sent. If more were read than fit into a
+// round, every other round would have only a few events.
+func TestRoundsAreFull(t *testing.T) {
+	t.Parallel()
+	for _, size := range []int{100, 500, 650, 1024, 1500, 20_000} {
+		c := testCluster(t)
+		s, acknowledged := testShipper(t, c, filepath.Join(t.TempDir(), "spool"))
+		s.cfg.RecordOverhead = 124
+		event := spool.Entry{Topic: "beamline", ID: "id-of-twenty-letters", Time: time.Now(), Value: make([]byte, size)}
+		each := s.cfg.RecordOverhead + len(event.ID) + size
+		n := 10 * minRoundBytes / each
+		for range n {
+			testkit.Must(t, s.cfg.Spool.AppendAsync(t.Context(), event, func(error) {}))
+		}
+		testkit.Must(t, s.cfg.Spool.Sync(t.Context()))
+		rounds := 0
+		record := s.cfg.Record
+		var last *answers
+		s.cfg.Record = func(r *kgo.Record, e *spool.Entry) {
+			if a := r.Context.(*flight).answers; a != last {
+				rounds, last = rounds+1, a
+			}
+			record(r, e)
+		}
+		runUntilSent(t, s, acknowledged, n)
+		if rounds > 14 { // the first event, ten that are not quite full, the rest
+			t.Errorf("%d events of %d B were sent in %d rounds, want about 11", n, size, rounds)
+		}
 	}
 }
