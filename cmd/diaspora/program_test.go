@@ -107,6 +107,32 @@ func TestHelpHasNoEmptyDefaults(t *testing.T) {
 	}
 }
 
+// TestOnlyJSON checks that with -o json, the standard output of every command is JSON or lines of JSON: where nobody is
+// logged in, where there is nothing to show, and on errors.
+func TestOnlyJSON(t *testing.T) {
+	t.Parallel()
+	runsOn := []string{"up", "serve", "example", "login"} // until they are stopped, or they need a fabric of their own
+	more := map[string][]string{"consume": {"--from", "start", "--exit"}, "release": {"--yes"}, "discard": {"--yes"}, "doctor": {"--timeout", "3s"}}
+	for name, d := range map[string]*desk{"nobody logged in": emptyDesk(t), "nothing to show": newDesk(t)} {
+		for _, cmd := range leaves(d.commands()) {
+			if slices.Contains(runsOn, cmd.Name()) || name == "nothing to show" && (cmd.Name() == "logout" || cmd.Name() == "remove") {
+				continue
+			}
+			for _, args := range [][]string{nil, {"weather"}, {"no such thing"}} {
+				line := slices.Concat(strings.Fields(cmd.CommandPath())[1:], args, more[cmd.Name()], []string{"-o", "json"})
+				d.out.Reset()
+				d.types(t.Context(), line...)
+				out := d.out.String()
+				for part := range strings.Lines(out) {
+					if !json.Valid([]byte(part)) && !json.Valid([]byte(out)) {
+						t.Errorf("%s: diaspora %s prints %q", name, strings.Join(line, " "), part)
+					}
+				}
+			}
+		}
+	}
+}
+
 // TestEveryCommandSpeaksJSON checks that every command accepts -o json, and rejects an
 // unknown format before it does anything.
 func TestEveryCommandSpeaksJSON(t *testing.T) {
