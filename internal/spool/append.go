@@ -37,6 +37,15 @@ type request struct {
 // async reports whether the result of r goes to a callback.
 func (r *request) async() bool { return r.done != nil || r.each != nil }
 
+// callback returns the callback for the result of r.
+func (r *request) callback() func(error) {
+	if r.each == nil {
+		return r.done
+	}
+	each, from, to := r.each, r.from, r.from+r.entries
+	return func(err error) { each(from, to, err) }
+}
+
 func (s *Spool) newRequest(entries ...Entry) (*request, error) {
 	r := s.emptyRequest()
 	for i := range entries {
@@ -647,11 +656,9 @@ const (
 
 // A completion is a callback of AppendAsync or AppendAllAsync that is due, with its result.
 type completion struct {
-	done     func(error)
-	each     func(from, to int, err error)
-	from, to int // the entries that each is called for
-	err      error
-	bytes    int // of its request
+	done  func(error)
+	err   error
+	bytes int // of its request
 }
 
 // finish reports the result of a batch to its callers.
@@ -668,7 +675,7 @@ func (s *Spool) finish(b *batch, err error) {
 	for _, r := range b.requests {
 		s.queued -= len(r.frames)
 		if r.async() { // the caller's event stays in memory until its callback has returned
-			s.completions = append(s.completions, completion{r.done, r.each, r.from, r.from + r.entries, err, len(r.frames)})
+			s.completions = append(s.completions, completion{r.callback(), err, len(r.frames)})
 			async = true
 		} else {
 			s.held -= len(r.frames)
@@ -697,11 +704,7 @@ func (s *Spool) callbackLoop() {
 		s.completions = nil
 		s.mu.Unlock()
 		for _, c := range due {
-			if c.each != nil {
-				c.each(c.from, c.to, c.err)
-			} else {
-				c.done(c.err)
-			}
+			c.done(c.err)
 			s.mu.Lock()
 			s.held -= c.bytes
 			if s.held <= maxHeldBytes*3/4 { // not above: waiting calls would get in one by one
