@@ -850,7 +850,7 @@ func (p *produceRun) outcome(ctx context.Context, left diaspora.SpoolStats, lost
 // rewatchHint says what to do with events of a watch whose topic is mistyped. A watch with another topic logs the
 // files again, so these events must be deleted.
 func (p *produceRun) rewatchHint() string {
-	return `they are sent once that is allowed; if the name is wrong, end the watch (a service: stop it), type "` + p.env.spoolCommand("discard "+p.topic+" --yes") + `", and watch with the right topic, which logs the files again`
+	return `the events are sent once that is allowed; if the name is wrong, end the watch (a service: stop it), type "` + p.env.spoolCommand("discard "+p.topic+" --yes") + `", and watch with the right topic, which logs the files again`
 }
 
 // withNewKeyFile returns the end of a hint to run a command that signs in with a key file, or "" if no key file is
@@ -869,5 +869,5 @@ func (e *env) discardHint(topic string, watching bool) string {
 	if watching {
 		first = "first end this watch; a service: stop it"
 	}
-	return `they are sent once that is allowed; if the name is wrong, take them out: "` + e.spoolCommand("discard "+topic+" --to FILE") + `" (` + first + `; in a script, add --yes)`
+	return `the events are sent once that is allowed; if the name is wrong, take them out: "` + e.spoolCommand("discard "+topic+" --to FILE") + `" (` + first + `; in a script, add --yes)`
 }

@@ -600,7 +600,7 @@ func TestWatchToldOfRefusals(t *testing.T) {
 	dir := t.TempDir()
 	put(t, dir, "bad.json", "not JSON\n")
 	put(t, dir, "good.json", "{\"value\":1}\n")
-	d.watching(t, 8, func() bool { return strings.Contains(d.err.String(), "\nhint: they are sent once that is allowed") },
+	d.watching(t, 8, func() bool { return strings.Contains(d.err.String(), "\nhint: the events are sent once that is allowed") },
 		"scnas", "--watch", dir, "--settle", "0", "--input", "ndjson")
 	said := d.err.String()
 	for _, want := range []string{
