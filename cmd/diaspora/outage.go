@@ -12,39 +12,81 @@ import (
 	"github.com/diaspora-streams/diaspora"
 )
 
-// outageWatch tells the user once that the cluster is unreachable, and once that it is reachable again.
+// outageWatch tells the user why events are pending: once that the cluster is unreachable and once that it is reachable
+// again, and each time that there is another reason. For instance, the cluster may be reachable again and reject the login.
 type outageWatch struct {
 	env   *env
 	about func(error) error // adds details and hints to an error that the user can fix, or nil
 	seen  int               // number of consecutive failures
-	told  bool
+	told  *pendingReason    // what the user was told last, or nil
+	next  pendingReason     // a reason other than told
+	count int               // for how many consecutive checks it has been next
 }
 
 // toldAfter is the number of consecutive failures after which the user is told. A single failed attempt to
 // connect is not worth a message.
 const toldAfter = 2
 
+// pendingReason is what makes one reason why events are pending differ from another. The zero value means that the
+// cluster is unreachable or does not respond. An outage causes many different errors, and the user is told only once.
+type pendingReason struct{ condition, topic string }
+
+func reasonOf(err error) (r pendingReason) {
+	if !permanent(err) {
+		return r
+	}
+	if t := (*diaspora.TopicError)(nil); errors.As(err, &t) {
+		r.topic = t.Topic
+	}
+	for _, condition := range []error{diaspora.ErrUnauthenticated, diaspora.ErrPermission, diaspora.ErrNotFound, diaspora.ErrInvalid} {
+		if errors.Is(err, condition) {
+			r.condition = condition.Error()
+			break
+		}
+	}
+	return r
+}
+
 // see records whether the cluster is reachable: err is nil, or says why it is not. detail says what that means
 // for the command.
 func (w *outageWatch) see(err error, detail func() string) {
 	if err == nil {
-		if w.told {
+		if w.told != nil && w.told.condition == "" {
 			w.env.warn("the cluster is back")
+		} else if w.told != nil {
+			w.env.warn("that is solved: the events are sent")
 		}
-		w.seen, w.told = 0, false
+		w.seen, w.told, w.count = 0, nil, 0
 		return
 	}
-	if w.seen++; !w.told && (w.seen >= toldAfter || errors.Is(err, errSilent)) {
-		w.told = true
-		mend := w.about != nil && permanent(err)
-		if mend {
-			err = w.about(err)
+	w.seen++
+	reason := reasonOf(err)
+	switch {
+	case w.told == nil && w.seen < toldAfter && !errors.Is(err, errSilent):
+		return
+	case w.told != nil && *w.told == reason:
+		w.count = 0
+		return
+	case w.told != nil:
+		if w.count == 0 || w.next != reason {
+			w.next, w.count = reason, 0
 		}
-		text, hints := explanation(err)
-		w.env.warn("%s; %s", text, detail())
-		if mend {
-			w.env.hint(hints...)
+		if w.count++; w.count < toldAfter {
+			return
 		}
+		if w.told.condition == "" {
+			w.env.warn("the cluster is back")
+		}
+	}
+	w.told, w.count = &reason, 0
+	mend := w.about != nil && permanent(err)
+	if mend {
+		err = w.about(err)
+	}
+	text, hints := explanation(err)
+	w.env.warn("%s; %s", text, detail())
+	if mend {
+		w.env.hint(hints...)
 	}
 }
 

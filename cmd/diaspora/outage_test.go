@@ -3,8 +3,11 @@ package main
 import (
 	"bufio"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -83,6 +86,111 @@ func TestConsumeTellsOfSilence(t *testing.T) {
 		testkit.Eventually(t, "the word that the cluster does not answer", func() bool { return strings.Contains(talk.String(), "the cluster has not answered for 5s; ") })
 		up.cmd.Process.Signal(syscall.SIGCONT)
 		testkit.Eventually(t, "the word that it is back", func() bool { return strings.Contains(talk.String(), "the cluster is back") })
+	}
+}
+
+// TestOutageWatch checks what the user is told while the reason why events are pending changes.
+func TestOutageWatch(t *testing.T) {
+	t.Parallel()
+	away, silent := fail(diaspora.ErrUnavailable, "", "connection refused"), errSilent
+	topic := func(name string) error {
+		return hinted(&diaspora.TopicError{Op: "log to", Topic: name, Err: diaspora.ErrPermission}, "claim "+name)
+	}
+	revoked := fail(diaspora.ErrUnauthenticated, "make another key", "the key was revoked")
+	const denied = "diaspora: log to topic \"%\": permission denied; 1 waits\nhint: claim %\n"
+	scans, scnas := strings.ReplaceAll(denied, "%", "scans"), strings.ReplaceAll(denied, "%", "scnas")
+	const back, gone, solved = "diaspora: the cluster is back\n", "diaspora: connection refused; 1 waits\n", "diaspora: that is solved: the events are sent\n"
+	for name, tt := range map[string]struct {
+		see  []error
+		want string
+	}{
+		"one failure":        {[]error{away, nil, away, nil}, ""},
+		"an outage":          {[]error{away, away, away, away, nil, nil}, gone + back},
+		"another outage":     {[]error{away, away, silent, silent, away, nil}, gone + back},
+		"a rejected login":   {[]error{away, away, revoked, revoked, revoked}, gone + back + "diaspora: the key was revoked; 1 waits\nhint: make another key\n"},
+		"a topic":            {[]error{away, away, topic("scans"), topic("scans"), topic("scans")}, gone + back + scans},
+		"another topic":      {[]error{topic("scans"), topic("scans"), topic("scnas"), topic("scnas")}, scans + scnas},
+		"a mended topic":     {[]error{topic("scans"), topic("scans"), nil}, scans + solved},
+		"offline meanwhile":  {[]error{topic("scans"), topic("scans"), away, away, topic("scans"), topic("scans")}, scans + gone + back + scans},
+		"a moment":           {[]error{topic("scans"), topic("scans"), away, topic("scans"), away, topic("scans")}, scans},
+		"a moment of others": {[]error{away, away, revoked, away, revoked, away, away, nil}, gone + back},
+		"three at once":      {[]error{away, revoked, topic("scans"), away, revoked, nil}, "diaspora: the key was revoked; 1 waits\nhint: make another key\n" + solved},
+	} {
+		d := emptyDesk(t)
+		w := outageWatch{env: d.env, about: func(err error) error { return err }}
+		for _, err := range tt.see {
+			w.see(err, func() string { return "1 waits" })
+		}
+		if got := d.err.String(); got != tt.want {
+			t.Errorf("%s: the user is told\n%s\nwant\n%s", name, got, tt.want)
+		}
+	}
+}
+
+// TestOutageHidesNothing: the fabric was unreachable when produce began and, when it is back, has another problem. A
+// person who reads only what a service says must learn of it, and what to do.
+func TestOutageHidesNothing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	up := w.up(t, "--kafka-port", "0", "--http-port", "0", "--globus-port", "0")
+	w.run(t, "topic", "claim", "scans")
+	keyFile := filepath.Join(w.dir, "k.env")
+	w.run(t, "key", "create", "instrument", "--topic", "scans", "--write", "--save-env", keyFile)
+	id := regexp.MustCompile(`key-[a-z2-7]{16}`).FindString(w.run(t, "key", "list"))
+	ports := up.ports()
+	w.run(t, "key", "revoke", id)
+	up.kill(t)
+
+	login := map[string]string{"DIASPORA_CONFIG_DIR": filepath.Join(w.dir, "config")}
+	var runs []func()
+	for name, c := range map[string]struct {
+		args []string
+		vars map[string]string
+		want []string
+	}{
+		"watch of an unclaimed topic": {[]string{"scnas", "--watch"}, login, []string{
+			"nobody has claimed scnas; did you mean scans?; 1 event waits in ", "\nhint: the events are sent once that is allowed; if the name is wrong, end the watch (a service: stop it)"}},
+		"watch with a revoked key": {[]string{"scans", "--watch"}, map[string]string{"DIASPORA_KEY_FILE": keyFile}, []string{
+			"the access key was revoked; ", "; 1 event waits in ", "\nhint: make another access key"}},
+		"pipe to an unclaimed topic": {[]string{"scnas"}, login, []string{
+			"nobody has claimed scnas; did you mean scans?; 1 event waits in ", "\nhint: the events are sent once that is allowed; if the name is wrong, take them out: "}},
+		"pipe with a revoked key": {[]string{"scans"}, map[string]string{"DIASPORA_KEY_FILE": keyFile}, []string{
+			"the access key was revoked; ", "; 1 event waits in ", "\nhint: make another access key"}},
+	} {
+		d := emptyDesk(t)
+		for k, v := range c.vars {
+			d.vars[k] = v
+		}
+		d.vars["DIASPORA_STATE_DIR"] = filepath.Join(t.TempDir(), "state")
+		args := append([]string{"produce"}, c.args...)
+		if strings.HasPrefix(name, "watch") {
+			dir := t.TempDir()
+			put(t, dir, "a.json", "1")
+			args = append(args, dir, "--settle", "0")
+		} else {
+			reader, writer := io.Pipe()
+			t.Cleanup(func() { writer.Close() })
+			d.stdin = reader
+			go io.WriteString(writer, "one\n")
+		}
+		stop, _ := d.started(t, args...)
+		testkit.Eventually(t, name+": word of the outage", func() bool { return strings.Contains(d.err.String(), " and is sent when it is back\n") })
+		runs = append(runs, func() {
+			defer func() {
+				if t.Failed() {
+					t.Logf("%s says\n%s", name, d.err.String())
+				}
+			}()
+			testkit.Eventually(t, name+": the real reason", func() bool {
+				_, after, back := strings.Cut(d.err.String(), "diaspora: the cluster is back\n")
+				return back && !slices.ContainsFunc(c.want, func(want string) bool { return !strings.Contains(after, want) })
+			})
+			stop()
+		})
+	}
+	w.up(t, ports...)
+	for _, run := range runs {
+		run()
 	}
 }
 

@@ -230,17 +230,17 @@ func (e *env) produce(ctx context.Context, o produceOptions, topic string, files
 			p.first = info.Next
 		}
 	}
-	if p.watch != nil {
-		p.about = func(err error) error {
-			if t := (*diaspora.TopicError)(nil); errors.As(err, &t) && !errors.Is(err, diaspora.ErrUnauthenticated) {
-				hint := p.env.discardHint(t.Topic, true)
-				if t.Topic == topic {
-					hint = p.rewatchHint()
-				}
-				err = hinted(err, hint)
+	p.about = func(err error) error {
+		if t := (*diaspora.TopicError)(nil); errors.As(err, &t) && !errors.Is(err, diaspora.ErrUnauthenticated) {
+			hint := p.env.discardHint(t.Topic, p.watch != nil)
+			if p.watch != nil && t.Topic == topic {
+				hint = p.rewatchHint()
 			}
-			return e.aboutTopic(ctx, cfg, err)
+			err = hinted(err, hint)
 		}
+		return e.aboutTopic(ctx, cfg, err)
+	}
+	if p.watch != nil {
 		e.say("%s; end with Ctrl-C", watchIntroduction(p.watch, o.watch.pattern))
 		defer p.tidy(ctx)
 		return e.aboutTopic(ctx, cfg, p.run(ctx, p.runWatch))
