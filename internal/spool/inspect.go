@@ -105,24 +105,29 @@ func (s *Spool) dateOldest(info *Info) {
 	if info.Events == 0 {
 		return
 	}
-	records, err := s.read(1, 1)
-	if err != nil || len(records) == 0 {
-		return
-	}
-	if t := records[0].Time; t.After(info.Oldest) && !t.After(time.Now()) {
-		info.Oldest = t
+	if records, err := s.read(1, 1); err == nil && len(records) > 0 {
+		info.date(records[0].Time)
 	}
 }
 
-// Check does the same as [Verify] without reading the events, so it is quick even if many are
-// pending.
+// date sets Oldest to the time of the oldest pending event, if that is plausible.
+func (i *Info) date(t time.Time) {
+	if t.After(i.Oldest) && !t.After(time.Now()) {
+		i.Oldest = t
+	}
+}
+
+// Check does the same as [Verify] without reading the events, except the oldest one for its time. So
+// it is quick even if many are pending.
 func Check(dir string) (Report, error) {
 	s, err := openReadOnly(dir)
 	if err != nil {
 		return Report{}, err
 	}
 	defer s.closeReadOnly()
-	return *s.report, nil
+	report := *s.report
+	s.dateOldest(&report.Info)
+	return report, nil
 }
 
 // openReadOnly opens a spool for reading only.
@@ -207,11 +212,14 @@ func Verify(dir string) (Report, error) {
 }
 
 func (s *Spool) verify() (Report, error) {
-	for _, err := range s.entries() {
+	var oldest time.Time
+	for r, err := range s.entries() {
 		if err != nil {
 			return *s.report, err
 		}
-		s.report.Read++
+		if s.report.Read++; s.report.Read == 1 {
+			oldest = r.Time
+		}
 	}
 	for _, err := range quarantined(s.fs) {
 		if err != nil {
@@ -219,6 +227,9 @@ func (s *Spool) verify() (Report, error) {
 		}
 	}
 	s.report.Stats = s.Stats()
+	if s.report.Events > 0 {
+		s.report.date(oldest)
+	}
 	return *s.report, nil
 }
 

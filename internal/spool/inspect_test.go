@@ -8,8 +8,8 @@ import (
 )
 
 // TestOldestIsThatOfTheEvent: the oldest pending event may be in a segment that was created long
-// before it, for events that are acknowledged by now. Inspect must report the event's own time, not
-// the segment's.
+// before it, for events that are acknowledged by now. Inspect, Check and Verify must report the event's own
+// time, not the segment's.
 func TestOldestIsThatOfTheEvent(t *testing.T) {
 	t.Parallel()
 	path := dir(t)
@@ -29,6 +29,11 @@ func TestOldestIsThatOfTheEvent(t *testing.T) {
 	testkit.Must(t, s.Append(t.Context(), entry))
 	if info, err := Inspect(path); err != nil || info.Events != 1 || !info.Oldest.Equal(entry.Time) {
 		t.Errorf("Inspect = %d events, the oldest of %v, %v; want 1 of %v", info.Events, info.Oldest, err, entry.Time)
+	}
+	for name, look := range map[string]func(string) (Report, error){"Check": Check, "Verify": Verify} {
+		if report, err := look(path); err != nil || report.Events != 1 || !report.Oldest.Equal(entry.Time) {
+			t.Errorf("%s = %d events, the oldest of %v, %v; want 1 of %v", name, report.Events, report.Oldest, err, entry.Time)
+		}
 	}
 	// A time set by the caller says nothing about the event's age if it is in the future, or before
 	// the spool was created.
