@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/diaspora-streams/diaspora"
@@ -58,7 +59,8 @@ func hintsOf(err error) (hints []string) {
 
 // exitCode returns the exit code for err.
 func exitCode(ctx context.Context, err error) int {
-	if err != nil && context.Cause(ctx) == errInterrupted {
+	// The normal end of a watch is an interrupt, and it has to say that a file was not logged.
+	if err != nil && context.Cause(ctx) == errInterrupted && !errors.Is(err, outcome.ErrIncomplete) {
 		return outcome.ExitCode(context.Canceled)
 	}
 	return outcome.ExitCode(err)

@@ -101,7 +101,9 @@ changes later, the whole file is logged again. There is one journal for each fol
 DIASPORA_STATE_DIR. So all files in DIR are logged again if you use another topic, another state
 folder, or another path to DIR, for instance through a link. If produce is killed, the files that it was logging are logged again,
 with the same IDs. If a file is too large, produce reports it and records it in the journal, and does
-not try it again.
+not try it again. SIGTERM and Ctrl-C end produce --watch in the normal way: it exits with 0, with 8 if a
+file or a line was not logged, or with 130 if somebody has to solve a problem before the pending
+events can be sent.
 
 DIR can be on a network file system. If another folder takes the place of DIR, because DIR was
 deleted and created again, a disk was unmounted and mounted, or a link points elsewhere, produce
@@ -348,8 +350,9 @@ type produceRun struct {
 	read         int64      // number of lines
 	acknowledged int64
 	failed       int64
-	complaints   int   // number of failed lines that were shown
-	fatal        error // why no further event can succeed
+	complaints   int    // number of failed lines that were shown
+	firstFailed  string // where the first failed line is, or the name of the first file
+	fatal        error  // why no further event can succeed
 	buf          []byte
 
 	stop context.CancelFunc // ends reading
@@ -672,14 +675,15 @@ func (p *produceRun) receipt(r diaspora.Record, number int) {
 func (p *produceRun) lineFailed(where string, number int, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if number > 0 {
+		where = fmt.Sprintf("%s line %d", where, number)
+	}
 	p.failed++
+	p.firstFailed = cmp.Or(p.firstFailed, where)
 	if p.complaints++; p.complaints > maxComplaints {
 		return
 	}
 	text, hints := explanation(err)
-	if number > 0 {
-		where = fmt.Sprintf("%s line %d", where, number)
-	}
 	p.env.warn("%s: not logged: %s", where, text)
 	if p.complaints == 1 {
 		p.env.hint(hints...)
@@ -758,7 +762,7 @@ func (p *produceRun) summary(ctx context.Context, readErr, closeErr error) error
 	}
 	p.env.say("%s", text)
 	err := p.outcome(ctx, stats.Spool, aside+dropped+open, cmp.Or(outErr, readErr, closeErr))
-	if left > 0 && err == nil && why != nil && !earlier {
+	if left > 0 && (err == nil || errors.Is(err, outcome.ErrIncomplete)) && why != nil && !earlier {
 		text, _ := explanation(why)
 		p.env.say("%s", text)
 	}
@@ -828,7 +832,11 @@ func (p *produceRun) outcome(ctx context.Context, left diaspora.SpoolStats, lost
 	case err != nil:
 		return err
 	case bad > 0:
-		return fail(outcome.ErrIncomplete, "", "produce to topic %q: %d of %s %s not logged", p.topic, bad, count(p.read, "event"), agree(p.read, "was", "were"))
+		text := fmt.Sprintf("produce to topic %q: %d of %s %s not logged", p.topic, bad, count(p.read, "event"), agree(bad, "was", "were"))
+		if p.watch != nil && p.firstFailed != "" { // what was said of it may be weeks old
+			text += fmt.Sprintf("%s %s", agree(bad, ":", "; the first was"), p.firstFailed)
+		}
+		return fail(outcome.ErrIncomplete, "", "%s", text)
 	case left.Events == 0:
 		return nil
 	case errors.Is(left.Why, diaspora.ErrUnauthenticated):

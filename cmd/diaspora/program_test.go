@@ -641,7 +641,8 @@ func TestExitCodes(t *testing.T) {
 		{t.Context(), fail(outcome.ErrIncomplete, "", "some"), 8},
 		{t.Context(), context.DeadlineExceeded, 10},
 		{interrupted, errors.New("anything"), 130},
-		{interrupted, nil, 0}, // the command had already succeeded
+		{interrupted, fail(outcome.ErrIncomplete, "", "some"), 8}, // of a watch, which only an interrupt ends
+		{interrupted, nil, 0},                                     // the command had already succeeded
 	} {
 		if got := exitCode(test.ctx, test.err); got != test.want {
 			t.Errorf("exitCode(%v) = %d, want %d", test.err, got, test.want)

@@ -591,6 +591,38 @@ func TestWatchOlder(t *testing.T) {
 	}, "scans", "--watch", dir, "--settle", "0")
 }
 
+// TestWatchStopped: a service is stopped with a signal. It must say that a file was not logged, and name it, but it was not
+// interrupted in the middle of anything.
+func TestWatchStopped(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	d.must(t, "topic", "claim", "scans")
+	dir, state := t.TempDir(), filepath.Join(d.vars["DIASPORA_CONFIG_DIR"], "state")
+	put(t, dir, "good.json", "1")
+	for n, c := range []struct {
+		code int
+		want string
+	}{
+		{0, "diaspora: 1 event acknowledged\n"},
+		{8, "diaspora: 0 events acknowledged, 1 failed\ndiaspora: produce to topic \"scans\": 1 of 1 event was not logged: large.json\n"},
+		{8, "diaspora: 1 event acknowledged, 2 failed\ndiaspora: produce to topic \"scans\": 2 of 3 events were not logged; the first was "},
+	} {
+		d.err.Reset()
+		if n > 0 {
+			put(t, dir, "large.json", strings.Repeat("x", 2_000_000+n))
+		}
+		if n > 1 {
+			put(t, dir, "large2.json", strings.Repeat("x", 2_000_000))
+			put(t, dir, "good2.json", "1")
+		}
+		stop, _ := d.started(t, "produce", "scans", "--watch", dir, "--settle", "0")
+		testkit.Eventually(t, "the files", func() bool { return len(journalled(t, state)) == []int{1, 2, 4}[n] })
+		if code := stop(); code != c.code || !strings.Contains(d.err.String(), c.want) {
+			t.Errorf("the watch exits with %d and says\n%s\nwant %d and\n%s", code, d.err.String(), c.code, c.want)
+		}
+	}
+}
+
 // TestWatchToldOfRefusals: after a file was not logged, a watch does not say that nothing is lost. What it says to do
 // about a topic that nobody has claimed begins with the end of the watch, because spool discard does not change a spool
 // that is in use.
@@ -600,13 +632,17 @@ func TestWatchToldOfRefusals(t *testing.T) {
 	dir := t.TempDir()
 	put(t, dir, "bad.json", "not JSON\n")
 	put(t, dir, "good.json", "{\"value\":1}\n")
-	d.watching(t, 8, func() bool { return strings.Contains(d.err.String(), "\nhint: the events are sent once that is allowed") },
+	d.watching(t, 8, func() bool {
+		return strings.Contains(d.err.String(), "\nhint: the events are sent once that is allowed")
+	},
 		"scnas", "--watch", dir, "--settle", "0", "--input", "ndjson")
 	said := d.err.String()
 	for _, want := range []string{
 		"/state; 1 other line was not logged, as said before\n",
 		`if the name is wrong, end the watch (a service: stop it), type "diaspora spool discard scnas --yes", and watch with the right topic`,
 		"\ndiaspora: 1 event logged, 1 failed; 1 event waits in ",
+		"\ndiaspora: log topic \"scnas\": permission denied", // at the end, again
+		": 1 of 2 events was not logged: bad.json line 1\n",
 	} {
 		if !strings.Contains(said, want) || strings.Contains(said, "nothing is lost") {
 			t.Errorf("the watch says\n%s\nwant %q, and not that nothing is lost", said, want)
