@@ -458,6 +458,22 @@ var faults = []fault{
 				testkit.Must(w, s.Close())
 			}
 		}},
+	{"backlog", "of a mistyped topic", Warning, `: log topic "wether": permission denied: .*; the events of another topic wait too \(noted \d+ s ago\)$`,
+		`^"diaspora spool drain" sends the events once that is allowed: see "diaspora doctor --topic wether"; if the name is wrong, type "diaspora spool discard wether --to FILE", and log to the right topic$`, fabric.Config{},
+		func(w *world) {
+			w.spool(spool.Options{}, func(s *spool.Spool) {
+				w.append(s, "a")
+				testkit.Must(w, s.Note(`log topic "wether": permission denied: ada@example.edu may not write to it; the events of another topic wait too`))
+			})
+		}},
+	{"backlog", "of a mistyped topic in a service", Warning, `: log topic "wether": not found`,
+		`if the name is wrong, stop the process that logs, type "diaspora spool discard wether --to FILE", `, fabric.Config{},
+		func(w *world) { w.service(`log topic "wether": not found: no such topic`) }},
+	{"backlog", "of a service with a revoked key", Warning, `: not authenticated: the access key was revoked`,
+		`^if the key file of the process that logs was replaced, restart the process: it reads the file only when it starts; otherwise mend what other checks say$`, fabric.Config{},
+		func(w *world) { w.service("not authenticated: the access key was revoked") }},
+	{"backlog", "of a service while the cluster is away", Warning, `: unavailable: no broker`, `^mend what other checks say, and the process that logs sends them`, fabric.Config{},
+		func(w *world) { w.service("unavailable: no broker") }},
 	{"backlog", "somebody else's", Warning, `of another identity`, `log in as`, fabric.Config{},
 		func(w *world) {
 			w.spool(spool.Options{Subject: "00000000-0000-4000-8000-000000000001"}, func(s *spool.Spool) { w.append(s, "a") })

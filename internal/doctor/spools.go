@@ -166,20 +166,42 @@ func checkBacklog(_ context.Context, v *visit) Finding {
 	}
 	age := v.Now().Sub(oldest)
 	text := fmt.Sprintf("%s (%s) since %s", count(int(events), "event"), terminal.Size(uint64(bytes)), span(max(0, age)))
+	of := topicOf(why)
+	unauthenticated := strings.Contains(why, diaspora.ErrUnauthenticated.Error())
 	switch {
 	case foreign != "":
 		return warning("log in as who logged them; nobody else may send them", "%s, of another identity: %s", text, foreign)
 	case owned && age < backlogWarns && why == "":
 		return ok("%s, on their way", text)
+	case of != "": // most likely, no other check is about this topic
+		then, stop := `"diaspora spool drain" sends the events`, ""
+		if owned {
+			then, stop = "the events are sent", "stop the process that logs, "
+		}
+		return warning(fmt.Sprintf(`%s once that is allowed: see "diaspora doctor --topic %s"; if the name is wrong, %stype "diaspora spool discard %[2]s --to FILE", and log to the right topic`, then, of, stop),
+			"%s: %s", text, why)
+	case owned && unauthenticated:
+		return warning("if the key file of the process that logs was replaced, restart the process: it reads the file only when it starts; otherwise mend what other checks say",
+			"%s: %s", text, why)
 	case owned:
 		return warning("mend what other checks say, and the process that logs sends them; if its key file was replaced, restart it", "%s: %s", text, orElse(why, "they are slow"))
-	}
-	for _, condition := range []error{diaspora.ErrUnauthenticated, diaspora.ErrPermission} {
-		if strings.Contains(why, condition.Error()) { // draining cannot help until this is fixed
-			return warning(`mend that first; then run "diaspora spool drain"`, "%s: %s", text, why)
-		}
+	case unauthenticated || strings.Contains(why, diaspora.ErrPermission.Error()): // draining cannot help until this is fixed
+		return warning(`mend that first; then run "diaspora spool drain"`, "%s: %s", text, why)
 	}
 	return warning(`run "diaspora spool drain"`, "%s: %s", text, orElse(why, "no process sends them"))
+}
+
+// topicOf returns the topic that does not accept events, according to the reason why they are pending, or "".
+func topicOf(why string) string {
+	if !strings.Contains(why, diaspora.ErrPermission.Error()) && !strings.Contains(why, diaspora.ErrNotFound.Error()) {
+		return ""
+	}
+	_, after, _ := strings.Cut(why, `topic "`)
+	topic, _, _ := strings.Cut(after, `"`)
+	if diaspora.ValidTopic(topic) != nil {
+		return ""
+	}
+	return topic
 }
 
 // checkQuarantine counts the events that the cluster has permanently rejected.

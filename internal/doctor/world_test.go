@@ -128,6 +128,16 @@ func (w *world) spool(opts spool.Options, do func(*spool.Spool)) string {
 	return opts.Dir
 }
 
+// service makes a spool with an event, which a process uses until the test ends. why is its reason for not sending it.
+func (w *world) service(why string) {
+	w.Helper()
+	s, err := spool.Open(w.Context(), spool.Options{Dir: filepath.Join(w.vars["DIASPORA_STATE_DIR"], "spool", "home", "1"), Subject: w.login.Identity.Subject})
+	testkit.Must(w, err)
+	w.Cleanup(func() { s.Close() })
+	w.append(s, "a")
+	testkit.Must(w, s.Note(why))
+}
+
 func (w *world) append(s *spool.Spool, values ...string) {
 	w.Helper()
 	for _, value := range values {
