@@ -151,11 +151,11 @@ func TestOutageHidesNothing(t *testing.T) {
 		"watch of an unclaimed topic": {[]string{"scnas", "--watch"}, login, []string{
 			"nobody has claimed scnas; did you mean scans?; 1 event waits in ", "\nhint: the events are sent once that is allowed; if the name is wrong, end the watch (a service: stop it)"}},
 		"watch with a revoked key": {[]string{"scans", "--watch"}, map[string]string{"DIASPORA_KEY_FILE": keyFile}, []string{
-			"the access key was revoked; ", "; 1 event waits in ", "\nhint: make another access key"}},
+			"the access key was revoked; ", "; 1 event waits in ", "\nhint: make another access key", "\nhint: if the key file was replaced, restart this program: "}},
 		"pipe to an unclaimed topic": {[]string{"scnas"}, login, []string{
 			"nobody has claimed scnas; did you mean scans?; 1 event waits in ", "\nhint: the events are sent once that is allowed; if the name is wrong, take them out: "}},
 		"pipe with a revoked key": {[]string{"scans"}, map[string]string{"DIASPORA_KEY_FILE": keyFile}, []string{
-			"the access key was revoked; ", "; 1 event waits in ", "\nhint: make another access key"}},
+			"the access key was revoked; ", "; 1 event waits in ", "\nhint: make another access key", "\nhint: if the key file was replaced, restart this program: "}},
 	} {
 		d := emptyDesk(t)
 		for k, v := range c.vars {
@@ -185,7 +185,16 @@ func TestOutageHidesNothing(t *testing.T) {
 				_, after, back := strings.Cut(d.err.String(), "diaspora: the cluster is back\n")
 				return back && !slices.ContainsFunc(c.want, func(want string) bool { return !strings.Contains(after, want) })
 			})
+			d.must(t, "status")
+			if revoked := strings.HasSuffix(name, "revoked key"); strings.Contains(d.out.String(), "; if the key was replaced, restart the process that logs: ") != revoked {
+				t.Errorf("%s: status says %s", name, d.out.String())
+			}
 			stop()
+			d.out.Reset()
+			d.must(t, "status")
+			if strings.Contains(d.out.String(), "restart") {
+				t.Errorf("%s: after the end of the process, status says %s", name, d.out.String())
+			}
 		})
 	}
 	w.up(t, ports...)

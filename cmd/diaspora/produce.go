@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/accesskey"
 	"github.com/diaspora-streams/diaspora/internal/bulk"
 	"github.com/diaspora-streams/diaspora/internal/outcome"
 	"github.com/diaspora-streams/diaspora/internal/spool"
@@ -239,6 +240,9 @@ func (e *env) produce(ctx context.Context, o produceOptions, topic string, files
 				hint = p.rewatchHint()
 			}
 			err = hinted(err, hint)
+		}
+		if errors.Is(err, diaspora.ErrUnauthenticated) && e.getenv(accesskey.FileVariable) != "" {
+			err = hinted(err, "if the key file was replaced, restart this program: it reads the file only when it starts")
 		}
 		return e.aboutTopic(ctx, cfg, err)
 	}

@@ -286,6 +286,8 @@ type statusDocument struct {
 	Full      string    `json:"full,omitempty"`
 	Discarded uint64    `json:"discarded"`
 	spool.Losses
+
+	running bool // the process that gave the reason in Why still runs
 }
 
 func (e *env) status() error {
@@ -293,7 +295,7 @@ func (e *env) status() error {
 	if err != nil {
 		return err
 	}
-	total := statusDocument{Spools: len(docs), Why: latest.Why, WhyTime: latest.WhyTime}
+	total := statusDocument{Spools: len(docs), Why: latest.Why, WhyTime: latest.WhyTime, running: latest.Owner != ""}
 	for _, d := range docs {
 		total.Events += d.Events
 		total.Bytes += d.Bytes
@@ -371,6 +373,9 @@ func (e *env) statusLine(d statusDocument) (c colour, head, text string) {
 	if d.Events > 0 {
 		c, head = yellow, fmt.Sprintf("%s (%s on disk) %s", count(d.Events, "event"), terminal.Size(d.Bytes), agree(d.Events, "waits", "wait"))
 		text = fmt.Sprintf(" since %s: %s", e.age(d.Oldest), oneLine(cmp.Or(e.reason(d.Why, d.WhyTime), "they are being sent")))
+		if d.running && strings.Contains(d.Why, diaspora.ErrUnauthenticated.Error()) && strings.Contains(d.Why, "access key") {
+			text += "; if the key was replaced, restart the process that logs: it reads its key file only when it starts"
+		}
 	}
 	if d.Losses != (spool.Losses{}) {
 		c = yellow
