@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -97,6 +98,18 @@ func (c *checks) result(check string, err error, fix, found string, args ...any)
 func (c *checks) skip(checks ...string) {
 	for _, check := range checks {
 		c.add(check, Skip, "", "not tried, because of the failure above")
+	}
+}
+
+// skipAdvertised adds findings for the checks that need the addresses that the brokers announce.
+func (c *checks) skipAdvertised(why string) {
+	c.skipCertificate(why)
+	c.add("advertised addresses", Skip, "", "not tried, %s", why)
+}
+
+func (c *checks) skipCertificate(why string) {
+	if c.cfg.TLS != nil {
+		c.add("gateway certificate", Skip, "", "not compared with the names that the brokers announce, %s", why)
 	}
 }
 
@@ -212,7 +225,89 @@ func (c *checks) certificate() {
 			return
 		}
 	}
-	c.add("certificate", OK, "", "%s, valid until %s", strings.Join(cert.Leaf.DNSNames, ", "), cert.Leaf.NotAfter.Format(time.DateOnly))
+	later := ""
+	if c.cfg.Gateway != nil {
+		later = `; see "gateway certificate" for the names that the brokers announce`
+	}
+	c.add("certificate", OK, "", "%s, valid until %s%s", namesOf(cert.Leaf), cert.Leaf.NotAfter.Format(time.DateOnly), later)
+}
+
+func namesOf(leaf *x509.Certificate) string {
+	names := slices.Clone(leaf.DNSNames)
+	for _, ip := range leaf.IPAddresses {
+		names = append(names, ip.String())
+	}
+	return cmp.Or(strings.Join(names, ", "), "no host name")
+}
+
+// gatewayCertificate checks that a certificate contains the public name of this host's gateway. all
+// are the addresses of all gateways, as the brokers announce them. here reports whether a host is
+// this one. Nothing else says which of the addresses is this host's, and behind a NAT here does not
+// know either.
+func gatewayCertificate(leaf *x509.Certificate, all []string, listen string, here func(host string) bool) Finding {
+	const check = "gateway certificate"
+	covers := func(address string) bool { return leaf.VerifyHostname(hostOf(address)) == nil }
+	var good []string
+	for _, address := range all {
+		if covers(address) {
+			good = append(good, address)
+		}
+	}
+	if len(good) == len(all) {
+		return Finding{check, OK, "it contains " + strings.Join(all, ", "), ""}
+	}
+	own := all
+	if len(all) > 1 {
+		own = slices.DeleteFunc(slices.Clone(all), func(address string) bool { return !here(hostOf(address)) })
+		_, port, _ := net.SplitHostPort(listen)
+		other := func(address string) bool { return !strings.HasSuffix(address, ":"+port) }
+		if samePort := slices.DeleteFunc(slices.Clone(own), other); len(samePort) > 0 {
+			own = samePort
+		}
+	}
+	if len(own) == 0 && len(good) > 0 {
+		return Finding{check, OK, fmt.Sprintf("it contains %s; make sure that this is the address of this host's gateway", strings.Join(good, ", ")), ""}
+	}
+	if len(own) == 0 {
+		own = all
+	}
+	for _, address := range own {
+		if !covers(address) {
+			return Finding{check, Fail, fmt.Sprintf("the broker sends clients to %s, but the certificate is for %s", address, namesOf(leaf)),
+				"get a certificate for this name, because clients refuse this one; or, if the name is wrong, correct the GATEWAY address in the broker's advertised.listeners"}
+		}
+	}
+	return Finding{check, OK, "it contains " + strings.Join(own, ", "), ""}
+}
+
+func hostOf(address string) string {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return address
+	}
+	return host
+}
+
+// isThisHost reports whether a name or an IP address leads to this host.
+func isThisHost(ctx context.Context, host string) bool {
+	found, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	if err != nil {
+		return false
+	}
+	own, err := net.InterfaceAddrs()
+	if err != nil {
+		return false
+	}
+	for _, ip := range found {
+		ip = ip.Unmap()
+		if ip.IsLoopback() || slices.ContainsFunc(own, func(a net.Addr) bool {
+			prefix, err := netip.ParsePrefix(a.String())
+			return err == nil && prefix.Addr().Unmap() == ip
+		}) {
+			return true
+		}
+	}
+	return false
 }
 
 // untrusted says why clients that trust the same authorities as this machine, and those in
@@ -485,7 +580,8 @@ func (c *checks) gateway(ctx context.Context) {
 		return
 	case err != nil:
 		c.add("signing keys", Fail, "check gateway-keys-file and gateway-jwks-file", "%v", err)
-		c.skip("gateway listener", "advertised addresses")
+		c.skip("gateway listener")
+		c.skipAdvertised("because of the failure above")
 		return
 	}
 	if since := signing.Overdue(); !since.IsZero() {
@@ -495,7 +591,7 @@ func (c *checks) gateway(ctx context.Context) {
 	broker, err := g.upstream(signing)
 	if err != nil {
 		c.add("gateway listener", Fail, "", "%v", err)
-		c.skip("advertised addresses")
+		c.skipAdvertised("because of the failure above")
 		return
 	}
 	client, err := kgo.NewClient(
@@ -508,7 +604,7 @@ func (c *checks) gateway(ctx context.Context) {
 	)
 	if err != nil {
 		c.add("gateway listener", Fail, "check gateway-broker", "%v", err)
-		c.skip("advertised addresses")
+		c.skipAdvertised("because of the failure above")
 		return
 	}
 	defer client.Close()
@@ -518,7 +614,7 @@ func (c *checks) gateway(ctx context.Context) {
 		fix = "set gateway-broker to the port of the GATEWAY listener, whose sasl.enabled.mechanisms contains OAUTHBEARER"
 	}
 	if !c.result("gateway listener", explainedError(mechanismError(err, "OAUTHBEARER")), fixOf(err, fix), "%s accepts the gateway's tokens", g.Broker) {
-		c.skip("advertised addresses")
+		c.skipAdvertised("because of the failure above")
 		return
 	}
 	c.advertised(ctx, kadm.NewClient(client))
@@ -533,7 +629,7 @@ func (c *checks) brokerPort(ctx context.Context) {
 		conn.Close()
 	}
 	c.result("gateway listener", err, fixOf(err, "check gateway-broker"), "%s accepts connections; once there are keys, the check also tests whether it accepts the gateway's tokens", c.cfg.Gateway.Broker)
-	c.add("advertised addresses", Skip, "", "not tried, because there are no signing keys yet")
+	c.skipAdvertised("because there are no signing keys yet")
 }
 
 // advertised checks that the addresses that the brokers announce lead to the gateways, that clients
@@ -542,6 +638,7 @@ func (c *checks) advertised(ctx context.Context, admin *kadm.Client) {
 	brokers, err := admin.ListBrokers(ctx)
 	if err != nil {
 		c.add("advertised addresses", Fail, "", "%v", explainedError(err))
+		c.skipCertificate("because of the failure above")
 		return
 	}
 	var all []string
@@ -550,10 +647,16 @@ func (c *checks) advertised(ctx context.Context, admin *kadm.Client) {
 		all = append(all, address)
 		if address == c.cfg.Gateway.Broker {
 			c.add("advertised addresses", Fail, "set the GATEWAY address in advertised.listeners to the gateway's public address", "the broker sends clients to its own listener, %s", address)
+			c.skipCertificate("because of the failure above")
 			return
 		}
 	}
 	slices.Sort(all)
+	if c.cfg.TLS != nil {
+		if cert, err := c.cfg.TLS.GetCertificate(nil); err == nil { // otherwise certificate has reported it
+			c.findings = append(c.findings, gatewayCertificate(cert.Leaf, all, c.cfg.Gateway.Listen, func(host string) bool { return isThisHost(ctx, host) }))
+		}
+	}
 	if _, listens, _ := net.SplitHostPort(c.cfg.Gateway.Listen); !slices.ContainsFunc(all, func(address string) bool {
 		_, port, _ := net.SplitHostPort(address)
 		return port == listens

@@ -19,6 +19,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/diaspora-streams/diaspora/globus"
@@ -470,6 +472,67 @@ func TestCheckCertificate(t *testing.T) {
 			testkit.Must(t, os.Chmod(cfg.TLSKeyFile, 0o644))
 			if got := run(); len(got) != 2 || got[0].Status != Warn || !strings.Contains(got[0].Fix, "chmod 600") {
 				t.Errorf("of a key that everybody can read: %+v", got)
+			}
+		})
+	}
+}
+
+// TestCheckGatewayCertificate checks that Check compares a gateway's certificate with the address
+// that the brokers announce to clients, which only the cluster knows.
+func TestCheckGatewayCertificate(t *testing.T) {
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(1)) // announces 127.0.0.1
+	testkit.Must(t, err)
+	defer cluster.Close()
+	client, err := kgo.NewClient(kgo.SeedBrokers(cluster.ListenAddrs()...))
+	testkit.Must(t, err)
+	defer client.Close()
+	for name, want := range map[string]Status{"localhost": Fail, "127.0.0.1": OK} {
+		dir, cfg := t.TempDir(), valid()
+		writeCertificate(t, dir+"/cert.pem", dir+"/key.pem", name, time.Now().Add(90*24*time.Hour))
+		cfg.TLS, err = ServerTLS(dir+"/cert.pem", dir+"/key.pem")
+		testkit.Must(t, err)
+		cfg.ACL, cfg.Gateway.Listen = nil, cluster.ListenAddrs()[0]
+		run := &checks{cfg: &cfg}
+		run.certificate()
+		if got := run.findings; len(got) != 1 || got[0].Status != OK || !strings.HasPrefix(got[0].Found, name) || !strings.Contains(got[0].Found, `see "gateway certificate"`) {
+			t.Errorf("before the addresses are known: %+v", got)
+		}
+		run = &checks{cfg: &cfg}
+		run.advertised(t.Context(), kadm.NewClient(client))
+		i := slices.IndexFunc(run.findings, func(f Finding) bool { return f.Check == "gateway certificate" })
+		if i < 0 || run.findings[i].Status != want || want == Fail && (!strings.Contains(run.findings[i].Found, "localhost") ||
+			!strings.Contains(run.findings[i].Found, cluster.ListenAddrs()[0]) || run.findings[i].Fix == "") {
+			t.Errorf("with a certificate for %s: %+v, want %s", name, run.findings, want)
+		}
+	}
+}
+
+// TestGatewayCertificateOfSeveral checks a certificate with the addresses of several gateways. It
+// needs the name of this host's gateway only.
+func TestGatewayCertificateOfSeveral(t *testing.T) {
+	all := []string{"k1.example.org:9092", "k2.example.org:9092", "k3.example.org:9092"}
+	for name, c := range map[string]struct {
+		names, all []string
+		listen     string
+		here       string // the hosts that are this one
+		want       Status
+		says       string
+	}{
+		"all of them":           {[]string{"*.example.org"}, all, ":9092", "", OK, "contains"},
+		"this one":              {[]string{"k2.example.org"}, all, ":9092", "k2.example.org", OK, "k2.example.org:9092"},
+		"another one":           {[]string{"k1.example.org"}, all, ":9092", "k2.example.org", Fail, "k2.example.org:9092"},
+		"one, behind a NAT":     {[]string{"k1.example.org"}, all, ":9092", "", OK, "k1.example.org:9092; make sure"},
+		"none, behind a NAT":    {[]string{"localhost"}, all, ":9092", "", Fail, "localhost"},
+		"no names":              {[]string{""}, all, ":9092", "k1.example.org", Fail, "k1.example.org:9092"},
+		"several of this host":  {[]string{"b"}, []string{"a:1", "b:2", "c:3"}, ":2", "a b c", OK, "b:2"},
+		"another of this host":  {[]string{"a"}, []string{"a:1", "b:2", "c:3"}, ":2", "a b c", Fail, "b:2"},
+		"another port is shown": {[]string{"a"}, []string{"a:1", "b:2"}, ":9", "a b", Fail, "b:2"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			certificate, _ := testkit.Certificate(t, time.Now().Add(time.Hour), c.names...)
+			got := gatewayCertificate(certificate.Leaf, c.all, c.listen, func(host string) bool { return slices.Contains(strings.Fields(c.here), host) })
+			if got.Status != c.want || !strings.Contains(got.Found, c.says) || (got.Fix == "") != (c.want == OK) {
+				t.Errorf("found %+v, want %s with %q", got, c.want, c.says)
 			}
 		})
 	}
