@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -72,6 +73,7 @@ func Check(ctx context.Context, cfg Config) []Finding {
 	c.certificate()
 	c.ports()
 	c.files()
+	c.gatewaysUser()
 	c.kafka(ctx)
 	if cfg.Gateway != nil {
 		c.gateway(ctx)
@@ -345,6 +347,32 @@ func (c *checks) files() {
 	if g := c.cfg.Gateway; g != nil {
 		c.file("gateway-keys-file", g.KeysFile, true)
 		c.file("gateway-jwks-file", g.JWKSFile, true)
+		c.kafkaCanRead(g.JWKSFile)
+	}
+}
+
+// kafkaCanRead warns if only its owner can read the file with the public keys, or the folder of the
+// file. The broker, which usually runs as another user, would accept no client at its next start. A
+// file that its group can read is accepted, because the broker's user may be a member.
+func (c *checks) kafkaCanRead(name string) {
+	if runtime.GOOS == "windows" {
+		return // its modes say nothing about other users
+	}
+	const setting, unless = "gateway-jwks-file", ", unless Kafka runs as the same user"
+	folder := filepath.Dir(name)
+	if info, err := os.Stat(folder); err == nil && info.Mode().Perm()&0o011 == 0 {
+		c.add(setting, Warn, "chmod 755 "+folder+unless, "Kafka's user cannot open files in %s (mode %04o), and must read %s", folder, info.Mode().Perm(), filepath.Base(name))
+	}
+	if info, err := os.Stat(name); err == nil && info.Mode().Perm()&0o044 == 0 {
+		c.add(setting, Warn, "chmod 644 "+name+unless, "Kafka's user cannot read %s (mode %04o)", name, info.Mode().Perm())
+	}
+}
+
+// gatewaysUser warns if the ACL endpoint grants no user the rights that gateways need.
+func (c *checks) gatewaysUser() {
+	if k := c.cfg.Kafka; c.cfg.Gateway == nil && k.Admin.Name != "" && k.Gateway.Name == "" {
+		c.add("gateway-kafka-username", Warn, "set it to the Kafka user of the gateways, and restart the ACL endpoints",
+			"it is missing, so this ACL endpoint lets no gateway read the ledger, and gateways wait for that")
 	}
 }
 
@@ -688,6 +716,9 @@ func (c *checks) advertised(ctx context.Context, admin *kadm.Client) {
 // established. The settings that otherwise names cannot be the cause then, because they have not
 // been used yet.
 func fixOf(err error, otherwise string) string {
+	if dns := (*net.DNSError)(nil); errors.As(err, &dns) {
+		return fmt.Sprintf("check the name %s in the settings, and in the brokers' advertised.listeners; if it is right, check this host's DNS", dns.Name)
+	}
 	if network := (*net.OpError)(nil); errors.As(err, &network) && network.Op == "dial" || errors.Is(err, context.DeadlineExceeded) {
 		return "cannot connect: check that Kafka is running and that this is its port"
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -362,7 +363,7 @@ func TestCheckChangesNothing(t *testing.T) {
 func TestCheckFiles(t *testing.T) {
 	dir := t.TempDir()
 	for _, sub := range []string{"good", "bad"} {
-		testkit.Must(t, os.Mkdir(filepath.Join(dir, sub), 0o700))
+		testkit.Must(t, os.Mkdir(filepath.Join(dir, sub), 0o755))
 	}
 	testkit.Must(t, os.WriteFile(dir+"/bad/file", nil, 0o600))
 	bad := dir + "/bad/file" // a file where a folder should be: not even root can create files in it
@@ -381,6 +382,77 @@ func TestCheckFiles(t *testing.T) {
 		run.files()
 		if want == "" && len(run.findings) != 0 || want != "" && (len(run.findings) != 1 || run.findings[0].Check != want || run.findings[0].Status != Fail || run.findings[0].Fix == "") {
 			t.Errorf("with a bad %s: found %+v", want, run.findings)
+		}
+	}
+}
+
+// TestCheckKafkaCanRead checks that Check warns if only the gateway's user can read its public keys,
+// which the user of the Kafka broker has to read.
+func TestCheckKafkaCanRead(t *testing.T) {
+	for name, c := range map[string]struct {
+		file, folder os.FileMode // a file of mode 0 does not exist
+		fix          string
+	}{
+		"as installed":      {0o644, 0o755, ""},
+		"no file yet":       {0, 0o755, ""},
+		"file of the group": {0o640, 0o750, ""},
+		"private file":      {0o600, 0o755, "chmod 644 "},
+		"private folder":    {0o644, 0o700, "chmod 755 "},
+		"hidden for now":    {0, 0o700, "chmod 755 "},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg, dir := valid(), t.TempDir()
+			testkit.Must(t, os.Chmod(dir, 0o700))
+			cfg.TokenKeyFile = dir + "/token-key.pem"
+			cfg.Gateway.KeysFile, cfg.Gateway.JWKSFile = dir+"/signing-keys.json", dir+"/public/jwks.json"
+			testkit.Must(t, os.Mkdir(dir+"/public", 0o700))
+			if c.file != 0 {
+				testkit.Must(t, os.WriteFile(cfg.Gateway.JWKSFile, []byte(`{"keys":[]}`), 0o600))
+				testkit.Must(t, os.Chmod(cfg.Gateway.JWKSFile, c.file))
+			}
+			testkit.Must(t, os.Chmod(dir+"/public", c.folder))
+			run := &checks{cfg: &cfg}
+			run.files()
+			if c.fix == "" && len(run.findings) != 0 || c.fix != "" && (len(run.findings) != 1 || run.findings[0].Status != Warn ||
+				run.findings[0].Check != "gateway-jwks-file" || !strings.Contains(run.findings[0].Fix, c.fix)) {
+				t.Errorf("found %+v, want %q", run.findings, c.fix)
+			}
+		})
+	}
+}
+
+// TestCheckGatewaysUser checks that Check warns of an ACL endpoint that gives gateways no rights.
+func TestCheckGatewaysUser(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(*Config)
+		warned bool
+	}{
+		"missing":              {func(c *Config) { c.Gateway = nil }, true},
+		"set":                  {func(c *Config) { c.Gateway, c.Kafka.Gateway.Name = nil, "diaspora-gateway" }, false},
+		"one process for both": {func(*Config) {}, false},
+		"no users at all":      {func(c *Config) { c.Gateway, c.Kafka.Admin.Name = nil, "" }, false},
+	} {
+		cfg := valid()
+		cfg.Kafka.Admin.Name = "diaspora"
+		c.change(&cfg)
+		run := &checks{cfg: &cfg}
+		run.gatewaysUser()
+		if warned := len(run.findings) == 1 && run.findings[0].Check == "gateway-kafka-username" && run.findings[0].Status == Warn && run.findings[0].Fix != ""; warned != c.warned || !c.warned && len(run.findings) != 0 {
+			t.Errorf("%s: %+v, want a warning: %v", name, run.findings, c.warned)
+		}
+	}
+}
+
+// TestFixOf checks the advice for connections that failed before any setting was used.
+func TestFixOf(t *testing.T) {
+	dns := &net.OpError{Op: "dial", Net: "tcp", Err: &net.DNSError{Err: "no such host", Name: "kafka3.example.org", IsNotFound: true}}
+	for want, err := range map[string]error{
+		"kafka3.example.org":         fmt.Errorf("unable to dial: %w", dns),
+		"check that Kafka is runnin": &net.OpError{Op: "dial", Net: "tcp", Err: errors.New("connection refused")},
+		"the settings":               errors.New("SASL authentication failed"),
+	} {
+		if fix := fixOf(err, "the settings"); !strings.Contains(fix, want) || strings.Contains(want, "kafka3") && (strings.Contains(fix, "port") || !strings.Contains(fix, "check the name")) {
+			t.Errorf("the advice for %v is %q, want %q", err, fix, want)
 		}
 	}
 }
