@@ -62,11 +62,15 @@ func (e *env) serveCommand() *cobra.Command {
 		}
 		cfg, err := serveConfig(part, given, left...)
 		if err != nil {
-			return err
+			return e.noFile(cmd.Flags(), err)
 		}
 		cfg.Version = programVersion()
+		file := e.changeable(cmd.Flags())
 		if check {
-			return e.serveCheck(ctx, *cfg)
+			return e.serveCheck(ctx, *cfg, file...)
+		}
+		for _, f := range file {
+			e.warn("%s; %s", f.Found, f.Fix)
 		}
 		return e.serve(ctx, *cfg)
 	})
@@ -112,9 +116,9 @@ func (e *env) serve(ctx context.Context, cfg front.Config) (err error) {
 
 var serveColours = map[front.Status]colour{front.OK: green, front.Warn: yellow, front.Fail: red}
 
-// serveCheck prints the results of the checks, and fails if a setting has to be changed.
-func (e *env) serveCheck(ctx context.Context, cfg front.Config) error {
-	findings := front.Check(ctx, cfg)
+// serveCheck prints what is known already and the results of the checks, and fails if a setting has to be changed.
+func (e *env) serveCheck(ctx context.Context, cfg front.Config, known ...front.Finding) error {
+	findings := append(known, front.Check(ctx, cfg)...)
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}

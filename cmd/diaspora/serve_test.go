@@ -23,8 +23,11 @@ func TestServeWithoutKafka(t *testing.T) {
 	dir := t.TempDir()
 	secretFile := filepath.Join(dir, "globus-secret")
 	testkit.Must(t, os.WriteFile(secretFile, []byte(secret.Reveal()), 0o600))
+	settings := filepath.Join(dir, "serve.toml")
+	testkit.Must(t, os.WriteFile(settings, []byte(`kafka-username = "diaspora"`), 0o600))
+	testkit.Must(t, os.Chmod(settings, 0o666))
 	serve := []string{
-		"serve", "acl", "--public-url", "http://127.0.0.1:1", "--acl-listen", "127.0.0.1:0", "--acl-bootstrap", "127.0.0.1:2",
+		"serve", "acl", "--config", settings, "--public-url", "http://127.0.0.1:1", "--acl-listen", "127.0.0.1:0", "--acl-bootstrap", "127.0.0.1:2",
 		"--token-key-file", filepath.Join(dir, "token-key.pem"), "--kafka-brokers", "127.0.0.1:3",
 		"--globus-issuer", d.fabric.GlobusURL(), "--globus-client-id", globusdev.ResourceServerID, "--globus-client-secret-file", secretFile,
 		"--globus-scope", globusdev.Scope, "--globus-login-client-id", globusdev.NativeClientID,
@@ -35,11 +38,16 @@ func TestServeWithoutKafka(t *testing.T) {
 		t.Errorf("serve exits with %d, and says:\n%s", code, said)
 	}
 
+	if !strings.Contains(said, "can change "+settings) {
+		t.Errorf("serve does not warn of the file that everybody can change:\n%s", said)
+	}
+
 	d.err.Reset()
 	code = d.types(t.Context(), append(serve, "--check")...)
 	found, said := d.out.String(), d.err.String()
 	for _, want := range []string{
-		"ok    Globus Auth: ",
+		"fail  settings file: every user of this host can change " + settings, "\n      chmod 640 " + settings + "\n",
+		"\nok    Globus Auth: ", "\nwarn  gateway-kafka-username: ",
 		"\nfail  Kafka: ", "\n      cannot connect: check that Kafka is running and that this is its port\n",
 		"\nskip  authorizer: not tried", "\nskip  brokers: not tried", "\nskip  ledger: not tried",
 	} {
@@ -47,7 +55,7 @@ func TestServeWithoutKafka(t *testing.T) {
 			t.Errorf("the check does not say %q:\n%s", want, found)
 		}
 	}
-	if want := "found something to change; 2 warnings; 3 could not be tried\n"; code != outcome.ExitCode(diaspora.ErrInvalid) || !strings.Contains(said, want) {
+	if want := "found something to change; 3 warnings; 3 could not be tried\n"; code != outcome.ExitCode(diaspora.ErrInvalid) || !strings.Contains(said, want) {
 		t.Errorf("the check exits with %d and says %q, want %q", code, said, want)
 	}
 	if strings.Contains(found+said, secret.Reveal()) {

@@ -1,13 +1,16 @@
 package main
 
 import (
+	"cmp"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,6 +19,7 @@ import (
 	"github.com/BurntSushi/toml"
 	"github.com/spf13/pflag"
 
+	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/disk"
 	"github.com/diaspora-streams/diaspora/internal/doctor"
@@ -220,16 +224,54 @@ func (e *env) unknownVariables() error {
 // maxSettingsBytes limits the size of the file.
 const maxSettingsBytes = 1 << 20
 
+// settingsFile returns the name of the file with the settings. The file is optional if nobody has named it.
+func (e *env) settingsFile(flags *pflag.FlagSet) (name string, optional bool) {
+	name, _ = flags.GetString("config")
+	if name = cmp.Or(name, e.getenv(configVariable)); name == "" {
+		return serveSettingsFile, true
+	}
+	return name, false
+}
+
+// noFile adds to an error that lists missing settings that there is no file with settings, if so.
+func (e *env) noFile(flags *pflag.FlagSet, err error) error {
+	name, optional := e.settingsFile(flags)
+	if _, stat := os.Stat(name); !optional || !errors.Is(stat, fs.ErrNotExist) || err == nil || !strings.Contains(err.Error(), " is missing") {
+		return err
+	}
+	text := fmt.Errorf("serve: there is no %s, and --config names no other file\n  %s", name, strings.TrimPrefix(err.Error(), "serve: "))
+	return &failure{error: text, condition: diaspora.ErrInvalid, hints: hintsOf(err)}
+}
+
+// changeable returns a finding if every user of this host can change the file with the settings, and so make themselves
+// an operator.
+func (e *env) changeable(flags *pflag.FlagSet) []front.Finding {
+	if runtime.GOOS == "windows" {
+		return nil // its modes say nothing about other users
+	}
+	name, _ := e.settingsFile(flags)
+	file, err := os.Stat(name)
+	if err != nil {
+		return nil // there is no file, or reading it has failed
+	}
+	found := front.Finding{Check: "settings file", Status: front.Fail}
+	if mode := file.Mode().Perm(); mode&0o002 != 0 {
+		found.Found = fmt.Sprintf("every user of this host can change %s (mode %04o), and so become an operator", name, mode)
+		found.Fix = "chmod 640 " + name
+		return []front.Finding{found}
+	}
+	dir := filepath.Dir(name)
+	if folder, err := os.Stat(dir); err == nil && folder.Mode().Perm()&0o002 != 0 && folder.Mode()&os.ModeSticky == 0 {
+		found.Found = fmt.Sprintf("every user of this host can replace %s, because the mode of its folder is %04o, and so become an operator", name, folder.Mode().Perm())
+		found.Fix = "chmod 755 " + dir
+		return []front.Finding{found}
+	}
+	return nil
+}
+
 func (e *env) fileSettings(flags *pflag.FlagSet) (map[string]given, error) {
-	name, _ := flags.GetString("config")
-	if name == "" {
-		name = e.getenv(configVariable)
-	}
 	all := map[string]given{}
-	optional := name == ""
-	if optional {
-		name = serveSettingsFile
-	}
+	name, optional := e.settingsFile(flags)
 	info, err := os.Stat(name)
 	if optional && errors.Is(err, fs.ErrNotExist) {
 		return all, nil

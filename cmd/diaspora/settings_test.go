@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/front"
 	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
@@ -238,6 +239,52 @@ func TestCheckNamesPlaceholders(t *testing.T) {
 		if code != 2 || !strings.Contains(d.err.String(), want) {
 			t.Errorf("serve --check exits with %d, and says %q, want %q", code, d.err.String(), want)
 		}
+	}
+}
+
+// TestCheckWithoutFile checks that serve says first that it has found no file, which explains all the missing settings.
+func TestCheckWithoutFile(t *testing.T) {
+	if _, err := os.Stat(serveSettingsFile); err == nil {
+		t.Skip("this machine has " + serveSettingsFile)
+	}
+	for _, args := range [][]string{{"serve", "acl", "--check"}, {"serve"}, {"serve", "gateway", "--public-url", "https://diaspora.lab.org"}} {
+		d := emptyDesk(t)
+		code := d.types(t.Context(), args...)
+		if said := d.err.String(); code != 2 || !strings.HasPrefix(said, "diaspora: serve: there is no /etc/diaspora/serve.toml, and --config names no other file\n  ") || !strings.Contains(said, "\nhint: ") {
+			t.Errorf("%v exits with %d, and says %q", args, code, said)
+		}
+	}
+	d := emptyDesk(t)
+	if d.types(t.Context(), "serve", "--max-topics", "x"); strings.Contains(d.err.String(), "there is no") {
+		t.Errorf("of a wrong flag: %q", d.err.String())
+	}
+}
+
+// TestSettingsThatAllCanChange checks that serve finds out if other users can change the file with the settings.
+func TestSettingsThatAllCanChange(t *testing.T) {
+	for name, c := range map[string]struct {
+		file, folder os.FileMode
+		fix          string
+	}{
+		"as installed":       {0o640, 0o755, ""},
+		"file":               {0o666, 0o755, "chmod 640 "},
+		"folder":             {0o640, 0o777, "chmod 755 "},
+		"folder like of tmp": {0o640, 0o777 | os.ModeSticky, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "etc")
+			testkit.Must(t, os.Mkdir(dir, 0o755))
+			file := filepath.Join(dir, "serve.toml")
+			testkit.Must(t, os.WriteFile(file, nil, 0o600))
+			testkit.Must(t, os.Chmod(file, c.file))
+			testkit.Must(t, os.Chmod(dir, c.folder))
+			flags := pflag.NewFlagSet("serve", pflag.ContinueOnError)
+			flags.String("config", file, "")
+			found := (&env{getenv: func(string) string { return "" }}).changeable(flags)
+			if c.fix == "" && len(found) != 0 || c.fix != "" && (len(found) != 1 || found[0].Status != front.Fail || !strings.HasPrefix(found[0].Fix, c.fix+dir) || !strings.Contains(found[0].Found, file)) {
+				t.Errorf("found %+v, want %q", found, c.fix)
+			}
+		})
 	}
 }
 
