@@ -1,7 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"errors"
+	"fmt"
 	"strings"
 	"time"
 
@@ -9,6 +12,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/internal/claims"
+	"github.com/diaspora-streams/diaspora/internal/outcome"
 )
 
 var adminBlockHelp = help{
@@ -40,17 +44,62 @@ func (e *env) adminCommands() []*cobra.Command {
 		return e.adminBlock(ctx, diaspora.BlockRequest{Subject: args[0], Why: why})
 	})
 	block.Flags().StringVar(&why, "why", "", "reason, as one line of `TEXT` for other operators")
-	return []*cobra.Command{block, e.clientCommand(adminUnblockHelp, e.adminUnblock), e.clientCommand(adminBlockedHelp, e.adminBlocked)}
+	return []*cobra.Command{block, e.operatorCommand(adminUnblockHelp, e.adminUnblock), e.operatorCommand(adminBlockedHelp, e.adminBlocked)}
+}
+
+// operatorCommand is as [env.clientCommand], for a command that only operators may use.
+func (e *env) operatorCommand(h help, do func(ctx context.Context, client *diaspora.Client, args []string) error) *cobra.Command {
+	return e.command(h, func(ctx context.Context, args []string) error {
+		cfg, client, err := e.client()
+		if err != nil {
+			return err
+		}
+		return e.notOperator(cfg, do(ctx, client, args))
+	})
+}
+
+// notOperator adds to an error that denies a permission which login was used, and which other logins to this fabric
+// there are. Somebody who tries several accounts often forgets which one is current.
+func (e *env) notOperator(cfg diaspora.Config, err error) error {
+	if !errors.Is(err, diaspora.ErrPermission) {
+		return err
+	}
+	if _, hint := outcome.Split(err); hint != "" {
+		return err // the person is blocked or not admitted, and the hint says what to do
+	}
+	if variable := e.credential(); variable != "" {
+		return hinted(err, "you are signed in with "+variable+"; use the login of an operator")
+	}
+	profiles, current, other := e.profiles()
+	if other != nil {
+		return err
+	}
+	you := fmt.Sprintf("you are %s (profile %s)", cmp.Or(cfg.Identity.Username, cfg.Identity.Subject, "somebody unknown"), current)
+	var others []string
+	for _, p := range storedProfiles(profiles) {
+		if p.Name == current || p.URL != cfg.URL {
+			continue
+		}
+		if store, err := profiles.Store(p.Name); err == nil {
+			if login, err := store.Load(); err == nil && login.Identity.Subject != cfg.Identity.Subject {
+				others = append(others, fmt.Sprintf("--profile %s for %s", p.Name, cmp.Or(login.Identity.Username, login.Identity.Subject)))
+			}
+		}
+	}
+	if len(others) == 0 {
+		return hinted(err, you+"; ask those who run this fabric to add your subject "+cfg.Identity.Subject+" to the setting \"operators\"")
+	}
+	return hinted(err, you+"; to use another of your logins to this fabric: "+strings.Join(others, ", "))
 }
 
 func (e *env) adminBlock(ctx context.Context, req diaspora.BlockRequest) error {
-	_, client, err := e.client()
+	cfg, client, err := e.client()
 	if err != nil {
 		return err
 	}
 	blocked, err := client.Block(ctx, req)
 	if err != nil {
-		return err
+		return e.notOperator(cfg, err)
 	}
 	if e.json() {
 		return e.printJSON(blocked)

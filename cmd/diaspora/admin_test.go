@@ -63,6 +63,42 @@ func TestAdmin(t *testing.T) {
 	}
 }
 
+// TestAdminAsSomebodyElse checks that somebody who is not an operator learns which login was used, and which others
+// there are.
+func TestAdminAsSomebodyElse(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t) // its profile "home" belongs to an operator
+	profiles := diaspora.OpenProfiles(d.vars["DIASPORA_CONFIG_DIR"])
+	login := fabrictest.Login(t, d.fabric, "grace@example.org")
+	testkit.Must(t, storeLogin(profiles, "grace", d.fabric, login))
+	testkit.Must(t, storeLogin(profiles, "again", d.fabric, login))
+	const ada = "10000000-0000-4000-8000-00000000000a"
+	try := func(want ...string) {
+		t.Helper()
+		for _, args := range [][]string{{"admin", "block", ada, "--why", "spam"}, {"admin", "unblock", ada}, {"admin", "blocked"}} {
+			d.err.Reset()
+			code := d.types(t.Context(), args...)
+			for _, text := range append(want, "only operators of this fabric may do this") {
+				if said := d.err.String(); code != 4 || !strings.Contains(said, text) || strings.Contains(said, "--profile again") {
+					t.Errorf("%v exits with %d and says %q, want %q", args, code, said, text)
+				}
+			}
+		}
+	}
+	d.vars["DIASPORA_PROFILE"] = "grace"
+	try("hint: you are grace@example.org (profile grace); to use another of your logins to this fabric: --profile home for ada@example.edu\n")
+	if code := d.types(t.Context(), "admin", "blocked", "--profile", "home"); code != 0 {
+		t.Errorf("with the profile of the hint, exit code %d: %s", code, d.err.String())
+	}
+	testkit.Must(t, profiles.Delete(t.Context(), "home"))
+	try("hint: you are grace@example.org (profile grace); ask those who run this fabric to add your subject " + login.Identity.Subject + " to the setting \"operators\"\n")
+	d.out.Reset()
+	d.must(t, "token", "--refresh")
+	d.vars["DIASPORA_URL"], d.vars["DIASPORA_REFRESH"] = d.fabric.URL(), strings.TrimSpace(d.out.String())
+	delete(d.vars, "DIASPORA_PROFILE")
+	try("hint: you are signed in with DIASPORA_REFRESH; use the login of an operator\n")
+}
+
 // TestLoginWithoutToken checks that a login without a token for the fabric's service fails with an explanation, and
 // stores no profile.
 func TestLoginWithoutToken(t *testing.T) {
@@ -113,17 +149,18 @@ func TestBlockedPerson(t *testing.T) {
 			"consume weather --from start -n 1":    4,
 			"consume weather --group g -n 1":       4,
 			"topic list":                           4,
+			"admin blocked":                        4,
 			"doctor":                               1,
 		} {
-			if way == "an access key" && args == "topic list" {
-				continue // needs a login
+			if way == "an access key" && (args == "topic list" || args == "admin blocked") {
+				continue // they need a login
 			}
 			d.out.Reset()
 			d.err.Reset()
 			code := d.types(t.Context(), strings.Fields(args)...)
 			said := d.out.String() + d.err.String()
 			if code != want || !strings.Contains(said, "have blocked you") || strings.Count(said, "hint: ask the operators of this fabric; a new login or another key does not help") == 0 ||
-				strings.Contains(said, "diaspora login") || strings.Contains(said, "another access key") {
+				strings.Contains(said, "diaspora login") || strings.Contains(said, "another access key") || strings.Contains(said, "you are ") {
 				t.Errorf("%s: diaspora %s: exit code %d, want %d and whom to ask:\n%s", way, args, code, want, said)
 			}
 		}
