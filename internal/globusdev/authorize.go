@@ -58,7 +58,7 @@ func (s *Server) serveAuthorize(w *recorder, r *http.Request) error {
 	}
 	switch {
 	case !s.admit(r, p):
-		return s.showLocked(w, a)
+		return s.showLocked(w, r, a)
 	case p["dev_user"] == "":
 		return s.showPicker(w, a)
 	}

@@ -86,9 +86,16 @@ func (a *authorization) hidden() (fields []pickerField) {
 	return fields
 }
 
+// lockedPage is the data of the page that asks for the secret.
+type lockedPage struct {
+	Wrong  bool // a wrong secret was sent
+	Hidden []pickerField
+}
+
 // showLocked shows the page that asks for the secret.
-func (s *Server) showLocked(w http.ResponseWriter, a *authorization) error {
-	s.writePage(w, http.StatusForbidden, "locked", a.hidden(), formTarget(a.redirect))
+func (s *Server) showLocked(w http.ResponseWriter, r *http.Request, a *authorization) error {
+	page := lockedPage{Wrong: r.Method == http.MethodPost && a.params[secretParameter] != "", Hidden: a.hidden()}
+	s.writePage(w, http.StatusForbidden, "locked", page, formTarget(a.redirect))
 	return nil
 }
 

@@ -145,6 +145,31 @@ func TestOwnersGetIn(t *testing.T) {
 
 var hiddenField = regexp.MustCompile(`<input type="hidden" name="([^"]*)" value="([^"]*)">`)
 
+// TestPastedSecret pastes what people copy from the file with the secret into the page, and wrong
+// secrets, which the page must call wrong without repeating them.
+func TestPastedSecret(t *testing.T) {
+	h, secret := startLocked(t, nil)
+	post := func(text string) answer {
+		return h.do("POST", "/v2/oauth2/authorize", repeat(h.get(authorizeQuery()).body, "dev_secret", text), nil)
+	}
+	for _, text := range []string{secret.Reveal(), SecretHeader(secret), SecretHeader(secret) + "\n", " Bearer " + secret.Reveal(), "Authorization:Bearer  " + secret.Reveal()} {
+		if a := post(text); a.status != http.StatusOK || !strings.Contains(a.body, "ada@example.edu") {
+			t.Errorf("%q: status %d, body\n%s", text, a.status, a.body)
+		}
+	}
+	const wrong = "Wrong secret"
+	for _, text := range []string{"x", SecretHeader(secret) + "x", SecretHeader(secret)[:40], "Bearer", "Basic " + secret.Reveal(), secret.Reveal() + " " + secret.Reveal()} {
+		a := post(text)
+		refused(t, "a wrong secret", a)
+		if !strings.Contains(a.body, wrong) || len(text) > 10 && strings.Contains(a.body, text) || strings.Contains(a.body, secret.Reveal()) {
+			t.Errorf("%q: want %q, and no secret:\n%s", text, wrong, a.body)
+		}
+	}
+	if a := h.get(authorizeQuery()); strings.Contains(a.body, wrong) {
+		t.Errorf("before anybody has tried a secret:\n%s", a.body)
+	}
+}
+
 // repeat returns the form that a browser sends from a page, with another field.
 func repeat(page, name, value string) string {
 	v := url.Values{name: {value}}
