@@ -120,7 +120,6 @@ var (
 // concurrently, but Run only once.
 type Shipper struct {
 	cfg     Config
-	began   time.Time
 	stopped chan struct{} // closed when Run returns
 
 	// Only the goroutine of Run uses the fields up to the next blank line.
@@ -139,6 +138,7 @@ type Shipper struct {
 	reading                atomic.Int64 // when Run began to wait for an event that it may send, in Unix nanoseconds; 0 if it is not waiting
 
 	mu      sync.Mutex // guards the fields below
+	began   time.Time  // when the client was made, or should have been
 	held    map[string]*heldTopic
 	all     error         // why nothing at all is sent, or nil
 	changed chan struct{} // closed by the next call of change; nil if nobody waits for that
@@ -213,7 +213,7 @@ func (s *Shipper) connect(ctx context.Context) bool {
 	began := time.Now()
 	for attempt := 0; ; attempt++ {
 		client, err := s.cfg.Client(ctx)
-		s.change(func() { s.all = err })
+		s.change(func() { s.all, s.began = err, time.Now() })
 		if err == nil {
 			s.client = client
 			if attempt > 0 {
