@@ -190,9 +190,11 @@ type discarding struct {
 	spool     *spool.Spool
 	positions []uint64
 
-	folders []string // folders that "produce --watch" has logged to this topic through this spool
-	watched int      // number of events whose file is still in one of the folders
-	folder  string   // the folder of the last one
+	journals string              // folder with the journals of "produce --watch" for this spool
+	folders  []string            // folders that "produce --watch" has logged to this topic through this spool
+	watched  int                 // number of events whose file is still in one of the folders
+	folder   string              // the folder of the last one
+	files    map[string][]string // the files, by folder
 }
 
 func openDiscarding(ctx context.Context, dir, topic string) (*discarding, error) {
@@ -207,9 +209,10 @@ func openDiscarding(ctx context.Context, dir, topic string) (*discarding, error)
 	if err != nil {
 		return nil, spoolFailure(err)
 	}
-	d := &discarding{dir: dir, topic: topic, spool: s}
+	d := &discarding{dir: dir, topic: topic, spool: s, files: map[string][]string{}}
 	if dir, err := filepath.Abs(dir); err == nil {
-		d.folders = watch.Folders(journalFolder(filepath.Dir(dir)), topic)
+		d.journals = journalFolder(filepath.Dir(dir))
+		d.folders = watch.Folders(d.journals, topic)
 	}
 	return d, nil
 }
@@ -224,8 +227,11 @@ func (d *discarding) each(do func(*spool.Record) error) error {
 			continue
 		}
 		d.positions = append(d.positions, r.Position)
-		if folder := d.folderOf(&r); folder != "" {
+		if folder, file := d.fileOf(&r); folder != "" {
 			d.watched, d.folder = d.watched+1, folder
+			if files := d.files[folder]; len(files) == 0 || files[len(files)-1] != file { // not once for each line
+				d.files[folder] = append(files, file)
+			}
 		}
 		if err := do(&r); err != nil {
 			return err
@@ -234,19 +240,19 @@ func (d *discarding) each(do func(*spool.Record) error) error {
 	return nil
 }
 
-// folderOf returns the folder that still has the file of an event, or "".
-func (d *discarding) folderOf(r *spool.Record) string {
+// fileOf returns the file of an event and the folder that still has it, or "".
+func (d *discarding) fileOf(r *spool.Record) (folder, file string) {
 	for _, h := range r.Headers {
 		if h.Key != watch.HeaderFile || filepath.Base(string(h.Value)) != string(h.Value) {
 			continue
 		}
 		for _, folder := range d.folders {
 			if info, err := os.Lstat(filepath.Join(folder, string(h.Value))); err == nil && info.Mode().IsRegular() {
-				return folder
+				return folder, string(h.Value)
 			}
 		}
 	}
-	return ""
+	return "", ""
 }
 
 // discard removes the events durably.
@@ -259,6 +265,11 @@ func (d *discarding) discard() error {
 	err := d.spool.Discard(d.positions...)
 	if errors.Is(err, spool.ErrHoles) {
 		return hinted(fmt.Errorf("%s: %w", d.dir, err), `send the events of other topics that are between them first: "diaspora spool drain"`)
+	}
+	if err == nil {
+		for folder, files := range d.files { // only the first line of a later watch depends on this, so errors are ignored
+			_ = watch.Discarded(d.journals, folder, d.topic, files)
+		}
 	}
 	return errors.Join(err, d.spool.Close())
 }

@@ -78,6 +78,42 @@ func TestDiscardWatched(t *testing.T) {
 	discarded([]string{"1 event discarded\n"}, "a watch of")
 }
 
+// TestDiscardedNeverArrived: events that were logged to a mistyped topic and discarded have not reached it, so a watch
+// with the right topic does not say that they were logged there too. Watches with the mistyped topic still count the
+// files as logged.
+func TestDiscardedNeverArrived(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	d.must(t, "topic", "claim", "scans")
+	dir, state := t.TempDir(), filepath.Join(d.vars["DIASPORA_CONFIG_DIR"], "state")
+	put(t, dir, "a.json", "1")
+	put(t, dir, "b.json", "2")
+	watch := func(code int, topic string, until func() bool) string {
+		t.Helper()
+		d.err.Reset()
+		d.watching(t, code, func() bool { return strings.Contains(d.err.String(), "Ctrl-C") && until() }, topic, "--watch", dir, "--settle", "0")
+		return d.err.String()
+	}
+	watch(4, "scnas", func() bool { return len(journalled(t, state)) == 2 })
+	if said := watch(0, "scans", func() bool { return true }); !strings.Contains(said, "2 of them were logged to scnas as well") {
+		t.Errorf("while they are pending, a watch says\n%s", said)
+	}
+	d.must(t, "spool", "discard", "scnas", "--yes")
+	for range 2 {
+		if said := watch(0, "scans", func() bool { return true }); strings.Contains(said, "scnas") {
+			t.Errorf("after they were discarded, a watch says\n%s", said)
+		}
+	}
+	if said := watch(0, "scnas", func() bool { return true }); !strings.Contains(said, "2 files match, 2 are logged already") {
+		t.Errorf("a watch of the mistyped topic says\n%s", said)
+	}
+	put(t, dir, "a.json", "changed")
+	watch(4, "scnas", func() bool { return strings.Contains(d.err.String(), "1 event waits") })
+	if said := watch(0, "scans", func() bool { return true }); !strings.Contains(said, "1 of them was logged to scnas as well") {
+		t.Errorf("after one was logged to it again, a watch says\n%s", said)
+	}
+}
+
 // TestDiscardElsewhere: discard does not touch events of another credential, and says in which spool they are.
 func TestDiscardElsewhere(t *testing.T) {
 	d := newDesk(t)

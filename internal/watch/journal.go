@@ -52,6 +52,10 @@ type journalLine struct {
 	mark
 	Events  int64  `json:"events"`
 	Refused string `json:"refused,omitempty"` // why the file, or the first rejected line, was not logged
+
+	// Discarded says that the events of the file were removed from the spool, so they have not reached the topic. The
+	// file still counts as logged. Such a line follows the one that says that the file was logged.
+	Discarded bool `json:"discarded,omitempty"`
 }
 
 // Conditions of a [JournalError].
@@ -158,7 +162,7 @@ func readJournal(from io.Reader) (head journalHead, lines []journalLine, torn bo
 // pastJournal is the content of a journal that was read without locking it.
 type pastJournal struct {
 	journalHead
-	done map[string]mark
+	done map[string]mark // without files whose events were discarded
 }
 
 // readJournals reads all journals in a folder. It skips damaged ones; openJournal reports the damage.
@@ -179,7 +183,9 @@ func readJournals(dir string) (all []pastJournal) {
 		}
 		past := pastJournal{head, map[string]mark{}}
 		for _, line := range lines {
-			past.done[line.File] = line.mark
+			if past.done[line.File] = line.mark; line.Discarded {
+				delete(past.done, line.File)
+			}
 		}
 		all = append(all, past)
 	}
@@ -194,6 +200,22 @@ func Folders(journals, topic string) (dirs []string) {
 		}
 	}
 	return dirs
+}
+
+// Discarded records that the events of some files of a watched folder were removed from the spool, so [Survey] does not
+// count these files as logged to the topic.
+func Discarded(journals, dir, topic string, files []string) error {
+	j, err := openJournal(journals, dir, topic)
+	if err != nil {
+		return err
+	}
+	var lines []journalLine
+	for _, file := range files {
+		if done, ok := j.done[file]; ok {
+			lines = append(lines, journalLine{File: file, mark: done, Discarded: true})
+		}
+	}
+	return errors.Join(j.add(lines), j.Close())
 }
 
 // add appends lines for files that are finished, and syncs the journal before it returns.
@@ -212,6 +234,9 @@ func (j *journal) add(lines []journalLine) error {
 func (j *journal) remember(lines []journalLine) {
 	for _, line := range lines {
 		j.done[line.File] = line.mark
+		if line.Discarded {
+			continue
+		}
 		if line.Refused != "" {
 			j.refused[line.File] = true
 		} else {

@@ -180,7 +180,7 @@ type Survey struct {
 	Refused   int64            // of Matching: files that were refused, or of which a line was, and that have not changed
 	Empty     int64            // of Matching: files without content that have not been logged
 	Changed   int64            // of Matching: files that have changed since they were logged
-	Elsewhere map[string]int64 // of Matching: files that were logged to other topics, by topic
+	Elsewhere map[string]int64 // of Matching: files that were logged to other topics, by topic, unless their events were discarded
 
 	Folders, Links int64 // folders and symbolic links that are not hidden; they are not watched
 }
