@@ -224,8 +224,22 @@ func (e *env) tellMoved(dir string, now fabric.Info, again func(...portFlag) str
 	if text, err := os.ReadFile(file); err == nil && json.Unmarshal(text, &last) == nil {
 		was, is := portsOf(last), portsOf(now)
 		if was != is && was[0] != "" && was[1] != "" && was[2] != "" {
-			e.warn("it last ran on %s, %s and %s; key files and profiles from then have those addresses", was[0], was[1], was[2])
-			e.hint(fmt.Sprintf(`"%s" runs it there again`, again(portFlag{httpPort, was[0]}, portFlag{kafkaPort, was[1]}, portFlag{globusPort, was[2]})))
+			at := func(ports [3]string) string {
+				return again(portFlag{httpPort, ports[0]}, portFlag{kafkaPort, ports[1]}, portFlag{globusPort, ports[2]})
+			}
+			text, hint := "", fmt.Sprintf(`"%s" runs it there again`, at(was))
+			var taken []string
+			for i := range was {
+				if was[i] != is[i] && !portFree(was[i]) {
+					taken = append(taken, was[i])
+				}
+			}
+			if len(taken) > 0 { // most likely the reason for the other ports, so do not suggest to go back
+				text = fmt.Sprintf("; %s %s taken by %s", strings.Join(taken, " and "), agree(len(taken), "is", "are"), agree(len(taken), "another program", "other programs"))
+				hint = fmt.Sprintf(`make new key files, and keep the ports from now on: "%s"`, at(is))
+			}
+			e.warn("it last ran on %s, %s and %s; key files and profiles from then have those addresses%s", was[0], was[1], was[2], text)
+			e.hint(hint)
 		}
 	}
 	if text, err := json.Marshal(now); err == nil {
@@ -245,6 +259,16 @@ func portsOf(i fabric.Info) (ports [3]string) {
 		}
 	}
 	return ports
+}
+
+// portFree reports whether this machine's port is free now.
+func portFree(port string) bool {
+	l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", port))
+	if err != nil {
+		return false
+	}
+	l.Close()
+	return true
 }
 
 func loopback(port uint16) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(int(port))) }
@@ -543,7 +567,8 @@ func takenError(taken []*fabric.ListenError, fixed bool, again func(...portFlag)
 		hints = append(hints, "end what listens at the gateways; their ports were chosen when the Apache Kafka was made")
 	}
 	if len(free) > 0 {
-		hints = append(hints, fmt.Sprintf(`"%s" selects %s`, again(free...), agree(len(free), "a free port", "free ports")))
+		hints = append(hints, fmt.Sprintf(`"%s" selects %s`, again(free...), agree(len(free), "a free port", "free ports")),
+			"such ports change with each start, but key files and profiles contain them; if you make key files, name free ports instead of 0")
 	}
 	text := fmt.Sprintf("up: %s, %s taken by %s", strings.Join(texts, ", and "), agree(len(taken), "is", "are"), agree(len(taken), "another program", "other programs"))
 	return &failure{errors.New(text), diaspora.ErrConflict, hints}

@@ -1,14 +1,55 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
+	"net"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/fabric"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
+
+// TestMoved: a fabric that runs on other ports than last time says so. If another program has the former ports, it does
+// not suggest to go back to them, because that is why the user has chosen others.
+func TestMoved(t *testing.T) {
+	t.Parallel()
+	other, err := net.Listen("tcp", "127.0.0.1:0")
+	testkit.Must(t, err)
+	_, port, _ := net.SplitHostPort(other.Addr().String())
+	fabricAt := func(port string) fabric.Info {
+		return fabric.Info{URL: "http://127.0.0.1:" + port, Brokers: []string{"127.0.0.1:2"}, Globus: "http://127.0.0.1:3"}
+	}
+	cmd := new(env).upCommand()
+	testkit.Must(t, cmd.ParseFlags([]string{"--http-port", "0"}))
+	move := func() string {
+		d, dir := emptyDesk(t), t.TempDir()
+		last, err := json.Marshal(fabricAt(port))
+		testkit.Must(t, err)
+		testkit.Must(t, os.WriteFile(filepath.Join(dir, addressesFile), last, 0o600))
+		for range 2 { // the second time, it has not moved
+			d.tellMoved(dir, fabricAt("1"), func(ports ...portFlag) string { return upLine(cmd.Flags(), ports) })
+		}
+		return d.err.String()
+	}
+	moved := "diaspora: it last ran on " + port + ", 2 and 3; key files and profiles from then have those addresses"
+	want := moved + "; " + port + " is taken by another program\n" +
+		"hint: make new key files, and keep the ports from now on: \"diaspora up --http-port 1 --kafka-port 2 --globus-port 3\"\n"
+	if said := move(); said != want {
+		t.Errorf("with another program on the former port, it says\n%s\nwant\n%s", said, want)
+	}
+	other.Close()
+	want = moved + "\nhint: \"diaspora up --http-port " + port + " --kafka-port 2 --globus-port 3\" runs it there again\n"
+	if said := move(); !strings.HasSuffix(said, want) {
+		t.Errorf("with the former port free, it says\n%s\nwant\n%s", said, want)
+	}
+}
 
 // TestTakenGateway: with an Apache Kafka, the ports of the gateways are fixed, and --kafka stays in the suggestion for
 // the others.
@@ -30,6 +71,7 @@ func TestTakenGateway(t *testing.T) {
 	want := []string{
 		"end what listens at the gateways; their ports were chosen when the Apache Kafka was made",
 		`"diaspora up --kafka .kafka/cluster.json --http-port 0" selects a free port`,
+		"such ports change with each start, but key files and profiles contain them; if you make key files, name free ports instead of 0",
 	}
 	if !slices.Equal(hints, want) {
 		t.Errorf("the hints are %q, want %q", hints, want)
