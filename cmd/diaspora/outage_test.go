@@ -89,6 +89,28 @@ func TestConsumeTellsOfSilence(t *testing.T) {
 	}
 }
 
+// TestConsumeTellsOfOutage kills the fabric while a member of a group is idle. The member loses its partitions, but it must
+// not say that other members have them.
+func TestConsumeTellsOfOutage(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	up := w.up(t, "--kafka-port", "0", "--http-port", "0", "--globus-port", "0")
+	w.run(t, "topic", "claim", "weather")
+	d := emptyDesk(t)
+	d.vars["DIASPORA_CONFIG_DIR"] = filepath.Join(w.dir, "config")
+	stop, _ := d.started(t, "consume", "weather", "-g", "analysis")
+	testkit.Eventually(t, "catching up", func() bool { return strings.Contains(d.err.String(), "caught up") })
+	d.err.Reset()
+	up.kill(t)
+	testkit.Eventually(t, "word of the outage", func() bool { return strings.Contains(d.err.String(), "; waiting for it\n") })
+	w.up(t, up.ports()...)
+	testkit.Eventually(t, "word of its end", func() bool { return strings.Contains(d.err.String(), "the cluster is back\n") })
+	if strings.Contains(d.err.String(), "other members") {
+		t.Errorf("consume says\n%s", d.err.String())
+	}
+	stop()
+}
+
 // TestOutageWatch checks what the user is told while the reason why events are pending changes.
 func TestOutageWatch(t *testing.T) {
 	t.Parallel()

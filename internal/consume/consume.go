@@ -376,6 +376,11 @@ func (c *Reader) Progress(ctx context.Context) ([]Progress, error) {
 	}
 	c.mu.Unlock()
 	if len(ids) == 0 {
+		// A member of a group loses its partitions if the cluster is unreachable, and there is no other request that
+		// would fail.
+		if err := c.options.Connections.Err(); err != nil {
+			return nil, c.options.Explain.Request("look up offsets", err)
+		}
 		return nil, nil
 	}
 	spans, err := kafka.Spans(ctx, c.client, ids)
