@@ -12,7 +12,7 @@ RUN         ?= ^(TestClients|TestPython)
 TIMEOUT     ?= 20m
 VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 
-.PHONY: help test race browser lint build bench bench-engines bench-peers bench-stores test-wide test-long clean kafka-up kafka-down test-kafka test-kafka-one test-differential test-failover test-endurance test-clients test-franz
+.PHONY: help test race browser lint build bench bench-engines bench-peers bench-relay bench-stores test-wide test-long clean kafka-up kafka-down test-kafka test-kafka-one test-differential test-failover test-endurance test-clients test-franz
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -39,6 +39,9 @@ bench: ## the measurements of bench/README.md, written to bench/results/
 
 bench-engines: ## the embedded engine next to that of another build: OTHER=/path/to/diaspora
 	$(GO) run ./bench/engines -other "$(OTHER)"
+
+bench-relay: ## the gateway next to HAProxy in front of an Apache Kafka of its own; Java, Maven, HAProxy
+	$(GO) run ./bench/relay
 
 bench-stores: ## the spool beside bbolt and Pebble, in a module of its own
 	cd bench/stores && $(GO) run .

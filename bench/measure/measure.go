@@ -4,6 +4,7 @@ package measure
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -122,6 +123,22 @@ func Table(rows [][]string) string {
 // Spread formats the median and the range of the values.
 func Spread(values []float64) string {
 	return fmt.Sprintf("%.2f (%.2f–%.2f)", Median(values), slices.Min(values), slices.Max(values))
+}
+
+// Interval returns the median of the values, and the interval that holds the median of all possible
+// values with a confidence of 95%. If there are too few values for that, it is their range.
+func Interval(values []float64) (low, median, high float64) {
+	sorted := slices.Sorted(slices.Values(values))
+	// Each value is below the median with probability 1/2, so the number of those below it has a
+	// binomial distribution. Leave out as many values at each end as that allows.
+	cut := -1
+	ways := math.Pow(0.5, float64(len(sorted))) // the probability that exactly cut+1 values are below
+	for below := ways; below <= 0.025; below += ways {
+		cut++
+		ways *= float64(len(sorted)-cut) / float64(cut+1)
+	}
+	cut = max(cut, 0)
+	return sorted[cut], Median(values), sorted[len(sorted)-1-cut]
 }
 
 // Rate formats the median of the values, without a fraction.

@@ -112,9 +112,14 @@ func (u *Up) Config() (diaspora.Config, error) {
 	})
 }
 
-// SettledRSS waits until the resident memory has changed by no more than 1% for five seconds, and
-// returns it in bytes.
+// SettledRSS returns the resident memory of the process; see [SettledRSS].
 func (u *Up) SettledRSS(ctx context.Context) (int64, error) {
+	return SettledRSS(ctx, u.cmd.Process.Pid)
+}
+
+// SettledRSS waits until the resident memory of a process has changed by no more than 1% for five
+// seconds, and returns it in bytes.
+func SettledRSS(ctx context.Context, pid int) (int64, error) {
 	var last int64
 	for still := 0; still < 5; {
 		select {
@@ -122,7 +127,7 @@ func (u *Up) SettledRSS(ctx context.Context) (int64, error) {
 			return 0, ctx.Err()
 		case <-time.After(time.Second):
 		}
-		rss, err := u.Memory("VmRSS")
+		rss, err := Memory(pid, "VmRSS")
 		if err != nil {
 			return 0, err
 		}
@@ -154,9 +159,12 @@ func Memory(pid int, figure string) (int64, error) {
 	return 0, fmt.Errorf("no %s of process %d", figure, pid)
 }
 
-// CPU returns the processor time that the process has used, from /proc/PID/stat.
-func (u *Up) CPU() (time.Duration, error) {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", u.cmd.Process.Pid))
+// CPU returns the processor time that the process has used; see [CPU].
+func (u *Up) CPU() (time.Duration, error) { return CPU(u.cmd.Process.Pid) }
+
+// CPU returns the processor time that a process has used, from /proc/PID/stat.
+func CPU(pid int) (time.Duration, error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return 0, err
 	}
