@@ -18,31 +18,36 @@ import (
 // budgets: that of its subject, and that of all subjects.
 
 const (
-	// maxPooledBytes is the largest buffer that is kept for reuse.
-	maxPooledBytes = 1 << maxPooledBits
-	minPooledBits  = 13 // 8 KiB
-	maxPooledBits  = 20
+	minPooledBits = 13 // 8 KiB
+	maxPooledBits = 25 // 32 MiB, the default of MaxRequestBytes
+	// stepBits is the logarithm of how many sizes of buffers there are between a power of two and the
+	// next. A buffer is at most a quarter larger than the request.
+	stepBits = 2
 )
 
-// buffers holds unused request buffers. The index is the binary logarithm of their capacity.
-var buffers [maxPooledBits + 1]sync.Pool
+// buffers holds unused request buffers by their size; see sizeClass.
+var buffers [(maxPooledBits-minPooledBits)<<stepBits + 1]sync.Pool
 
-func init() {
-	for class := range buffers {
-		buffers[class].New = func() any {
-			b := make([]byte, 1<<class)
-			return &b
-		}
-	}
+// sizeClass returns the index in buffers of the smallest buffers with n bytes or more, and their size.
+func sizeClass(n int) (class, size int) {
+	bits := max(minPooledBits, bits.Len(uint(n-1))-1)
+	step := 1 << (bits - stepBits)
+	steps := max(0, n-1<<bits+step-1) / step
+	return (bits-minPooledBits)<<stepBits + steps, 1<<bits + steps*step
 }
 
-// buffer returns a slice of n bytes, and a function that makes it available for reuse.
+// buffer returns a slice of n bytes, and a function that makes it available for reuse. Memory that is
+// new each time would have to be cleared by the kernel, by the runtime and by the collector.
 func buffer(n int) (b []byte, reuse func()) {
-	if n > maxPooledBytes {
+	class, size := sizeClass(n)
+	if class >= len(buffers) {
 		return make([]byte, n), func() {}
 	}
-	class := max(minPooledBits, bits.Len(uint(n-1)))
-	pooled := buffers[class].Get().(*[]byte)
+	pooled, _ := buffers[class].Get().(*[]byte)
+	if pooled == nil {
+		b := make([]byte, size)
+		pooled = &b
+	}
 	return (*pooled)[:n], func() { buffers[class].Put(pooled) }
 }
 

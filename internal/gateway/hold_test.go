@@ -95,3 +95,23 @@ func TestSlowUploadsOfMany(t *testing.T) {
 		}
 	})
 }
+
+// TestBuffersFit: a buffer has room for the request, and little more.
+func TestBuffersFit(t *testing.T) {
+	last := -1
+	for n := 1; n <= 1<<maxPooledBits; n += 1 + n/100 {
+		class, size := sizeClass(n)
+		if class < last || class >= len(buffers) || size < n || size > max(1<<minPooledBits, n+n/4) {
+			t.Errorf("sizeClass(%d) = %d, %d after class %d", n, class, size, last)
+		}
+		b, reuse := buffer(n)
+		if len(b) != n || cap(b) != size {
+			t.Errorf("buffer(%d) has %d bytes of %d, want %d of %d", n, len(b), cap(b), n, size)
+		}
+		reuse()
+		last = class
+	}
+	if b, _ := buffer(1<<maxPooledBits + 4); len(b) != 1<<maxPooledBits+4 {
+		t.Errorf("a buffer of more than is kept has %d bytes", len(b))
+	}
+}
