@@ -49,8 +49,8 @@ var (
 	errBrokerGone = fmt.Errorf("%w: it closed the connection", errBroker)
 )
 
-// conn is the connection of one client. One goroutine serves it and reads from the client. After
-// the login a second goroutine reads from the broker.
+// conn is the connection of one client. One goroutine at a time serves it and reads from the client.
+// After the login a second goroutine reads from the broker.
 type conn struct {
 	g          *Gateway
 	client     net.Conn
@@ -101,8 +101,8 @@ func newConn(g *Gateway, client net.Conn, address netip.Addr, cancel context.Can
 	return c
 }
 
-// serve serves the connection until it ends, and returns why it ended. Calling c.cancel ends ctx.
-func (c *conn) serve(ctx context.Context) error {
+// begin handles the client's login, within the time for it. Calling c.cancel ends ctx.
+func (c *conn) begin(ctx context.Context) error {
 	login, cancel := context.WithTimeout(ctx, c.g.cfg.LoginTimeout)
 	defer cancel()
 	deadline, _ := login.Deadline()
@@ -111,7 +111,7 @@ func (c *conn) serve(ctx context.Context) error {
 		return err
 	}
 	c.client.SetDeadline(time.Time{})
-	return c.relay(ctx)
+	return nil
 }
 
 // close closes the connection on both sides. It may be called at any time, and more than once.

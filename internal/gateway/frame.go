@@ -5,12 +5,18 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// readerBytes is the size of the buffer that each direction of a connection has, even when idle.
-const readerBytes = 4 << 10
+const (
+	// readerBytes is the largest part of a frame that a frameReader holds.
+	readerBytes = 4 << 10
+	// firstBytes is the size of the buffer that each direction of a connection has, even when idle.
+	// Most requests fit into it.
+	firstBytes = 512
+)
 
 // errFrame means that a client sent something that no Kafka client sends.
 var errFrame = errors.New("bad request")
@@ -23,20 +29,44 @@ func frameError(format string, args ...any) error {
 // followed by that many bytes.
 type frameReader struct {
 	r          io.Reader
-	buf        [readerBytes]byte
-	start, end int // buf[start:end] has been read but not used
+	first      [firstBytes]byte
+	large      *[readerBytes]byte // used instead of first if that is too small, until it is empty; from a pool
+	start, end int                // what has been read but not used, in the buffer
+}
+
+var largeBuffers = sync.Pool{New: func() any { return new([readerBytes]byte) }}
+
+func (f *frameReader) buffer() []byte {
+	if f.large != nil {
+		return f.large[:]
+	}
+	return f.first[:]
 }
 
 func (f *frameReader) buffered() int { return f.end - f.start }
 
-// peek returns the next n bytes without consuming them. n is at most readerBytes.
+// makeRoom moves what is buffered to the beginning of the buffer, which then has room for n bytes in
+// all. An empty buffer becomes the small one, because the next frame may be long in coming.
+func (f *frameReader) makeRoom(n int) {
+	large, b := f.large, f.buffer()[f.start:f.end]
+	switch {
+	case len(b) == 0:
+		f.large = nil
+	case n > len(f.buffer()):
+		f.large = largeBuffers.Get().(*[readerBytes]byte)
+	}
+	f.start, f.end = 0, copy(f.buffer(), b)
+	if large != nil && f.large == nil {
+		largeBuffers.Put(large)
+	}
+}
+
+// peek returns the next n bytes without consuming them. n is at most readerBytes. The bytes are valid
+// until they are discarded and something else is read.
 func (f *frameReader) peek(n int) ([]byte, error) {
 	for f.buffered() < n {
-		if f.start > 0 {
-			f.end = copy(f.buf[:], f.buf[f.start:f.end])
-			f.start = 0
-		}
-		m, err := f.r.Read(f.buf[f.end:])
+		f.makeRoom(n)
+		m, err := f.r.Read(f.buffer()[f.end:])
 		f.end += m
 		if err != nil && f.end < n {
 			if f.end > 0 {
@@ -45,7 +75,7 @@ func (f *frameReader) peek(n int) ([]byte, error) {
 			return nil, err
 		}
 	}
-	return f.buf[f.start : f.start+n], nil
+	return f.buffer()[f.start : f.start+n], nil
 }
 
 // discard consumes n bytes that peek has returned.
@@ -62,7 +92,7 @@ func (f *frameReader) Read(p []byte) (int, error) {
 			return 0, err
 		}
 	}
-	n := copy(p, f.buf[f.start:f.end])
+	n := copy(p, f.buffer()[f.start:f.end])
 	f.start += n
 	return n, nil
 }

@@ -17,7 +17,7 @@ func memory() uint64 {
 }
 
 func TestIdleConnectionsAreSmall(t *testing.T) {
-	const n, limit = 1000, 64 << 10
+	const n, limit = 1000, 32 << 10
 	f := start(t)
 	f.tokens.issue("ada-token", ada, time.Hour)
 	f.login(t, "ada-token").Close()

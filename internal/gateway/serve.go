@@ -92,13 +92,24 @@ func (s *server) admit(run context.Context, nc net.Conn) {
 	s.open[c] = struct{}{}
 	s.mu.Unlock()
 	s.conns.Go(func() {
-		s.report(c, c.serve(ctx))
-		c.close()
-		s.limits.closed(c.anonymous, c.subject)
-		s.mu.Lock()
-		delete(s.open, c)
-		s.mu.Unlock()
+		if err := c.begin(ctx); err != nil {
+			s.end(c, err)
+			return
+		}
+		// A login needs a large stack, above all with TLS. A connection may be idle for hours
+		// afterwards, so another goroutine continues, which begins with a small one.
+		s.conns.Go(func() { s.end(c, c.relay(ctx)) })
 	})
+}
+
+// end closes a connection, which has ended because of err.
+func (s *server) end(c *conn, err error) {
+	s.report(c, err)
+	c.close()
+	s.limits.closed(c.anonymous, c.subject)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.open, c)
 }
 
 func (g *Gateway) rejected(client net.Addr, err error) {
