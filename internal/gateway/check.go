@@ -2,15 +2,10 @@ package gateway
 
 import (
 	"encoding/binary"
-	"io"
 	"math"
-	"sync"
 )
 
 const (
-	// chunkBytes is the size of the buffer through which an answer is copied.
-	chunkBytes = 64 << 10
-
 	// maxElements limits the elements of all arrays of one request together. An element can take as
 	// few as two bytes in the request, but a hundred or more in the broker's memory.
 	maxElements = 100_000
@@ -29,25 +24,6 @@ type fetchLimit struct {
 // fetchWaitMillis limits how long a Fetch may wait at the broker. Brokers check ACLs when a request
 // arrives, so a waiting Fetch can return records after the client has lost the right to read them.
 const fetchWaitMillis = 5000
-
-var chunks = sync.Pool{New: func() any { return new([chunkBytes]byte) }}
-
-// relay copies a frame of n bytes without looking at them.
-func relay(to io.Writer, from *frameReader, n int) error {
-	buf := chunks.Get().(*[chunkBytes]byte)
-	defer chunks.Put(buf)
-	for n > 0 {
-		m, err := from.Read(buf[:min(n, chunkBytes)])
-		if err != nil && m == 0 {
-			return unexpected(err)
-		}
-		if _, err := to.Write(buf[:m]); err != nil {
-			return err
-		}
-		n -= m
-	}
-	return nil
-}
 
 // requestReader reads Kafka's types from an untrusted request. After the first error, which err
 // holds, all further values are zero. The reader of kmsg is not safe for untrusted input: a count

@@ -54,6 +54,8 @@ var (
 type conn struct {
 	g          *Gateway
 	client     net.Conn
+	wire       *wire        // below client; nil without TLS
+	direct     *net.TCPConn // client, if both it and upstream are TCP without TLS; else nil
 	address    netip.Addr
 	cancel     context.CancelFunc // ends the context of serve
 	fromClient frameReader        // reads with Read
@@ -94,7 +96,8 @@ type conn struct {
 func newConn(g *Gateway, client net.Conn, address netip.Addr, cancel context.CancelFunc) *conn {
 	c := &conn{g: g, client: client, address: address, cancel: cancel}
 	if g.cfg.TLS != nil {
-		c.client = tls.Server(client, g.cfg.TLS)
+		c.wire = &wire{Conn: client}
+		c.client = tls.Server(c.wire, g.cfg.TLS)
 	}
 	c.fromClient.r = c
 	c.flight.init()
@@ -123,6 +126,9 @@ func (c *conn) close() {
 	}
 	c.closed = true
 	c.cancel()
+	if c.wire != nil {
+		c.wire.interrupt()
+	}
 	c.client.Close()
 	if c.upstream != nil {
 		c.upstream.Close()
@@ -142,6 +148,9 @@ func (c *conn) dial(ctx context.Context) error {
 	defer c.mu.Unlock()
 	c.upstream = upstream
 	c.fromBroker = &frameReader{r: upstream}
+	if _, ok := upstream.(*net.TCPConn); ok {
+		c.direct, _ = c.client.(*net.TCPConn)
+	}
 	if c.closed {
 		upstream.Close()
 	}
@@ -309,5 +318,8 @@ func (c *conn) allow(deadline time.Time) {
 // Write sends bytes to the client. It sets a new write deadline each time.
 func (c *conn) Write(p []byte) (int, error) {
 	c.client.SetWriteDeadline(time.Now().Add(writeTimeout))
+	if c.wire != nil {
+		return c.wire.writeAtOnce(c.client, p)
+	}
 	return c.client.Write(p)
 }

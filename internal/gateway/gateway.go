@@ -208,6 +208,7 @@ type Gateway struct {
 	loginBudget    *semaphore.Weighted
 	requestBudget  *semaphore.Weighted
 	responseBudget *semaphore.Weighted
+	splices        *semaphore.Weighted
 	uploads        uploads
 
 	mu      sync.Mutex // guards the field below
@@ -230,6 +231,7 @@ func New(cfg Config) (*Gateway, error) {
 		loginBudget:      semaphore.NewWeighted(loginBudgetBytes),
 		requestBudget:    semaphore.NewWeighted(requestBudgetBytes),
 		responseBudget:   semaphore.NewWeighted(responseBudgetBytes),
+		splices:          semaphore.NewWeighted(maxSplices),
 		logRejected:      rate.Sometimes{Interval: often},
 		logUnavailable:   rate.Sometimes{Interval: often},
 		logMisconfigured: rate.Sometimes{Interval: time.Minute},

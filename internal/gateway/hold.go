@@ -78,7 +78,13 @@ func (c *conn) holdRequest(ctx context.Context, size int) (frame []byte, free fu
 		releaseForAll()
 	}
 	c.g.uploads.begin(c)
+	if c.wire != nil && n >= chunkBytes { // for a smaller one, reading ahead could take more memory than the request
+		c.wire.readAhead(true)
+	}
 	_, err = io.ReadFull(&c.fromClient, frame)
+	if c.wire != nil {
+		c.wire.readAhead(false)
+	}
 	c.g.uploads.end(c)
 	if err != nil {
 		free()

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"io"
+	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -210,5 +212,73 @@ func (c *conn) relayResponse(ctx context.Context, size int, correlation int32) e
 	case namesGroups().answers[p.key]:
 		return c.relayGroupResponse(ctx, size, p)
 	}
-	return relay(c, c.fromBroker, 4+size)
+	return c.relayFrame(4 + size)
+}
+
+// chunkBytes is how much of an answer is copied at a time.
+const chunkBytes = 64 << 10
+
+var chunks = sync.Pool{New: func() any { return new([chunkBytes]byte) }}
+
+// relayFrame relays an answer without looking at it. n is the size of its whole frame.
+func (c *conn) relayFrame(n int) error {
+	if n <= c.fromBroker.buffered() {
+		frame, _ := c.fromBroker.peek(n)
+		c.fromBroker.discard(n)
+		_, err := c.Write(frame)
+		return err
+	}
+	n, err := c.copyFrame(n, chunkBytes)
+	if err != nil || n == 0 {
+		return err
+	}
+	if c.direct != nil && c.g.splices.TryAcquire(1) {
+		defer c.g.splices.Release(1)
+		return c.spliceFrame(n)
+	}
+	_, err = c.copyFrame(n, n)
+	return err
+}
+
+// copyFrame copies the next most bytes of an answer, of which n bytes are left. It returns how many
+// are left then. A client cannot use a part of an answer, so nothing is gained by sending a chunk
+// before it is full.
+func (c *conn) copyFrame(n, most int) (left int, err error) {
+	chunk := chunks.Get().(*[chunkBytes]byte)
+	defer chunks.Put(chunk)
+	for end := max(0, n-most); n > end; {
+		m := min(n, chunkBytes)
+		filled := 0
+		if c.fromBroker.buffered() > 0 {
+			filled, _ = c.fromBroker.Read(chunk[:m])
+		}
+		// Read past the frameReader, which would read the last bytes into its own buffer first.
+		if _, err := io.ReadFull(c.upstream, chunk[filled:m]); err != nil {
+			return n, unexpected(err)
+		}
+		if _, err := c.Write(chunk[:m]); err != nil {
+			return n, err
+		}
+		n -= m
+	}
+	return n, nil
+}
+
+// maxSplices limits the answers that are spliced at the same time. Each needs a pipe of up to 1 MiB,
+// and Linux gives an ordinary user 64 MiB before it makes further pipes very small.
+const maxSplices = 32
+
+// spliceFrame passes on the last n bytes of an answer. Between two TCP connections, package net has
+// Linux do that without copying them. Nothing may be buffered. As in Write, each chunk has a deadline
+// of its own.
+func (c *conn) spliceFrame(n int) error {
+	for n > 0 {
+		c.direct.SetWriteDeadline(time.Now().Add(writeTimeout))
+		m, err := io.CopyN(c.direct, c.upstream, int64(min(n, chunkBytes)))
+		if err != nil {
+			return unexpected(err)
+		}
+		n -= int(m)
+	}
+	return nil
 }
