@@ -55,7 +55,7 @@ type conn struct {
 	g          *Gateway
 	client     net.Conn
 	wire       *wire        // below client; nil without TLS
-	direct     *net.TCPConn // client, if both it and upstream are TCP without TLS; else nil
+	direct     *net.TCPConn // client, if answers can be spliced from upstream to it; else nil
 	address    netip.Addr
 	cancel     context.CancelFunc // ends the context of serve
 	fromClient frameReader        // reads with Read
@@ -148,7 +148,7 @@ func (c *conn) dial(ctx context.Context) error {
 	defer c.mu.Unlock()
 	c.upstream = upstream
 	c.fromBroker = &frameReader{r: upstream}
-	if _, ok := upstream.(*net.TCPConn); ok {
+	if _, ok := upstream.(*net.TCPConn); ok && canSplice {
 		c.direct, _ = c.client.(*net.TCPConn)
 	}
 	if c.closed {

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"net"
 	"sync"
 	"time"
 
@@ -232,11 +233,13 @@ func (c *conn) relayFrame(n int) error {
 	if err != nil || n == 0 {
 		return err
 	}
-	if c.direct != nil && c.g.splices.TryAcquire(1) {
-		defer c.g.splices.Release(1)
-		return c.spliceFrame(n)
+	if c.direct != nil && n >= chunkBytes && c.g.splices.TryAcquire(1) {
+		n, err = splice(c.direct, c.upstream.(*net.TCPConn), n)
+		c.g.splices.Release(1)
 	}
-	_, err = c.copyFrame(n, n)
+	if err == nil {
+		_, err = c.copyFrame(n, n)
+	}
 	return err
 }
 
@@ -267,18 +270,3 @@ func (c *conn) copyFrame(n, most int) (left int, err error) {
 // maxSplices limits the answers that are spliced at the same time. Each needs a pipe of up to 1 MiB,
 // and Linux gives an ordinary user 64 MiB before it makes further pipes very small.
 const maxSplices = 32
-
-// spliceFrame passes on the last n bytes of an answer. Between two TCP connections, package net has
-// Linux do that without copying them. Nothing may be buffered. As in Write, each chunk has a deadline
-// of its own.
-func (c *conn) spliceFrame(n int) error {
-	for n > 0 {
-		c.direct.SetWriteDeadline(time.Now().Add(writeTimeout))
-		m, err := io.CopyN(c.direct, c.upstream, int64(min(n, chunkBytes)))
-		if err != nil {
-			return unexpected(err)
-		}
-		n -= int(m)
-	}
-	return nil
-}
