@@ -79,12 +79,12 @@ other lines, and exits with 8.
 With --input ndjson, each line is a JSON object like those that "consume -o ndjson" prints. It has
 "value" or "value_base64" and, optionally, "key", "key_base64", "headers", "time" and "id". If
 "value" is a string, its text is logged; if it is an object, array or number, its JSON text is.
-"headers" is a list as "consume -o ndjson" prints it, or an object, such as {"unit": "C"}. A byte-order mark is skipped. To log lines of JSON unchanged, omit
---input.
+"headers" is a list as "consume -o ndjson" prints it, or an object, such as {"unit": "C"}. A
+byte-order mark is skipped. To log lines of JSON unchanged, omit --input.
 
 With --input file, each FILE, or all of standard input, is one event. The key is the name of the
-file without its folder, unless -k sets another key. The name is also in the header "file". The time of the event is
-the time at which the file was last changed.
+file without its folder, unless -k sets another key. The name is also in the header "file". The time
+of the event is the time at which the file was last changed.
 
 With --watch, each file in DIR is one event, and so is each file that is added to DIR later. Key,
 header and time are those of --input file. With --input lines or ndjson, each line of a file is an
@@ -92,19 +92,19 @@ event instead.
 
 With --watch, a file counts as complete, and is logged, when its size and time have not changed for
 the time in --settle. If your program first writes a file under a name that is ignored (see below),
-and renames it when it is complete, use --settle 0. With --input lines or ndjson, if the last line of a file has no line feed,
-the file counts as complete after ten times --settle, or when produce ends. These are ignored:
-folders in DIR, empty files, files that are not regular (such as links), and files whose names begin
-with a dot or do not match --pattern.
+and renames it when it is complete, use --settle 0. With --input lines or ndjson, if the last line
+of a file has no line feed, the file counts as complete after ten times --settle, or when produce
+ends. These are ignored: folders in DIR, empty files, files that are not regular (such as links),
+and files whose names begin with a dot or do not match --pattern.
 
 With --watch, a journal records which files were logged, so that each file is logged once. If a file
 changes later, the whole file is logged again. There is one journal for each folder and topic, in
 DIASPORA_STATE_DIR. So all files in DIR are logged again if you use another topic, another state
-folder, or another path to DIR, for instance through a link. If produce is killed, the files that it was logging are logged again,
-with the same IDs. If a file is too large, produce reports it and records it in the journal, and does
-not try it again. SIGTERM and Ctrl-C end produce --watch in the normal way: it exits with 0, with 8 if a
-file or a line was not logged, or with 130 if somebody has to solve a problem before the pending
-events can be sent.
+folder, or another path to DIR, for instance through a link. If produce is killed, the files that it
+was logging are logged again, with the same IDs. If a file is too large, produce reports it and
+records it in the journal, and does not try it again. SIGTERM and Ctrl-C end produce --watch in the
+normal way: it exits with 0, with 8 if a file or a line was not logged, or with 130 if somebody has
+to solve a problem before the pending events can be sent.
 
 DIR can be on a network file system. If another folder takes the place of DIR, because DIR was
 deleted and created again, a disk was unmounted and mounted, or a link points elsewhere, produce
