@@ -18,21 +18,11 @@ import (
 
 // link compares producing over links of different latency.
 func (b bench) link(ctx context.Context) (string, error) {
-	target, err := freeAddr()
+	cfg, proxy, stop, err := b.farAway(ctx)
 	if err != nil {
 		return "", err
 	}
-	proxy, err := faultnet.Start(target)
-	if err != nil {
-		return "", err
-	}
-	defer proxy.Close()
-	far := inside.Behind(fabric.Config{KafkaAddr: target}, proxy.Addr()).(fabric.Config)
-	cfg, fabric, err := b.start(ctx, far, partitions, topic)
-	if err != nil {
-		return "", err
-	}
-	defer fabric.Close()
+	defer stop()
 	values := measure.Payloads(1024)
 	rows := [][]string{{"each way", "client", "events/s", "MB/s", "ratio to franz-go, median (min–max)"}}
 	for _, delay := range []time.Duration{0, 10 * time.Millisecond, 50 * time.Millisecond} {
@@ -78,6 +68,23 @@ func (b bench) across(ctx context.Context, cfg diaspora.Config, values [][]byte,
 		{Name: "diaspora Logger.Send", Run: measure.Send(ctx, without, topic, values)},
 		{Name: "diaspora Logger.Send on a spool", Run: measure.Send(ctx, with, topic, values)},
 	}, b.Rounds, b.Scaled(100_000))
+}
+
+// farAway starts a fabric on disk, with a link to its gateway that has no latency yet.
+func (b bench) farAway(ctx context.Context) (cfg diaspora.Config, link *faultnet.Proxy, stop func(), err error) {
+	target, err := freeAddr()
+	if err != nil {
+		return cfg, nil, nil, err
+	}
+	if link, err = faultnet.Start(target); err != nil {
+		return cfg, nil, nil, err
+	}
+	cfg, f, err := b.start(ctx, inside.Behind(fabric.Config{KafkaAddr: target}, link.Addr()).(fabric.Config), partitions, topic)
+	if err != nil {
+		link.Close()
+		return cfg, nil, nil, err
+	}
+	return cfg, link, func() { f.Close(); link.Close() }, nil
 }
 
 // freeAddr returns an address on which nothing listens.

@@ -9,9 +9,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/bench/measure"
-	"github.com/diaspora-streams/diaspora/fabric"
 	"github.com/diaspora-streams/diaspora/internal/faultnet"
-	"github.com/diaspora-streams/diaspora/internal/inside"
 )
 
 // openDelay is the latency of the link in each direction. Over a long link, opening costs about as
@@ -21,21 +19,11 @@ const openDelay = 50 * time.Millisecond
 // open compares what a program does first over a long link: it opens a client and reads a topic, or
 // logs its first event.
 func (b bench) open(ctx context.Context) (string, error) {
-	target, err := freeAddr()
+	cfg, proxy, stop, err := b.farAway(ctx)
 	if err != nil {
 		return "", err
 	}
-	proxy, err := faultnet.Start(target)
-	if err != nil {
-		return "", err
-	}
-	defer proxy.Close()
-	far := inside.Behind(fabric.Config{KafkaAddr: target}, proxy.Addr()).(fabric.Config)
-	cfg, fabric, err := b.start(ctx, far, partitions, topic)
-	if err != nil {
-		return "", err
-	}
-	defer fabric.Close()
+	defer stop()
 	client, err := plain(ctx, cfg)
 	if err != nil {
 		return "", err
@@ -54,18 +42,20 @@ func (b bench) open(ctx context.Context) (string, error) {
 	}{
 		{"read the topic", n, []measure.Contender{
 			{Name: "franz-go", Run: measure.Consume(ctx, []string{topic}, measure.Opts(cfg)...)},
-			{Name: "diaspora Consumer", Run: consume(ctx, cfg, noGroup)},
+			{Name: "diaspora Consumer", Run: measure.Read(ctx, cfg, func() diaspora.ConsumerOptions { return diaspora.ConsumerOptions{Topics: []string{topic}} })},
 		}},
 		{"read the topic in a new group", n, []measure.Contender{
 			{Name: "franz-go", Run: consumeInGroup(ctx, cfg)},
-			{Name: "diaspora Consumer", Run: consume(ctx, cfg, newGroup)},
+			{Name: "diaspora Consumer", Run: measure.Read(ctx, cfg, func() diaspora.ConsumerOptions {
+				return diaspora.ConsumerOptions{Topics: []string{topic}, Group: newGroup()}
+			})},
 		}},
 		{"first event of an open client", 1, []measure.Contender{
 			{Name: "franz-go ProduceSync", Run: firstProduced(ctx, cfg, values[0])},
 			{Name: "diaspora Logger.Log", Run: firstLogged(ctx, cfg, values[0])},
 		}},
 	}
-	rows := [][]string{{"what", "client", "time, median", "speed relative to franz-go, median (min–max)"}}
+	rows := [][]string{{"what", "client", "time, median", "ratio to franz-go's speed, median (min–max)"}}
 	for _, s := range sections {
 		rates, err := measure.TakeTurns(s.contenders, b.Rounds, s.n)
 		if err != nil {
@@ -82,34 +72,10 @@ func (b bench) open(ctx context.Context) (string, error) {
 		openDelay, n) + measure.Table(rows), nil
 }
 
-func noGroup() string { return "" }
-
 // newGroup returns the name of a group that has no offsets and no members.
 func newGroup() string { return fmt.Sprintf("open-%d", time.Now().UnixNano()) }
 
-// consume returns a Run function that opens a Consumer and reads the topic.
-func consume(ctx context.Context, cfg diaspora.Config, group func() string) func(int) (time.Duration, error) {
-	return func(n int) (time.Duration, error) {
-		options := diaspora.ConsumerOptions{Topics: []string{topic}, Group: group()}
-		start, got := time.Now(), 0
-		c, err := diaspora.OpenConsumer(ctx, cfg, options)
-		if err != nil {
-			return 0, err
-		}
-		for _, err := range c.Records(ctx) {
-			if err != nil {
-				return 0, err
-			}
-			if got++; got == n {
-				break
-			}
-		}
-		took := time.Since(start)
-		return took, c.Close(ctx)
-	}
-}
-
-// consumeInGroup returns a Run function that does the same with a plain client in a group.
+// consumeInGroup returns a Run function that reads the topic with a plain client in a new group.
 func consumeInGroup(ctx context.Context, cfg diaspora.Config) func(int) (time.Duration, error) {
 	return func(n int) (time.Duration, error) {
 		return measure.Consume(ctx, []string{topic}, append(measure.Opts(cfg), kgo.ConsumerGroup(newGroup()))...)(n)

@@ -148,6 +148,28 @@ func Consume(ctx context.Context, topics []string, opts ...kgo.Opt) func(int) (t
 	}
 }
 
+// Read returns a Run function that opens our Consumer and reads records. options returns its options.
+func Read(ctx context.Context, cfg diaspora.Config, options func() diaspora.ConsumerOptions) func(int) (time.Duration, error) {
+	return func(n int) (time.Duration, error) {
+		o := options()
+		start, got := time.Now(), 0
+		c, err := diaspora.OpenConsumer(ctx, cfg, o)
+		if err != nil {
+			return 0, err
+		}
+		for _, err := range c.Records(ctx) {
+			if err != nil {
+				return 0, err
+			}
+			if got++; got == n {
+				break
+			}
+		}
+		took := time.Since(start)
+		return took, c.Close(ctx)
+	}
+}
+
 // SignIn signs in with a token on a connection to the gateway.
 func SignIn(conn net.Conn, token globus.Secret) error {
 	handshake := kmsg.NewPtrSASLHandshakeRequest()

@@ -88,7 +88,7 @@ func (s *site) goClients(ctx context.Context, d discipline) (all []measure.Conte
 	if d.what == consumed {
 		all = append(all, measure.Contender{Name: plainName, Run: measure.Consume(ctx, []string{topic}, opts...)})
 		if d.way == gateway {
-			all = append(all, measure.Contender{Name: ourName, Run: s.consume(ctx, topic)})
+			all = append(all, measure.Contender{Name: ourName, Run: measure.Read(ctx, s.cfg, func() diaspora.ConsumerOptions { return diaspora.ConsumerOptions{Topics: []string{topic}} })})
 		}
 		return all, stop, nil
 	}
@@ -117,27 +117,6 @@ func (s *site) goClients(ctx context.Context, d discipline) (all []measure.Conte
 			measure.Contender{Name: headedName, Run: measure.Produce(ctx, headed, func(i int) *kgo.Record { return measure.WithHeaders(events[i%len(events)], i) })})
 	}
 	return all, stop, nil
-}
-
-// consume returns a Run function that opens our Consumer and reads the topic.
-func (s *site) consume(ctx context.Context, topic string) func(int) (time.Duration, error) {
-	return func(n int) (time.Duration, error) {
-		began, got := time.Now(), 0
-		c, err := diaspora.OpenConsumer(ctx, s.cfg, diaspora.ConsumerOptions{Topics: []string{topic}})
-		if err != nil {
-			return 0, err
-		}
-		for _, err := range c.Records(ctx) {
-			if err != nil {
-				return 0, err
-			}
-			if got++; got == n {
-				break
-			}
-		}
-		took := time.Since(began)
-		return took, c.Close(ctx)
-	}
 }
 
 // environment returns the environment of the Python programs. It holds the secret, so that it is

@@ -14,7 +14,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"runtime/pprof"
 	"strings"
 
 	"github.com/diaspora-streams/diaspora/bench/measure"
@@ -25,17 +24,11 @@ func main() {
 	goOnly := flag.Bool("go", false, "franz-go and ours only, through the gateway only, for profiles")
 	profile := flag.String("cpuprofile", "", "write a CPU profile of this process, gateway and Go clients, to `FILE`")
 	p.Main(func(ctx context.Context) error {
-		if *profile != "" {
-			file, err := os.Create(*profile)
-			if err != nil {
-				return err
-			}
-			defer file.Close()
-			if err := pprof.StartCPUProfile(file); err != nil {
-				return err
-			}
-			defer pprof.StopCPUProfile()
+		stop, err := measure.CPUProfile(*profile)
+		if err != nil {
+			return err
 		}
+		defer stop()
 		return p.Report(ctx, "", []measure.Part{{Name: "peers", Run: func(ctx context.Context) (section string, err error) {
 			s, err := openSite(ctx, p.Dir)
 			if err != nil {

@@ -9,12 +9,12 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"runtime/pprof"
 	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/diaspora-streams/diaspora/bench/measure"
 	"github.com/diaspora-streams/diaspora/internal/apache"
 	"github.com/diaspora-streams/diaspora/internal/gateway"
 )
@@ -63,17 +63,11 @@ func runGateway() error {
 		return err
 	}
 	fmt.Println(ln.Addr())
-	if cfg.ProfileFile != "" {
-		file, err := os.Create(cfg.ProfileFile)
-		if err != nil {
-			return err
-		}
-		defer file.Close()
-		if err := pprof.StartCPUProfile(file); err != nil {
-			return err
-		}
-		defer pprof.StopCPUProfile()
+	profiled, err := measure.CPUProfile(cfg.ProfileFile)
+	if err != nil {
+		return err
 	}
+	defer profiled()
 	ctx, stop := context.WithCancel(context.Background())
 	go func() {
 		io.Copy(io.Discard, os.Stdin)
