@@ -941,32 +941,13 @@ func TestDistinctRemembersNoIDs(t *testing.T) {
 	}
 }
 
-// tally counts the requests that Kafka clients send, by kind.
-type tally struct {
-	mu   sync.Mutex // guards the field below
-	sent map[kmsg.Key]int
-}
-
-// OnBrokerWrite implements [kgo.HookBrokerWrite].
-func (n *tally) OnBrokerWrite(_ kgo.BrokerMetadata, key int16, _ int, _, _ time.Duration, _ error) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.sent[kmsg.Key(key)]++
-}
-
-func (n *tally) of(key kmsg.Key) int {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.sent[key]
-}
-
 // counting returns a cluster with three topics that requires a login, and a configuration whose
 // clients' requests are counted.
-func counting(t *testing.T) (Config, *tally) {
+func counting(t *testing.T) (Config, *testkit.Tally) {
 	t.Helper()
 	cluster, cfg := newCluster(t, kfake.SeedTopics(2, "beamline", "detector", "weather"), kfake.MaxVersions(kversion.V4_3_0()))
 	newDoor(cluster, &cfg)
-	n := &tally{sent: map[kmsg.Key]int{}}
+	n := new(testkit.Tally)
 	cfg.opts = append(cfg.opts, kgo.WithHooks(n))
 	return cfg, n
 }
@@ -974,13 +955,11 @@ func counting(t *testing.T) (Config, *tally) {
 // wantRequests fails if more requests were sent than a change may add without a good reason: over a
 // long link, each of them costs a user time. It fails, too, if fewer were sent, so that the numbers
 // stay true.
-func wantRequests(t *testing.T, what string, n *tally, want map[kmsg.Key]int) {
+func wantRequests(t *testing.T, what string, n *testkit.Tally, want map[kmsg.Key]int) {
 	t.Helper()
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	delete(n.sent, kmsg.Heartbeat) // on a busy machine, a member may have sent one
-	if !maps.Equal(n.sent, want) {
-		t.Errorf("%s sent %s\nwant %s", what, inWords(n.sent), inWords(want))
+	sent := n.Sent(kmsg.Heartbeat) // on a busy machine, a member may have sent one
+	if !maps.Equal(sent, want) {
+		t.Errorf("%s sent %s\nwant %s", what, inWords(sent), inWords(want))
 	}
 }
 
@@ -1016,7 +995,7 @@ func TestRequestsOfAConsumer(t *testing.T) {
 	for group, want := range map[string]map[kmsg.Key]int{"": alone, "analysis": member} {
 		cfg, n := counting(t)
 		openConsumer(t, cfg, ConsumerOptions{Topics: []string{"beamline", "detector", "weather"}, Group: group})
-		eventually(t, "a fetch", func() bool { return n.of(kmsg.Fetch) >= want[kmsg.Fetch] })
+		eventually(t, "a fetch", func() bool { return n.Sent()[kmsg.Fetch] >= want[kmsg.Fetch] })
 		wantRequests(t, fmt.Sprintf("a Consumer in group %q", group), n, want)
 	}
 }

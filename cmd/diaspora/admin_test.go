@@ -63,7 +63,7 @@ func TestAdmin(t *testing.T) {
 	}
 }
 
-// TestAdminAsSomebodyElse checks that somebody who is not an operator learns which login was used, and which others
+// TestAdminAsSomebodyElse checks that a person who is not an operator learns which login was used, and which others
 // there are.
 func TestAdminAsSomebodyElse(t *testing.T) {
 	t.Parallel()

@@ -41,8 +41,8 @@ serve runs until Ctrl-C or SIGTERM. It finishes the requests that are in flight 
 	args: arguments{max: 1},
 }
 
-// serveSettingsFile is read if it exists and --config names no other file.
-const serveSettingsFile = "/etc/diaspora/serve.toml"
+// serveSettingsFile is read if it exists and --config names no other file. A test changes it.
+var serveSettingsFile = "/etc/diaspora/serve.toml"
 
 func (e *env) serveCommand() *cobra.Command {
 	var cmd *cobra.Command

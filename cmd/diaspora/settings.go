@@ -96,7 +96,7 @@ func (d *serveDraft) settings() []setting {
 			_, d.acl.CA, err = front.ReadCA(v)
 			return err
 		}},
-		{"acl-hosts", "host names, besides that of public-url, under which clients may address the ACL endpoint, as `HOST,...`", &d.acl.Hosts},
+		{"acl-hosts", "host names, besides that of public-url, under which clients reach the ACL endpoint, as `HOST,...`", &d.acl.Hosts},
 		{"acl-trusted-proxies", "networks of HTTP proxies whose X-Forwarded-For header is trusted, as `NETWORK,...`", &d.acl.TrustedProxies},
 		{"default-partitions", "`NUMBER` of partitions of a topic that is claimed without --partitions (default 1)", &d.acl.DefaultPartitions},
 		{"default-retention", "`DURATION` for which events are kept in a topic that is claimed without --retention (default 168h)", &d.acl.DefaultRetention},
@@ -357,7 +357,7 @@ func nearSettings(name string) (near []setting) {
 }
 
 // exampleHost and exampleWord match what the templates and the documentation have in the place of real values. Nobody
-// can own the names below example.org and its like.
+// can own a name below example.org, example.com, example.net or example.edu.
 var (
 	exampleHost = regexp.MustCompile(`(?i)(?:^|[^\w.-])((?:[\w-]+\.)*example\.(?:com|edu|net|org))(?:$|[^\w.-])`)
 	exampleWord = regexp.MustCompile(`(<[^<>]+>|@[A-Z_]+@|\bCLUSTER[-_]ID\b|\bSERVICE_UUID\b)`)

@@ -244,13 +244,13 @@ func TestCheckNamesPlaceholders(t *testing.T) {
 
 // TestCheckWithoutFile checks that serve says first that it has found no file, which explains all the missing settings.
 func TestCheckWithoutFile(t *testing.T) {
-	if _, err := os.Stat(serveSettingsFile); err == nil {
-		t.Skip("this machine has " + serveSettingsFile)
-	}
+	installed := serveSettingsFile
+	defer func() { serveSettingsFile = installed }()
+	serveSettingsFile = filepath.Join(t.TempDir(), "serve.toml")
 	for _, args := range [][]string{{"serve", "acl", "--check"}, {"serve"}, {"serve", "gateway", "--public-url", "https://diaspora.lab.org"}} {
 		d := emptyDesk(t)
 		code := d.types(t.Context(), args...)
-		if said := d.err.String(); code != 2 || !strings.HasPrefix(said, "diaspora: serve: there is no /etc/diaspora/serve.toml, and --config names no other file\n  ") || !strings.Contains(said, "\nhint: ") {
+		if said := d.err.String(); code != 2 || !strings.HasPrefix(said, "diaspora: serve: there is no "+serveSettingsFile+", and --config names no other file\n  ") || !strings.Contains(said, "\nhint: ") {
 			t.Errorf("%v exits with %d, and says %q", args, code, said)
 		}
 	}

@@ -6,44 +6,28 @@ import (
 	"strconv"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
-
-// tally counts the requests of Kafka clients, by kind.
-type tally struct {
-	mu   sync.Mutex // guards the field below
-	sent map[kmsg.Key]int
-}
-
-// OnBrokerWrite implements [kgo.HookBrokerWrite].
-func (n *tally) OnBrokerWrite(_ kgo.BrokerMetadata, key int16, _ int, _, _ time.Duration, _ error) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.sent[kmsg.Key(key)]++
-}
 
 // TestRequestsOfAClaim fails when a claim sends other requests to the cluster than it has to. Most of
 // them wait for each other, and a claim takes as long as they do.
 func TestRequestsOfAClaim(t *testing.T) {
 	for _, brokers := range []int{1, 3} {
-		n := &tally{sent: map[kmsg.Key]int{}}
+		n := new(testkit.Tally)
 		s := newCluster(t, numBrokers(brokers)).open(func(cfg *Config) { cfg.Admin = append(cfg.Admin, kgo.WithHooks(n)) })
 		if _, err := s.Claim(t.Context(), ada, diaspora.ClaimRequest{Name: "first"}); err != nil {
 			t.Fatal(err) // it opens connections
 		}
-		n.mu.Lock()
-		clear(n.sent)
-		n.mu.Unlock()
+		n.Reset()
 		if _, err := s.Claim(t.Context(), ada, diaspora.ClaimRequest{Name: "weather"}); err != nil {
 			t.Fatal(err)
 		}
-		n.mu.Lock()
-		delete(n.sent, kmsg.Fetch) // of the goroutine that reads the ledger
+		sent := n.Sent(kmsg.Fetch) // without those of the goroutine that reads the ledger
 		want := map[kmsg.Key]int{
 			kmsg.ListOffsets:  2, // the end of the ledger, before and after
 			kmsg.CreateTopics: 2, // may the topic be created, and create it
@@ -52,22 +36,19 @@ func TestRequestsOfAClaim(t *testing.T) {
 			kmsg.Metadata:     1 + brokers, // which brokers are there, and can each serve the topic
 			kmsg.DescribeACLs: brokers,
 		}
-		if !maps.Equal(n.sent, want) {
-			t.Errorf("with %d brokers, a claim sent %v\nwant %v", brokers, n.sent, want)
+		if !maps.Equal(sent, want) {
+			t.Errorf("with %d brokers, a claim sent %v\nwant %v", brokers, sent, want)
 		}
-		n.mu.Unlock()
 	}
 }
 
 // TestBrokerThatIsBehind fails when a claim does not wait until every broker has the ACLs, or when it
 // requests them again because a broker gets them a moment later.
 func TestBrokerThatIsBehind(t *testing.T) {
-	n := &tally{sent: map[kmsg.Key]int{}}
+	n := new(testkit.Tally)
 	c := newCluster(t, numBrokers(3))
 	s := c.open(func(cfg *Config) { cfg.Admin = append(cfg.Admin, kgo.WithHooks(n)) })
-	n.mu.Lock()
-	clear(n.sent)
-	n.mu.Unlock()
+	n.Reset()
 	late := 2 // answers
 	c.fake.ControlKey(int16(kmsg.DescribeACLs), func(req kmsg.Request) (kmsg.Response, error, bool) {
 		c.fake.KeepControl()
@@ -80,9 +61,7 @@ func TestBrokerThatIsBehind(t *testing.T) {
 	if _, err := s.Claim(t.Context(), ada, diaspora.ClaimRequest{Name: "weather"}); err != nil {
 		t.Fatal(err)
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if asked, added := n.sent[kmsg.DescribeACLs], n.sent[kmsg.CreateACLs]; asked != 5 || added != 1 {
+	if asked, added := n.Sent()[kmsg.DescribeACLs], n.Sent()[kmsg.CreateACLs]; asked != 5 || added != 1 {
 		t.Errorf("the claim looked for ACLs %d times and added them %d times, want 5 and once", asked, added)
 	}
 }

@@ -182,8 +182,10 @@ func TestStopDoesNotWaitForReaders(t *testing.T) {
 			p := produceRequest(7)
 			p.Topics[0].Partitions[0].Records = make([]byte, 30<<20)
 			c.send(appendRequest(p, 1))
+			// The gateway has begun to write an answer that is too large for the buffers of a connection.
+			_, err = conn.Read(make([]byte, 1))
+			testkit.Must(t, err)
 		}
-		time.Sleep(200 * time.Millisecond) // until the answers fill the buffers of the connections
 		began := time.Now()
 		f.stopGateway(t)
 		f.stopGateway = func(testing.TB) {}

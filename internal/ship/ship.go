@@ -249,7 +249,8 @@ func (s *Shipper) next(ctx context.Context) ([]spool.Record, error) {
 	return s.unheld(records), err
 }
 
-// ended is a context with which [spool.Spool.Next] returns what is there, and does not wait.
+// ended is a context that has ended. With it, [spool.Spool.Next] returns the entries that it has, and
+// does not wait for more.
 var ended = func() context.Context {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
