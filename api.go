@@ -50,19 +50,95 @@ type ClaimRequest struct {
 
 // Topic describes a claimed topic.
 type Topic struct {
-	Name        string    `json:"name"`
-	Owner       string    `json:"owner"` // the owner's subject
-	Partitions  int       `json:"partitions"`
-	RetentionMS int64     `json:"retention_ms,omitempty"`
+	Name        string `json:"name"`
+	Owner       string `json:"owner"` // the owner's subject
+	Partitions  int    `json:"partitions"`
+	RetentionMS int64  `json:"retention_ms,omitempty"`
+	// MaxBytes is the size of a partition above which its oldest events are deleted; 0 means no limit.
+	MaxBytes int64 `json:"max_bytes,omitempty"`
+	// Compact says that only the last event of each key is kept.
+	Compact     bool      `json:"compact,omitempty"`
 	Description string    `json:"description,omitempty"`
 	Claimed     time.Time `json:"claimed"`
+	// Public says that everybody who signs in may read the topic.
+	Public bool `json:"public,omitempty"`
+	// Read, Write and Manage say what the caller may do.
+	Read   bool `json:"read,omitempty"`
+	Write  bool `json:"write,omitempty"`
+	Manage bool `json:"manage,omitempty"`
+	// OfferedTo is the subject to whom the owner has offered the topic.
+	OfferedTo string `json:"offered_to,omitempty"`
+	// Released is set when the topic was released. It is deleted at this time. Until then it can be
+	// restored, and nobody can use it.
+	Released time.Time `json:"released,omitzero"`
 	// Created is true in the response to a claim if the claim created the topic.
 	Created bool `json:"created,omitempty"`
 }
 
 // TopicList is the response to GET /v1/topics.
 type TopicList struct {
-	Topics []Topic `json:"topics"`
+	Topics  []Topic `json:"topics"`            // of the caller
+	Shared  []Topic `json:"shared,omitempty"`  // that others share with the caller
+	Public  []Topic `json:"public,omitempty"`  // that everybody may read
+	Offered []Topic `json:"offered,omitempty"` // that their owners want to transfer to the caller
+}
+
+// TopicSettings is the body of PATCH /v1/topics/{name}. A zero or nil field changes nothing.
+type TopicSettings struct {
+	Partitions  int     `json:"partitions,omitempty"`   // can only grow
+	RetentionMS int64   `json:"retention_ms,omitempty"` // -1 keeps events forever
+	MaxBytes    int64   `json:"max_bytes,omitempty"`    // of each partition; -1 means no limit
+	Description *string `json:"description,omitempty"`
+	Compact     *bool   `json:"compact,omitempty"`
+}
+
+// TopicChange is the response to PATCH /v1/topics/{name}.
+type TopicChange struct {
+	Before Topic `json:"before"`
+	After  Topic `json:"after"`
+}
+
+// GrantRequest is the body of POST /v1/topics/{name}/grants. It names one grantee: a person by
+// Subject, by Username or by both, a Globus group, or everybody.
+type GrantRequest struct {
+	Subject  string `json:"subject,omitempty"`  // the ID of an identity at Globus
+	Username string `json:"username,omitempty"` // the service looks it up
+	Group    string `json:"group,omitempty"`    // the ID of a Globus group, whose members get the rights
+	Public   bool   `json:"public,omitempty"`   // everybody who signs in; to read only
+	// Read, Write and Manage are the rights. Manage includes the other two; it allows to share the
+	// topic and to change its settings.
+	Read   bool `json:"read,omitempty"`
+	Write  bool `json:"write,omitempty"`
+	Manage bool `json:"manage,omitempty"`
+	// Expires is when the rights end. Default: never.
+	Expires time.Time `json:"expires,omitzero"`
+}
+
+// Grant says with whom a topic is shared: a person, a Globus group, or everybody.
+type Grant struct {
+	Subject  string    `json:"subject,omitempty"`
+	Username string    `json:"username,omitempty"` // of the person when the topic was shared
+	Group    string    `json:"group,omitempty"`
+	Members  []string  `json:"members,omitempty"` // of the group, by their subjects
+	Public   bool      `json:"public,omitempty"`
+	Read     bool      `json:"read,omitempty"`
+	Write    bool      `json:"write,omitempty"`
+	Manage   bool      `json:"manage,omitempty"`
+	By       string    `json:"by"` // the subject who shared the topic
+	Since    time.Time `json:"since"`
+	Expires  time.Time `json:"expires,omitzero"`
+}
+
+// GrantList is the response to GET /v1/topics/{name}/grants.
+type GrantList struct {
+	Grants []Grant `json:"grants"`
+}
+
+// Transfer is the body of POST /v1/topics/{name}/transfer. It names the new owner by Subject, by
+// Username or by both.
+type Transfer struct {
+	Subject  string `json:"subject,omitempty"`
+	Username string `json:"username,omitempty"`
 }
 
 // AccessKeyRequest is the body of POST /v1/keys.
@@ -166,6 +242,26 @@ func topicAnswerFault(t Topic, name string) string {
 		return "the topic's owner is malformed"
 	case len(t.Description) > maxDescriptionBytes || !aclclient.IsLine(t.Description):
 		return "the topic's description is not a line of text"
+	}
+	return ""
+}
+
+func grantFault(g Grant) string {
+	grantees := 0
+	for _, is := range []bool{g.Subject != "", g.Group != "", g.Public} {
+		if is {
+			grantees++
+		}
+	}
+	switch {
+	case grantees != 1:
+		return "a share is not with one grantee"
+	case g.Subject != "" && !aclclient.IsSubject(g.Subject), g.Group != "" && !aclclient.IsSubject(g.Group), !aclclient.IsSubject(g.By):
+		return "a subject or a group of a share is malformed"
+	case slices.ContainsFunc(g.Members, func(s string) bool { return !aclclient.IsSubject(s) }):
+		return "a member of a group is malformed"
+	case !aclclient.IsLine(g.Username):
+		return "a username is not a line of text"
 	}
 	return ""
 }

@@ -1,11 +1,14 @@
 package diaspora
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
+	"strings"
 
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/accesskey"
@@ -127,29 +130,123 @@ func (c *Client) Claim(ctx context.Context, claim ClaimRequest) (Topic, error) {
 		func(t Topic) string { return topicAnswerFault(t, claim.Name) })
 }
 
-// Release gives up a topic and deletes its events. It returns [ErrNotFound] if there is no such
-// topic, and [ErrPermission] if it belongs to somebody else.
+// Set changes settings of a topic that the caller owns or may manage. It returns the topic before and
+// after the change. Its errors are those of [Client.Share].
+func (c *Client) Set(ctx context.Context, name string, set TopicSettings) (TopicChange, error) {
+	if !kafkaTopic(name) {
+		return TopicChange{}, noTopic("set", name)
+	}
+	// Setting the same again changes nothing, so it is safe to retry after a lost response.
+	return ask(ctx, c, "set", name, aclclient.Request{Method: http.MethodPatch, Path: topicPath(name), In: set, Again: true}, func(change TopicChange) string {
+		return cmp.Or(topicAnswerFault(change.Before, name), topicAnswerFault(change.After, name))
+	})
+}
+
+// Share gives others rights on a topic, in place of those that they have through an earlier share. The
+// caller must own the topic or be allowed to manage it. When it returns, the rights hold. It returns
+// [ErrInvalid], [ErrNotFound] if there is no such topic, or nobody with that username,
+// [ErrPermission], and [ErrConflict] if the other one is the topic's owner.
+func (c *Client) Share(ctx context.Context, name string, with GrantRequest) (Grant, error) {
+	if !kafkaTopic(name) {
+		return Grant{}, noTopic("share", name)
+	}
+	return ask(ctx, c, "share", name, aclclient.Request{Method: http.MethodPost, Path: topicPath(name) + "/grants", In: with, Again: true}, grantFault)
+}
+
+// Unshare takes away the rights that a grantee has on a topic: a subject, "group:" and the ID of a
+// Globus group, or "public". The grantee itself may do so as well. It returns [ErrNotFound] if the
+// topic is not shared with the grantee.
+func (c *Client) Unshare(ctx context.Context, name, grantee string) error {
+	if !kafkaTopic(name) {
+		return noTopic("unshare", name)
+	}
+	if !aclclient.IsSubject(strings.TrimPrefix(grantee, "group:")) {
+		return &TopicError{"unshare", name, invalid("give a subject, group: and the ID of a Globus group, or public")}
+	}
+	return c.do(ctx, "unshare", name, aclclient.Request{Method: http.MethodDelete, Path: topicPath(name) + "/grants/" + url.PathEscape(grantee)})
+}
+
+// Grants returns with whom a topic is shared. A caller who does not manage the topic gets only the
+// grants to itself.
+func (c *Client) Grants(ctx context.Context, name string) ([]Grant, error) {
+	if !kafkaTopic(name) {
+		return nil, noTopic("show", name)
+	}
+	list, err := ask(ctx, c, "show", name, aclclient.Request{Path: topicPath(name) + "/grants", Again: true},
+		func(list GrantList) string { return firstFault(list.Grants, grantFault) })
+	return list.Grants, err
+}
+
+// LookUp asks the fabric who has a username at Globus. A topic can be shared with the subject that it
+// returns. It returns [ErrNotFound] if nobody has it.
+func (c *Client) LookUp(ctx context.Context, username string) (globus.Identity, error) {
+	if username == "" || len(username) > 256 || !aclclient.IsLine(username) {
+		return globus.Identity{}, fmt.Errorf("look up a username: %w", invalid("this is not a username"))
+	}
+	return ask(ctx, c, "look up "+username, "", aclclient.Request{Path: "/v1/identities/" + url.PathEscape(username), Again: true}, identityFault)
+}
+
+// Transfer offers a topic to another person, who becomes its owner by accepting it. An offer to the
+// caller withdraws an earlier one. Only the owner can offer it.
+func (c *Client) Transfer(ctx context.Context, name string, to Transfer) (Topic, error) {
+	if !kafkaTopic(name) {
+		return Topic{}, noTopic("transfer", name)
+	}
+	return ask(ctx, c, "transfer", name, aclclient.Request{Method: http.MethodPost, Path: topicPath(name) + "/transfer", In: to, Again: true},
+		func(t Topic) string { return topicAnswerFault(t, name) })
+}
+
+// Accept makes the caller the owner of a topic that its owner has offered. An operator may accept for
+// the person to whom it was offered.
+func (c *Client) Accept(ctx context.Context, name string) (Topic, error) {
+	return c.act(ctx, "accept", name, "/accept")
+}
+
+// Retire releases a topic but keeps its events and its name for a day, in which [Client.Restore] takes
+// the release back. Until then nobody can use the topic; Topic.Released says when it is deleted.
+func (c *Client) Retire(ctx context.Context, name string) (Topic, error) {
+	return c.act(ctx, "release", name, "/release")
+}
+
+// Restore takes back a release by [Client.Retire].
+func (c *Client) Restore(ctx context.Context, name string) (Topic, error) {
+	return c.act(ctx, "restore", name, "/restore")
+}
+
+// act sends a request without a body about a topic.
+func (c *Client) act(ctx context.Context, op, name, path string) (Topic, error) {
+	if !kafkaTopic(name) {
+		return Topic{}, noTopic(op, name)
+	}
+	return ask(ctx, c, op, name, aclclient.Request{Method: http.MethodPost, Path: topicPath(name) + path}, func(t Topic) string { return topicAnswerFault(t, name) })
+}
+
+func topicPath(name string) string { return "/v1/topics/" + url.PathEscape(name) }
+
+// Release gives up a topic and deletes its events at once; [Client.Retire] keeps them for a day. It
+// returns [ErrNotFound] if there is no such topic, and [ErrPermission] if it belongs to somebody else.
 func (c *Client) Release(ctx context.Context, name string) error {
 	if !kafkaTopic(name) {
 		return noTopic("release", name)
 	}
-	return c.do(ctx, "release", name, aclclient.Request{Method: http.MethodDelete, Path: "/v1/topics/" + url.PathEscape(name)})
+	return c.do(ctx, "release", name, aclclient.Request{Method: http.MethodDelete, Path: topicPath(name)})
 }
 
-// Topics returns the topics that the caller owns.
-func (c *Client) Topics(ctx context.Context) ([]Topic, error) {
-	list, err := ask(ctx, c, "list topics", "", aclclient.Request{Path: "/v1/topics", Again: true}, func(list TopicList) string {
-		return firstFault(list.Topics, func(t Topic) string { return topicAnswerFault(t, "") })
+// Topics returns the topics that the caller owns, those that others share with the caller, and those
+// that are public.
+func (c *Client) Topics(ctx context.Context) (TopicList, error) {
+	return ask(ctx, c, "list topics", "", aclclient.Request{Path: "/v1/topics", Again: true}, func(list TopicList) string {
+		all := slices.Concat(list.Topics, list.Shared, list.Public, list.Offered)
+		return firstFault(all, func(t Topic) string { return topicAnswerFault(t, "") })
 	})
-	return list.Topics, err
 }
 
-// Topic returns one of the caller's topics.
+// Topic returns a topic that the caller owns or has rights on.
 func (c *Client) Topic(ctx context.Context, name string) (Topic, error) {
 	if !kafkaTopic(name) {
 		return Topic{}, noTopic("show", name)
 	}
-	return ask(ctx, c, "show", name, aclclient.Request{Path: "/v1/topics/" + url.PathEscape(name), Again: true},
+	return ask(ctx, c, "show", name, aclclient.Request{Path: topicPath(name), Again: true},
 		func(t Topic) string { return topicAnswerFault(t, name) })
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -109,8 +110,8 @@ func fixed(words ...string) cobra.CompletionFunc {
 // topicNames returns the names of the user's topics.
 func (e *env) topicNames(ctx context.Context) (names []string) {
 	if _, client, err := e.client(); err == nil {
-		topics, _ := client.Topics(ctx)
-		for _, t := range topics {
+		list, _ := client.Topics(ctx)
+		for _, t := range slices.Concat(list.Topics, list.Shared, list.Public) {
 			names = append(names, t.Name)
 		}
 	}

@@ -104,7 +104,7 @@ type Service struct {
 // ledger is a [claims.Service] or a [claims.Follower].
 type ledger interface {
 	keys.Keys
-	Admit(globus.Identity) error
+	keys.Ledger
 	Close() error
 }
 
@@ -154,7 +154,7 @@ func (s *Service) open(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	people := &keys.UserAuthenticator{Globus: authenticator, Ledger: s.ledger}
+	people := &keys.UserAuthenticator{Globus: authenticator, Ledger: s.ledger, Diagnostics: cfg.Diagnostics}
 
 	for _, g := range cfg.Gateways {
 		if g.Config.Upstream, err = g.Broker(); err != nil {

@@ -37,7 +37,7 @@ const (
 
 	// checkpointFormat must be incremented when the entries change, and also when the meaning of
 	// records changes, because the state in the file was computed with the old rules.
-	checkpointFormat = 2
+	checkpointFormat = 3
 
 	checkpointEvery   = 5 * time.Minute // how often one is written, at most
 	checkpointRecords = 1000            // if at least that many records were added since
@@ -54,7 +54,8 @@ type checkpointHeader struct {
 	Entries int
 }
 
-// checkpointEntry describes one topic, group, key, subject or blocked subject.
+// checkpointEntry describes one topic, group, key, subject, blocked subject, Globus group or linked
+// identity.
 type checkpointEntry struct {
 	Topic   string
 	Group   string
@@ -77,6 +78,23 @@ type checkpointEntry struct {
 	Before      int
 	By          string
 	Why         string
+
+	MaxBytes int64
+	DeleteAt int64
+	Compact  bool
+	Changed  bool
+	Public   bool
+	Grants   []checkpointGrant // of the topic
+	Offered  string            // to whom the topic is
+	Members  []string          // of a Globus group, which Owner names
+	Linked   string            // an identity that belongs to the person who signs in as Owner
+}
+
+// checkpointGrant is a grant in a checkpoint.
+type checkpointGrant struct {
+	Grantee, By, Username string
+	Rights                rights
+	Since, Expires        time.Time
 }
 
 // checkpoint is the content of a checkpoint file.
@@ -164,10 +182,15 @@ func encodeCheckpoint(to io.Writer, cp checkpoint) error {
 // entries calls f for each checkpoint entry of the state, until f fails.
 func (s *state) entries(f func(checkpointEntry) error) error {
 	for name, t := range s.topics {
-		if err := f(checkpointEntry{
+		e := checkpointEntry{
 			Topic: name, Phase: t.phase, Place: t.claimOffset, Owner: t.owner,
 			Partitions: t.partitions, RetentionMS: t.retentionMS, Description: t.description, Time: t.claimed,
-		}); err != nil {
+			MaxBytes: t.maxBytes, DeleteAt: t.deleteAt, Compact: t.compact, Changed: t.changed, Public: t.public, Offered: s.offers[name],
+		}
+		for grantee, g := range s.grants[name] {
+			e.Grants = append(e.Grants, checkpointGrant{grantee, g.by, g.username, g.rights, g.since, g.expires})
+		}
+		if err := f(e); err != nil {
 			return err
 		}
 	}
@@ -198,6 +221,16 @@ func (s *state) entries(f func(checkpointEntry) error) error {
 			return err
 		}
 	}
+	for group, members := range s.members {
+		if err := f(checkpointEntry{Owner: group, Members: slices.Collect(maps.Keys(members))}); err != nil {
+			return err
+		}
+	}
+	for identity, subject := range s.links {
+		if err := f(checkpointEntry{Owner: subject, Linked: identity}); err != nil {
+			return err
+		}
+	}
 	for subject, b := range s.blocked {
 		if err := f(checkpointEntry{Blocked: subject, By: b.by, Why: b.why, Time: b.since}); err != nil {
 			return err
@@ -211,17 +244,21 @@ func (s *state) entries(f func(checkpointEntry) error) error {
 func (s *state) restore(e checkpointEntry, texts map[string]string) error {
 	switch {
 	case e.Topic != "":
-		s.topics[e.Topic] = topic{e.Phase, e.Place, e.Owner, e.Partitions, e.RetentionMS, e.Description, e.Time}
+		t := topic{e.Phase, e.Place, e.Owner, e.Partitions, e.RetentionMS, e.Description, e.Time, e.MaxBytes, e.DeleteAt, e.Compact, e.Changed, e.Public}
+		s.topics[e.Topic] = t
 		switch {
-		case e.Phase < free || e.Phase > releasing:
+		case e.Phase < free || e.Phase > retired:
 			return errors.New("a topic's phase is unknown")
 		case e.Phase == free:
 			s.endedOn(e.Time).names[e.Topic] = struct{}{}
 			return nil
 		}
-		s.topicCount[e.Owner]++
-		if e.Partitions > 0 {
-			s.partitions[e.Owner] += e.Partitions
+		s.countTopic(t, 1)
+		for _, g := range e.Grants {
+			s.share(e.Topic, g.Grantee, &grant{g.Rights, g.By, g.Since, g.Expires, g.Username})
+		}
+		if e.Offered != "" {
+			s.offers[e.Topic] = e.Offered
 		}
 	case e.Group != "":
 		s.groups[e.Group] = group{e.Place, e.Owner}
@@ -254,6 +291,10 @@ func (s *state) restore(e checkpointEntry, texts map[string]string) error {
 		if e.N > 0 {
 			s.recent[e.Subject] = hourlyCount{e.Hour, e.N, e.Before}
 		}
+	case e.Members != nil:
+		s.changeMembers(e.Owner, e.Members, nil)
+	case e.Linked != "":
+		s.link(e.Linked, e.Owner)
 	case e.Blocked != "":
 		s.blocked[e.Blocked] = block{e.By, e.Why, e.Time}
 	default:
@@ -319,8 +360,19 @@ func (s *state) clone() *state {
 	c := *s
 	c.topics, c.groups, c.keys = maps.Clone(s.topics), maps.Clone(s.groups), maps.Clone(s.keys)
 	c.subjects, c.blocked, c.keysIssued, c.recent = maps.Clone(s.subjects), maps.Clone(s.blocked), maps.Clone(s.keysIssued), maps.Clone(s.recent)
-	c.topicCount, c.groupCount, c.keysOf, c.partitions, c.ended = nil, nil, nil, nil, nil // derived from the others
+	c.grants, c.members = cloneNested(s.grants), cloneNested(s.members)
+	c.links, c.offers = maps.Clone(s.links), maps.Clone(s.offers)
+	c.sharedWith, c.memberOf, c.linkedTo = nil, nil, nil // derived from the others, as are these:
+	c.topicCount, c.groupCount, c.keysOf, c.partitions, c.ended = nil, nil, nil, nil, nil
 	return &c
+}
+
+func cloneNested[V any](m map[string]map[string]V) map[string]map[string]V {
+	c := make(map[string]map[string]V, len(m))
+	for name, inner := range m {
+		c[name] = maps.Clone(inner)
+	}
+	return c
 }
 
 // loadCheckpoint loads the checkpoint of the ledger, if there is a usable one. Otherwise the ledger

@@ -129,7 +129,7 @@ func TestDamagedCheckpoint(t *testing.T) {
 	if put(append(bytes.Clone(good), good...)) == nil {
 		t.Error("read of two in one = nil")
 	}
-	if err := put(withHeader(t, good, func(h *checkpointHeader) { h.Format = 3 })); err == nil || !strings.Contains(err.Error(), "format 3") {
+	if err := put(withHeader(t, good, func(h *checkpointHeader) { h.Format = 9 })); err == nil || !strings.Contains(err.Error(), "format 9") {
 		t.Errorf("read of a later format = %v", err)
 	}
 }
@@ -247,8 +247,8 @@ func TestStartFromCheckpoint(t *testing.T) {
 		if read < least || read > most {
 			t.Errorf("%s: the start read %d records, want %d to %d", what, read, least, most)
 		}
-		if got, err := s.Topics(t.Context(), ada); err != nil || len(got) != 21 {
-			t.Errorf("%s: Topics = %d of them, %v, want 21", what, len(got), err)
+		if got, err := s.Topics(t.Context(), ada); err != nil || len(got.Topics) != 21 {
+			t.Errorf("%s: Topics = %d of them, %v, want 21", what, len(got.Topics), err)
 		}
 		if _, err := s.AuthenticateKey(t.Context(), key.ID, key.Secret); err != nil {
 			t.Errorf("%s: the key: %v", what, err)
@@ -286,8 +286,8 @@ func TestStartFromCheckpoint(t *testing.T) {
 	}
 	other := newCluster(t)
 	s, _ = open(other)
-	if got, err := s.Topics(t.Context(), ada); err != nil || len(got) != 0 || !strings.Contains(told.String(), "belongs to another ledger") {
-		t.Errorf("on another cluster: Topics = %d of them, %v; told %s", len(got), err, told.String())
+	if got, err := s.Topics(t.Context(), ada); err != nil || len(got.Topics) != 0 || !strings.Contains(told.String(), "belongs to another ledger") {
+		t.Errorf("on another cluster: Topics = %d of them, %v; told %s", len(got.Topics), err, told.String())
 	}
 	s.Close()
 	// The ledger was deleted and made again on the same cluster.
@@ -295,8 +295,8 @@ func TestStartFromCheckpoint(t *testing.T) {
 	s.Close()
 	testkit.Must(t, c.fake.DeleteTopic(LedgerTopic))
 	s, _ = open(c)
-	if got, err := s.Topics(t.Context(), ada); err != nil || len(got) != 0 || !strings.Contains(told.String(), "belongs to another ledger") {
-		t.Errorf("with a new ledger: Topics = %d of them, %v; told %s", len(got), err, told.String())
+	if got, err := s.Topics(t.Context(), ada); err != nil || len(got.Topics) != 0 || !strings.Contains(told.String(), "belongs to another ledger") {
+		t.Errorf("with a new ledger: Topics = %d of them, %v; told %s", len(got.Topics), err, told.String())
 	}
 }
 

@@ -8,8 +8,8 @@
 // updates them after a command, and repairs them if they differ ([Service.Reconcile]). A
 // [Follower], which a gateway uses, only reads the ledger.
 //
-// Start reading at [Service], then ledger.go (appending and following), state.go (the rules) and
-// reconcile.go (the cluster).
+// Start reading at [Service], then ledger.go (appending and following), state.go (the rules),
+// grants.go (the rules of sharing) and reconcile.go (the cluster).
 //
 // # The ledger
 //
@@ -58,7 +58,30 @@
 //	unblock       subject is not blocked any more. No effect if subject is not
 //	              blocked.
 //
-// The key of a record is "topic/NAME", "group/NAME", "key/ID" or "subject/SUBJECT". Readers ignore
+// The operations of version 4 are about sharing topics and changing them. Those that name a topic have
+// no effect unless it is claimed, the claim is the one at the offset "claim", and by owns the topic.
+// Those marked with * also take effect if by may manage it.
+//
+//	share *       grantee gets the rights read, write and manage, instead of those that
+//	              it had, until expires (absent: for ever). grantee is an identity,
+//	              "group:" and a Globus group, or "public"; username is that of the
+//	              grantee then. No effect if the topic has limit grantees already.
+//	unshare *     grantee loses them. by may also be the grantee.
+//	share_expired the same, because they have expired at the record's time.
+//	link          the identity subject belongs to the person who signs in as by, so
+//	              what is shared with it holds for by.
+//	unlink        it does not any more.
+//	members       the identities joined are in the Globus group grantee, and left are
+//	              not any more. No effect if nothing is shared with it.
+//	set *         the settings in "set" change. The number of partitions only grows.
+//	offer         subject may accept the topic. An offer to by withdraws the offer.
+//	accept        subject, to whom the topic is offered, becomes its owner. No effect
+//	              if subject owns limit topics already.
+//	retire        nobody has rights on the topic any more; at expires it is released.
+//	restore       a retired topic is as it was before.
+//
+// The key of a record is "topic/NAME", "group/NAME", "key/ID", "subject/SUBJECT" or
+// "grantee/GRANTEE". Readers ignore
 // fields that they do not know. They skip (and count) records that are malformed. At a record of a
 // higher version than their own they stop making decisions, because they might get its meaning
 // wrong.
@@ -133,6 +156,13 @@ type Config struct {
 	// would otherwise get an authorization error, and would not learn that the key was revoked. Nil
 	// does nothing.
 	KeyRevoked func(ctx context.Context, principal string)
+
+	// Compaction says that the cluster can compact topics.
+	Compaction bool
+
+	// Groups returns the members of a Globus group, by their subjects. Nil means that topics cannot be
+	// shared with groups.
+	Groups func(ctx context.Context, group string) ([]string, error)
 
 	// ReconcileInterval is how often the Service compares the cluster with the ledger.
 	// Default: 1 minute.
@@ -221,6 +251,9 @@ func (s *Service) open(ctx, run context.Context) error {
 	}
 	s.wg.Go(func() { s.reconcileLoop(run) })
 	s.wg.Go(func() { s.ledger.checkpointLoop(run) })
+	if s.cfg.Groups != nil {
+		s.wg.Go(func() { s.membersLoop(run) })
+	}
 	s.wg.Go(func() {
 		s.uses.writeLoop(run, s.cfg.Diagnostics, func(ctx context.Context, id string) error {
 			if err := s.ledger.sync(ctx); err != nil {
@@ -327,7 +360,8 @@ func (s *Service) claim(ctx context.Context, r record, req diaspora.ClaimRequest
 			return diaspora.Topic{}, err
 		}
 	}
-	answer := t.asAPI(r.Topic)
+	var answer diaspora.Topic
+	s.ledger.read(func(st *state) { answer = st.describe(r.Topic, t, r.By, time.Now()) })
 	answer.Created = created
 	return answer, nil
 }
@@ -440,7 +474,7 @@ func (s *Service) Release(ctx context.Context, subject, name string) error {
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
 	t, err := s.owned(ctx, subject, name)
-	if err == nil && t.phase == claimed {
+	if err == nil && t.phase != releasing {
 		r := newRecord(opRelease, subject)
 		r.Topic, r.Claim = name, &t.claimOffset
 		err = s.ledger.append(ctx, r)
@@ -475,41 +509,57 @@ func (s *Service) owned(ctx context.Context, subject, name string) (topic, error
 	}
 }
 
-// Topic returns a topic of the subject. Operators get any topic, because they may have to block its
-// owner. Its errors are those of Release.
-func (s *Service) Topic(ctx context.Context, subject, name string) (diaspora.Topic, error) {
+// Topic returns a topic that the subject owns or has rights on. Operators get any topic, because they
+// may have to block its owner. Its errors are those of Release.
+func (s *Service) Topic(ctx context.Context, subject, name string) (api diaspora.Topic, err error) {
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
-	t, err := s.owned(ctx, subject, name)
-	if errors.Is(err, diaspora.ErrPermission) && s.cfg.Admission.isOperator(subject) {
-		t, err = s.ledger.topic(name), nil
-	}
-	if err == nil && t.phase == releasing {
-		err = fmt.Errorf("%w: it is being released", diaspora.ErrNotFound)
-	}
+	t, err := s.visible(ctx, subject, name)
 	if err != nil {
 		return diaspora.Topic{}, topicError("show", name, err)
 	}
-	return t.asAPI(name), nil
+	s.ledger.read(func(st *state) { api = st.describe(name, t, subject, time.Now()) })
+	return api, nil
 }
 
-// Topics returns the subject's topics, sorted by name.
-func (s *Service) Topics(ctx context.Context, subject string) ([]diaspora.Topic, error) {
+// Topics returns the topics that the subject owns, that are shared with it, or that are public, each
+// sorted by name.
+func (s *Service) Topics(ctx context.Context, subject string) (list diaspora.TopicList, err error) {
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
 	if err := s.ledger.sync(ctx); err != nil {
-		return nil, fmt.Errorf("list topics: %w", err)
+		return list, fmt.Errorf("list topics: %w", err)
 	}
-	topics := []diaspora.Topic{}
+	list = diaspora.TopicList{Topics: []diaspora.Topic{}}
 	s.ledger.read(func(st *state) {
+		now := time.Now()
 		for name, t := range st.topics {
-			if t.phase == claimed && t.owner == subject {
-				topics = append(topics, t.asAPI(name))
+			if t.owner == subject && (t.phase == claimed || t.phase == retired) {
+				list.Topics = append(list.Topics, st.describe(name, t, subject, now))
+			}
+		}
+		shared := st.sharedTopics(subject)
+		for name := range shared {
+			if t := st.topics[name]; t.phase == claimed && t.owner != subject && st.rightsOf(subject, name, now) != 0 {
+				list.Shared = append(list.Shared, st.describe(name, t, subject, now))
+			}
+		}
+		for name := range st.sharedWith[publicGrantee] {
+			_, also := shared[name]
+			if t := st.topics[name]; t.phase == claimed && t.owner != subject && !also {
+				list.Public = append(list.Public, st.describe(name, t, subject, now))
+			}
+		}
+		for name, to := range st.offers {
+			if to == subject {
+				list.Offered = append(list.Offered, st.describe(name, st.topics[name], subject, now))
 			}
 		}
 	})
-	slices.SortFunc(topics, func(a, b diaspora.Topic) int { return strings.Compare(a.Name, b.Name) })
-	return topics, nil
+	for _, topics := range [][]diaspora.Topic{list.Topics, list.Shared, list.Public, list.Offered} {
+		slices.SortFunc(topics, func(a, b diaspora.Topic) int { return strings.Compare(a.Name, b.Name) })
+	}
+	return list, nil
 }
 
 // Stats describes the state of a Service.
@@ -543,14 +593,20 @@ func newRecord(op, by string) record {
 
 // asAPI returns the topic in the form of the API.
 func (t topic) asAPI(name string) diaspora.Topic {
-	return diaspora.Topic{
+	api := diaspora.Topic{
 		Name:        name,
 		Owner:       t.owner,
 		Partitions:  t.partitions,
 		RetentionMS: t.retentionMS,
+		MaxBytes:    t.maxBytes,
+		Compact:     t.compact,
 		Description: t.description,
 		Claimed:     t.claimed,
 	}
+	if t.phase == retired {
+		api.Released = time.Unix(t.deleteAt, 0).UTC()
+	}
+	return api
 }
 
 // topicError wraps err in a [*diaspora.TopicError]. It returns nil if err is nil.

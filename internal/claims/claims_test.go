@@ -170,11 +170,11 @@ func TestShow(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	names := func(topics []diaspora.Topic, err error) []string {
+	names := func(list diaspora.TopicList, err error) []string {
 		t.Helper()
 		testkit.Must(t, err)
 		names := []string{}
-		for _, topic := range topics {
+		for _, topic := range list.Topics {
 			names = append(names, topic.Name)
 		}
 		return names

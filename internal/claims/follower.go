@@ -14,6 +14,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
 
@@ -110,21 +111,42 @@ func (f *Follower) Close() error {
 
 // KeyUsesTopic is the topic to which gateways write that an access key was used. Gateways may not
 // write to the ledger, so Services copy these uses to it. Each record is a JSON object: v is 1, key
-// is the ID. The time of use is the record's timestamp, which the broker sets. The topic keeps
+// is the ID. A record with v 2 has subject and identity_set, the linked identities of a person. The time of use is the record's timestamp, which the broker sets. The topic keeps
 // records for a week.
 const KeyUsesTopic = "_diaspora_key_uses"
 
-// keyUse is the value of a record of KeyUsesTopic.
+// keyUse is the value of a record of KeyUsesTopic. In version 2 it says instead which identities are
+// linked to the subject of a person who signed in.
 type keyUse struct {
 	Version int    `json:"v"`
-	Key     string `json:"key"`
+	Key     string `json:"key,omitempty"`
+
+	Subject     string   `json:"subject,omitempty"`
+	IdentitySet []string `json:"identity_set,omitempty"`
 }
 
 // recordUse writes to KeyUsesTopic that a key was used now.
 func (f *Follower) recordUse(ctx context.Context, id string) error {
-	value, err := json.Marshal(keyUse{1, id})
+	return f.write(ctx, id, keyUse{Version: 1, Key: id})
+}
+
+func (f *Follower) write(ctx context.Context, key string, use keyUse) error {
+	value, err := json.Marshal(use)
+	if err == nil && len(value) > maxKeyUseBytes {
+		err = fmt.Errorf("the record has %d bytes, and at most %d are allowed", len(value), maxKeyUseBytes)
+	}
 	if err != nil {
 		return err
 	}
-	return f.client.ProduceSync(ctx, &kgo.Record{Topic: KeyUsesTopic, Key: []byte(id), Value: value}).FirstErr()
+	return f.client.ProduceSync(ctx, &kgo.Record{Topic: KeyUsesTopic, Key: []byte(key), Value: value}).FirstErr()
+}
+
+// Linked makes a Service do what [Service.Linked] does, soon.
+func (f *Follower) Linked(ctx context.Context, id globus.Identity) error {
+	if len(f.ledger.linkChanges(id)) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+	defer cancel()
+	return f.write(ctx, id.Subject, keyUse{Version: 2, Subject: id.Subject, IdentitySet: id.IdentitySet})
 }

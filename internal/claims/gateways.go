@@ -10,6 +10,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
 
@@ -17,7 +18,10 @@ const (
 	// keyUsesRetention is how long uses of keys wait for a Service to read them.
 	keyUsesRetention = 7 * 24 * time.Hour
 	// maxKeyUseBytes limits a record of KeyUsesTopic.
-	maxKeyUseBytes = 256
+	maxKeyUseBytes = 4 << 10
+	// maxLinkAge is how old a record about linked identities may be. An older one may be out of date. The
+	// gateway repeats it at the person's next login.
+	maxLinkAge = 5 * time.Minute
 )
 
 // reconcileGateways creates KeyUsesTopic and grants gateways the rights that a [Follower] needs.
@@ -92,7 +96,17 @@ func (s *Service) recordUses(ctx context.Context, records []*kgo.Record) error {
 		}
 		for _, r := range records {
 			var use keyUse
-			if len(r.Value) > maxKeyUseBytes || json.Unmarshal(r.Value, &use) != nil || use.Version != 1 {
+			malformed := len(r.Value) > maxKeyUseBytes || json.Unmarshal(r.Value, &use) != nil
+			if !malformed && use.Version == 2 {
+				if time.Since(r.Timestamp) > maxLinkAge {
+					continue
+				}
+				if err := s.Linked(ctx, globus.Identity{Subject: use.Subject, IdentitySet: use.IdentitySet}); err != nil {
+					return false, err
+				}
+				continue
+			}
+			if malformed || use.Version != 1 {
 				s.cfg.Diagnostics.Warn("skipped a malformed record of a gateway", "topic", r.Topic, "offset", r.Offset)
 				continue
 			}

@@ -13,8 +13,6 @@ import (
 	"time"
 	"unique"
 
-	"github.com/twmb/franz-go/pkg/kmsg"
-
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/accesskey"
@@ -139,17 +137,14 @@ func (k accessKey) covers(topic string) bool {
 	return k.Topics == nil || slices.Contains(k.Topics, topic)
 }
 
-// topicACLs returns the ACLs of the key's own principal on a topic of its owner. Read and Write
-// each include Describe.
-func (k accessKey) topicACLs(topic string) []kafka.ACL {
-	var operations []kmsg.ACLOperation
-	if k.Read {
-		operations = append(operations, kmsg.ACLOperationRead)
+// topicACLs returns the ACLs of the key's own principal on a topic on which its owner has these
+// rights. A key never has more than its owner.
+func (k accessKey) topicACLs(topic string, owner rights) []kafka.ACL {
+	if owner&mayManage != 0 {
+		owner |= mayRead | mayWrite
 	}
-	if k.Write {
-		operations = append(operations, kmsg.ACLOperationWrite)
-	}
-	return kafka.Allow(kafka.TopicResource(topic), principal(KeyPrincipal(k.AccessKey)), operations...)
+	have := owner & record{Read: k.Read, Write: k.Write}.rights()
+	return kafka.Allow(kafka.TopicResource(topic), principal(KeyPrincipal(k.AccessKey)), have.operations()...)
 }
 
 // restrictedKeys returns the live keys of a subject that are principals of their own.

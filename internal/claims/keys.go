@@ -13,7 +13,6 @@ import (
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/internal/accesskey"
-	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
 
 const maxKeyLifetime = 10 * 366 * 24 * time.Hour
@@ -70,8 +69,8 @@ func (s *Service) issueKeyRecord(subject string, req diaspora.AccessKeyRequest) 
 }
 
 // mayIssueKey returns why the record would have no effect, according to the ledger as it is now. It
-// also refuses a key for a topic that does not exist or belongs to somebody else: such a key would
-// not work, and most likely the name is mistyped.
+// also refuses a key for a topic that does not exist or on which the subject has fewer rights: such
+// a key would not work, and most likely the name is mistyped.
 func (s *Service) mayIssueKey(ctx context.Context, r record) error {
 	if err := s.ledger.mayApply(ctx, r); err != nil {
 		return err
@@ -81,11 +80,14 @@ func (s *Service) mayIssueKey(ctx context.Context, r record) error {
 		if len(name) > 32 { // it may be a token in the wrong place
 			shown = fmt.Sprintf("number %d of the list", i+1)
 		}
-		switch t := s.ledger.topic(name); {
+		t, have := s.ledger.access(name, r.By)
+		switch missing := r.rights() &^ have; {
 		case t.phase != claimed:
 			return fmt.Errorf("%w: nobody has claimed the topic %s", diaspora.ErrNotFound, shown)
-		case t.owner != r.By:
+		case have == 0:
 			return fmt.Errorf("%w: the topic %s belongs to somebody else", diaspora.ErrPermission, shown)
+		case missing != 0:
+			return fmt.Errorf("%w: you have the right to %v the topic %s, and a key cannot have more", diaspora.ErrPermission, have, shown)
 		}
 	}
 	return nil
@@ -204,7 +206,8 @@ func (s *Service) reconcileKey(ctx context.Context, k accessKey) error {
 	var topics []string
 	s.ledger.read(func(st *state) {
 		for name, t := range st.topics {
-			if t.phase == claimed && t.owner == k.Owner && k.covers(name) {
+			own := t.owner == k.Owner && k.covers(name)
+			if t.phase == claimed && (own || slices.Contains(k.Topics, name)) {
 				topics = append(topics, name)
 			}
 		}
@@ -258,20 +261,4 @@ func (s *Service) recordUse(ctx context.Context, id string, at time.Time) error 
 		return nil
 	}
 	return err
-}
-
-// topicACLs returns the ACLs that a topic should have: those of its owner, and those of the owner's
-// keys that are principals of their own. A topic that is not claimed has none. Write includes
-// idempotent writes.
-func (s *state) topicACLs(name string, t topic) []kafka.ACL {
-	if t.phase != claimed {
-		return nil
-	}
-	acls := ownerACLs(name, t.owner)
-	for _, k := range s.restrictedKeys(t.owner) {
-		if k.covers(name) {
-			acls = append(acls, k.topicACLs(name)...)
-		}
-	}
-	return acls
 }

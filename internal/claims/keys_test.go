@@ -318,7 +318,7 @@ func TestKeyDrift(t *testing.T) {
 	want = slices.DeleteFunc(want, func(line string) bool { return strings.Contains(line, gone.ID) })
 	for name, acls := range map[string][]kafka.ACL{
 		"lost":    nil,
-		"revived": slices.Concat(ownerACLs("weather", ada), accessKey{AccessKey: key}.topicACLs("weather"), accessKey{AccessKey: gone}.topicACLs("weather")),
+		"revived": slices.Concat(ownerACLs("weather", ada), accessKey{AccessKey: key}.topicACLs("weather", mayRead|mayWrite), accessKey{AccessKey: gone}.topicACLs("weather", mayRead|mayWrite)),
 		"widened": slices.Concat(ownerACLs("weather", ada), ownerACLs("weather", KeyPrincipal(key))),
 	} {
 		c.setACLs(kafka.TopicResource("weather"), acls...)

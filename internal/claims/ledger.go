@@ -54,8 +54,10 @@ type ledger struct {
 // a topic, a key or a subject. So if many requests end the same thing, one record is written. The
 // others wait, and then are not written, because they would have no effect.
 type pendingRecord struct {
-	id, by                    string
-	records, partitions, keys int // what it adds to the totals of the subject by
+	id, by        string
+	records, keys int    // what it adds to the totals of the subject by
+	owner         string // whose topics get more partitions
+	partitions    int    // how many more
 }
 
 // ledgerOpts are the client options for following the ledger and appending to it.
@@ -336,7 +338,7 @@ func (l *ledger) begin(ctx context.Context, r record, effect chan<- error) error
 			if err := l.mayWrite(r); err != nil {
 				return err
 			}
-			l.pending[r.key()] = newPendingRecord(r)
+			l.pending[r.key()] = l.newPendingRecord(r)
 			l.effects[r.ID] = effect
 			return nil
 		}
@@ -473,6 +475,18 @@ func (l *ledger) view(name string) (topic, []kafka.ACL) {
 	defer l.mu.Unlock()
 	t := l.state.topics[name]
 	return t, l.state.topicACLs(name, t)
+}
+
+// access returns what the ledger says about a topic name, and what a subject may do with the topic
+// now.
+func (l *ledger) access(name, subject string) (topic, rights) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	t := l.state.topics[name]
+	if t.phase != free && t.owner == subject {
+		return t, mayRead | mayWrite | mayManage
+	}
+	return t, l.state.rightsOf(subject, name, time.Now())
 }
 
 // key returns what the ledger says about an access key. It reports false if the key is unknown.

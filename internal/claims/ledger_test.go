@@ -57,7 +57,7 @@ func TestNonsenseInLedger(t *testing.T) {
 // changes nothing.
 func TestLedgerIsNotTrusted(t *testing.T) {
 	for name, damage := range map[string]func(*testing.T, *testCluster){
-		"later version": func(t *testing.T, c *testCluster) { c.append(`{"v":4,"op":"give","topic":"weather"}`) },
+		"later version": func(t *testing.T, c *testCluster) { c.append(`{"v":9,"op":"give","topic":"weather"}`) },
 		"beginning deleted": func(t *testing.T, c *testCluster) {
 			testkit.Must(t, c.fake.DeleteRecords(LedgerTopic, 0, 1))
 		},
@@ -296,7 +296,7 @@ func TestBrokerRestart(t *testing.T) {
 
 	topics, err := s.Topics(t.Context(), ada)
 	testkit.Must(t, err)
-	for _, topic := range topics {
+	for _, topic := range topics.Topics {
 		delete(answered, topic.Name)
 	}
 	if len(answered) > 0 {
@@ -403,8 +403,8 @@ func TestManyTopics(t *testing.T) {
 	if took > 2*time.Second {
 		t.Errorf("opening with %d topics took %v, want less than 2s", topics, took)
 	}
-	if got, err := second.Topics(t.Context(), ada); len(got) != topics {
-		t.Errorf("Topics = %d of them, %v, want %d", len(got), err, topics)
+	if got, err := second.Topics(t.Context(), ada); len(got.Topics) != topics {
+		t.Errorf("Topics = %d of them, %v, want %d", len(got.Topics), err, topics)
 	}
 }
 

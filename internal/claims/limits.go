@@ -25,9 +25,13 @@ type Limits struct {
 	// ended. Default: 10,000.
 	KeysEver int
 
+	// Grants is with how many others one topic can be shared: identities, Globus groups, and
+	// everybody. Default: 1000.
+	Grants int
+
 	// RecordsPerHour limits how many records the ledger takes for a subject within an hour. Above
-	// it, the subject can create no claims and no access keys. It can always release topics and
-	// revoke keys. Default: 2000.
+	// it, the subject can create no claims and no access keys, share no topics and change no
+	// settings. It can always release topics, revoke keys and end shares. Default: 2000.
 	RecordsPerHour int
 }
 
@@ -36,22 +40,29 @@ func (l *Limits) setDefaults() {
 	l.Partitions = cmp.Or(l.Partitions, 2000)
 	l.Keys = cmp.Or(l.Keys, 100)
 	l.KeysEver = cmp.Or(l.KeysEver, 10_000)
+	l.Grants = cmp.Or(l.Grants, 1000)
 	l.RecordsPerHour = cmp.Or(l.RecordsPerHour, 2000)
 }
 
 // The limit that a record would exceed. For the limits of topics and of keys at the same time there
 // are errTopicQuota and errKeyQuota, which the record's position in the ledger decides.
 var (
-	errPartitionQuota = errors.New("your topics would have more partitions in total than are allowed")
+	errPartitionQuota = errors.New("its owner's topics would have more partitions in total than are allowed")
 	errKeysEver       = errors.New("you have created as many access keys as are allowed")
 	errHourly         = errors.New("you have made too many changes within an hour")
 )
 
-func newPendingRecord(r record) pendingRecord {
-	w := pendingRecord{id: r.ID, by: r.By, records: 1}
+// newPendingRecord returns what a record that passes mayApply would add. l.mu is held.
+func (l *ledger) newPendingRecord(r record) pendingRecord {
+	w := pendingRecord{id: r.ID, by: r.By, owner: r.By, records: 1}
+	t := l.state.topics[r.Topic]
 	switch r.Op {
 	case opClaim:
 		w.partitions = r.Partitions
+	case opSet:
+		w.owner, w.partitions = t.owner, max(r.Set.Partitions-t.partitions, 0)
+	case opAccept:
+		w.owner, w.partitions = r.Subject, t.partitions
 	case opIssueKey:
 		w.keys = 1
 	}
@@ -65,21 +76,26 @@ func (l *ledger) mayWrite(r record) error {
 	if err := l.state.mayApply(r); err != nil {
 		return err
 	}
-	if r.Op != opClaim && r.Op != opIssueKey {
-		return nil // it ends a topic or a key, which is possible once for each, so the limits on those limit it too
+	switch r.Op {
+	case opClaim, opIssueKey, opShare, opSet, opOffer, opAccept, opRestore, opLink:
+	default:
+		return nil // it ends a topic, a key or a share, which is possible once for each, so the limits on those limit it too
 	}
-	w := newPendingRecord(r)
+	w := l.newPendingRecord(r)
+	added := w.partitions > 0
 	for _, other := range l.pending {
 		if other.by == r.By {
 			w.records += other.records
-			w.partitions += other.partitions
 			w.keys += other.keys
+		}
+		if other.owner == w.owner {
+			w.partitions += other.partitions
 		}
 	}
 	switch {
 	case l.state.recent[r.By].at(time.Now())+w.records > l.limits.RecordsPerHour:
 		return errHourly
-	case r.Op == opClaim && l.state.partitions[r.By]+w.partitions > l.limits.Partitions:
+	case added && l.state.partitions[w.owner]+w.partitions > l.limits.Partitions:
 		return errPartitionQuota
 	case r.Op == opIssueKey && l.state.keysIssued[r.By]+w.keys > l.limits.KeysEver:
 		return errKeysEver
@@ -99,10 +115,20 @@ func (s *Service) refusal(err error) error {
 	}
 	limits := s.cfg.Limits
 	switch {
-	case errors.Is(err, errTaken), errors.Is(err, errReleasing), errors.Is(err, errKeyName):
+	case errors.Is(err, errRetired):
+		return &diaspora.Error{Condition: diaspora.ErrConflict, Reason: err.Error(), Hint: "its owner restores it with `diaspora topic restore NAME`"}
+	case errors.Is(err, errTaken), errors.Is(err, errReleasing), errors.Is(err, errKeyName), errors.Is(err, errOwnGrant), errors.Is(err, errNotRetired):
 		return fmt.Errorf("%w: %w", diaspora.ErrConflict, err)
-	case errors.Is(err, errBlocked):
+	case errors.Is(err, errBlocked), errors.Is(err, errNotYours), errors.Is(err, errNotOwner), errors.Is(err, errNotOffered):
 		return fmt.Errorf("%w: %w", diaspora.ErrPermission, err)
+	case errors.Is(err, errNotClaimed), errors.Is(err, errNoGrant):
+		return fmt.Errorf("%w: %w", diaspora.ErrNotFound, err)
+	case errors.Is(err, errFewer):
+		return invalid(err)
+	case errors.Is(err, errStale):
+		return fmt.Errorf("%w: the topic was released at the same time", diaspora.ErrConflict)
+	case errors.Is(err, errGrantQuota):
+		return limit(limits.Grants, "max-grants", "end a share, share it with a Globus group")
 	case errors.Is(err, errTopicQuota):
 		return limit(limits.Topics, "max-topics", "release one")
 	case errors.Is(err, errPartitionQuota):

@@ -53,7 +53,8 @@ func (s *Service) reconcileTopic(ctx context.Context, name string, isNew bool) (
 			createdFor = ""
 			return false, s.appendClear(ctx, name, by, after)
 		}
-		return after == before, nil
+		_, now := s.ledger.view(name)
+		return after == before && slices.Equal(acls, now), nil
 	})
 	if err != nil {
 		return topic{}, fmt.Errorf("apply the ledger to the cluster: %w", err)
@@ -106,6 +107,11 @@ func (s *Service) applyToCluster(ctx context.Context, name string, isNew bool, t
 		if created {
 			s.cfg.Diagnostics.Info("topic created", "topic", name, "principal", principal(t.owner))
 		}
+		if err == nil && done && t.changed {
+			err = s.cluster.ChangeTopic(ctx, s.topicSpec(name, t))
+		}
+	case retired:
+		done, err = s.cluster.SetACLs(ctx, kafka.TopicResource(name), nil, s.isOurs)
 	case releasing:
 		err = s.applyRelease(ctx, name, t)
 	default:
@@ -168,6 +174,9 @@ func (s *Service) Reconcile(ctx context.Context) error {
 	if err := s.endExpiredKeys(ctx); err != nil {
 		return fmt.Errorf("reconcile: %w", err)
 	}
+	if err := s.endExpired(ctx); err != nil {
+		return fmt.Errorf("reconcile: %w", err)
+	}
 	work, ctx := errgroup.WithContext(ctx)
 	work.SetLimit(8)
 	for _, name := range s.topicsToReconcile(topics, onTopics) {
@@ -196,8 +205,8 @@ func (s *Service) topicsToReconcile(topics map[string]kafka.TopicInfo, acls map[
 	var names []string
 	s.ledger.read(func(st *state) {
 		for name, t := range st.topics {
-			_, exists := topics[name]
-			if t.phase == releasing || t.phase == claimed && !exists || !st.aclsMatch(acls[name], st.topicACLs(name, t)) {
+			info, exists := topics[name]
+			if t.phase == releasing || t.phase == claimed && (!exists || info.Led && info.Partitions < t.partitions) || !st.aclsMatch(acls[name], st.topicACLs(name, t)) {
 				names = append(names, name)
 			}
 			if t.phase == free && exists {
@@ -209,12 +218,17 @@ func (s *Service) topicsToReconcile(topics map[string]kafka.TopicInfo, acls map[
 }
 
 // reconcileLoop reconciles at each interval, and soon after a command has failed, until ctx ends.
-// The interval is randomized, so that replicas do not all reconcile at the same time.
+// The interval is randomized, so that replicas do not all reconcile at the same time. It ends early
+// when a share expires.
 func (s *Service) reconcileLoop(ctx context.Context) {
 	const soon = time.Second
 	for {
 		interval := s.cfg.ReconcileInterval
-		interval += time.Duration(rand.Int64N(int64(interval)/5 + 1))
+		interval -= time.Duration(rand.Int64N(int64(interval)/5 + 1))
+		s.ledger.read(func(st *state) {
+			now := time.Now()
+			interval = min(interval, max(st.nextExpiry(now).Sub(now), soon))
+		})
 		select {
 		case <-ctx.Done():
 			return
@@ -248,11 +262,11 @@ func (s *Service) topicSpec(name string, t topic) kafka.TopicSpec {
 	if t.retentionMS >= 0 {
 		retention = time.Duration(t.retentionMS) * time.Millisecond
 	}
-	return kafka.TopicSpec{Name: name, Partitions: t.partitions, Replicas: s.cfg.ReplicationFactor, Retention: retention}
+	return kafka.TopicSpec{
+		Name: name, Partitions: t.partitions, Replicas: s.cfg.ReplicationFactor,
+		Retention: retention, MaxBytes: t.maxBytes, Compact: t.compact,
+	}
 }
-
-// topicOperations are the operations that owners may perform; keys may have fewer.
-var topicOperations = []kmsg.ACLOperation{kmsg.ACLOperationRead, kmsg.ACLOperationWrite, kmsg.ACLOperationDescribe, kmsg.ACLOperationDescribeConfigs}
 
 // ownerACLs returns the ACLs of the owner of a claimed topic.
 func ownerACLs(name, owner string) []kafka.ACL {
@@ -268,11 +282,17 @@ func (s *Service) isOurs(acl kafka.ACL) (made bool) {
 }
 
 // isOurs decides which ACLs the service may remove. ACLs that deny, that name a host or other
-// operations, or whose principal is not a subject were created by the operator. Removing a DENY
-// would give back a right that the operator took away.
+// operations, or whose principal is not a subject were created by the operator. So were those for
+// everybody, unless the topic was public at some time. Removing a DENY would give back a right that the
+// operator took away.
 func (s *state) isOurs(acl kafka.ACL) bool {
-	return acl.Permission == kmsg.ACLPermissionTypeAllow && acl.Host == "*" && acl.Type == kmsg.ACLResourceTypeTopic &&
-		slices.Contains(topicOperations, acl.Operation) && s.isSubject(acl.Principal)
+	if acl.Permission != kmsg.ACLPermissionTypeAllow || acl.Host != "*" || acl.Type != kmsg.ACLResourceTypeTopic || !slices.Contains(topicOperations, acl.Operation) {
+		return false
+	}
+	if acl.Principal == principal("*") {
+		return acl.Operation == kmsg.ACLOperationRead && s.topics[acl.Name].public
+	}
+	return s.isSubject(acl.Principal)
 }
 
 // isSubject reports whether a principal is a person or an access key. Subjects of Globus are UUIDs,

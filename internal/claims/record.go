@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -15,7 +16,7 @@ import (
 
 // version is the newest version of the ledger's format that this code understands. Each record is
 // written in the lowest version that has its operation; see versionOf.
-const version = 3
+const version = 4
 
 // The limits of a record.
 const (
@@ -28,6 +29,9 @@ const (
 	maxKeyNameBytes     = 64
 	maxKeyTopicsBytes   = 4 << 10 // of all topic names of a key together
 	maxWhyBytes         = 1000
+	maxUsernameBytes    = 256
+	maxMembersAtOnce    = 100     // of a group, in one record
+	maxTopicBytes       = 1 << 60 // the largest limit for the size of a topic
 )
 
 // The operations of version 1.
@@ -53,6 +57,21 @@ const (
 	opUnblock = "unblock" // by, an operator, unblocks the subject
 )
 
+// The operations of version 4.
+const (
+	opShare        = "share"         // by gives grantee rights on the topic, in place of those that it has
+	opUnshare      = "unshare"       // by takes them away
+	opShareExpired = "share_expired" // they have expired
+	opLink         = "link"          // the identity subject belongs to the person who signs in as by
+	opUnlink       = "unlink"        // it does not any more
+	opMembers      = "members"       // who joined a Globus group, and who left it
+	opSet          = "set"           // by changes settings of the topic
+	opOffer        = "offer"         // by, the owner, offers the topic to subject
+	opAccept       = "accept"        // subject becomes the owner of the topic that it was offered
+	opRetire       = "retire"        // by, the owner, releases the topic; until expires it can be restored
+	opRestore      = "restore"       // by, the owner, restores it
+)
+
 // versionOf returns the version of the format that an operation belongs to, or
 // 0 if there is no such operation.
 func versionOf(op string) int {
@@ -63,6 +82,8 @@ func versionOf(op string) int {
 		return 2
 	case opBlock, opUnblock:
 		return 3
+	case opShare, opUnshare, opShareExpired, opLink, opUnlink, opMembers, opSet, opOffer, opAccept, opRetire, opRestore:
+		return 4
 	}
 	return 0
 }
@@ -92,6 +113,22 @@ type record struct {
 
 	Subject string `json:"subject,omitempty"`
 	Why     string `json:"why,omitempty"`
+
+	Grantee  string    `json:"grantee,omitempty"`
+	Username string    `json:"username,omitempty"`
+	Manage   bool      `json:"manage,omitempty"`
+	Joined   []string  `json:"joined,omitempty"`
+	Left     []string  `json:"left,omitempty"`
+	Set      *settings `json:"set,omitempty"`
+}
+
+// settings are changes of a topic's settings. A zero or nil field changes nothing.
+type settings struct {
+	Partitions  int     `json:"partitions,omitempty"`
+	RetentionMS int64   `json:"retention_ms,omitempty"` // -1: forever
+	MaxBytes    int64   `json:"max_bytes,omitempty"`    // of each partition; -1: no limit
+	Description *string `json:"description,omitempty"`
+	Compact     *bool   `json:"compact,omitempty"`
 }
 
 // key returns the key of the record in the ledger. It also helps people who read the ledger with
@@ -100,6 +137,10 @@ func (r record) key() string {
 	switch {
 	case r.Op == opClaimGroup:
 		return "group/" + r.Group
+	case r.Op == opMembers:
+		return "grantee/" + r.Grantee
+	case r.Op == opOffer || r.Op == opAccept: // they name a subject as well
+		return "topic/" + r.Topic
 	case r.Key != "":
 		return "key/" + r.Key
 	case r.Subject != "":
@@ -185,10 +226,76 @@ func (r record) check() error {
 		return errors.Join(checkSubject(r.Subject), checkWhy(r.Why))
 	case opUnblock:
 		return checkSubject(r.Subject)
-	default:
+	case opRevokeKey, opKeyExpired, opKeyUsed:
 		return checkKeyID(r.Key)
+	case opLink, opUnlink:
+		return cmp.Or(CheckPerson(r.By), CheckPerson(r.Subject))
+	case opMembers:
+		return r.checkMembers()
+	default:
+		return r.checkChange()
 	}
 }
+
+// checkChange checks the records of version 4 that change a claimed topic.
+func (r record) checkChange() error {
+	if r.Claim == nil || *r.Claim < 0 {
+		return errors.New("it does not say which claim it is about")
+	}
+	if err := diaspora.ValidTopic(r.Topic); err != nil {
+		return err
+	}
+	switch r.Op {
+	case opShare:
+		return cmp.Or(r.checkLimit(), checkGrant(r.Grantee, r.rights()), checkLine("a username", r.Username, maxUsernameBytes))
+	case opUnshare, opShareExpired:
+		return checkGrantee(r.Grantee)
+	case opSet:
+		return r.Set.check()
+	case opOffer:
+		return CheckPerson(r.Subject)
+	case opAccept:
+		return cmp.Or(r.checkLimit(), CheckPerson(r.Subject))
+	case opRetire:
+		if r.Expires.IsZero() {
+			return errors.New("it does not say until when the topic can be restored")
+		}
+	}
+	return nil
+}
+
+func (r record) checkMembers() error {
+	if !strings.HasPrefix(r.Grantee, groupGrantee) {
+		return errors.New("it is not about a group")
+	}
+	if n := len(r.Joined) + len(r.Left); n < 1 || n > maxMembersAtOnce {
+		return fmt.Errorf("it names %d members", n)
+	}
+	for _, subject := range slices.Concat(r.Joined, r.Left) {
+		if err := CheckPerson(subject); err != nil {
+			return err
+		}
+	}
+	return checkGrantee(r.Grantee)
+}
+
+func (set *settings) check() error {
+	switch {
+	case set == nil || *set == (settings{}):
+		return errors.New("it changes nothing")
+	case set.Partitions < 0:
+		return errors.New("it has no usable number of partitions")
+	case set.RetentionMS != 0 && !validRetention(set.RetentionMS):
+		return errors.New("it has no usable retention")
+	case set.MaxBytes != 0 && !validMaxBytes(set.MaxBytes):
+		return errors.New("it has no usable size")
+	case set.Description != nil:
+		return checkDescription(*set.Description)
+	}
+	return nil
+}
+
+func validMaxBytes(n int64) bool { return n == -1 || 1 <= n && n <= maxTopicBytes }
 
 func (r record) checkLimit() error {
 	if r.Limit < 1 {

@@ -10,6 +10,10 @@ var (
 	errAlreadyYours   = errors.New("you already own it")
 	errTaken          = errors.New("it belongs to somebody else")
 	errReleasing      = errors.New("it is being released; try again in a moment")
+	errRetired        = errors.New("it was released, and its owner can still restore it")
+	errNotRetired     = errors.New("it is not released")
+	errNotOffered     = errors.New("it was not offered to this person")
+	errFewer          = errors.New("a topic cannot have fewer partitions than it has")
 	errTopicQuota     = errors.New("you own as many topics as are allowed")
 	errNotClaimed     = errors.New("nobody has claimed it")
 	errStale          = errors.New("its claim has already ended")
@@ -24,16 +28,18 @@ var (
 	errNotBlocked     = errors.New("this subject is not blocked")
 )
 
-// phase is the state of a topic's name: free, claimed, releasing, and then free again.
+// phase is the state of a topic's name: free, claimed, perhaps retired, releasing, and then free
+// again.
 type phase int
 
 const (
 	free phase = iota
 	claimed
-	releasing // the owner still owns the name, but has no rights on the topic
+	releasing // the owner still owns the name, but has no rights on the topic, which is being deleted
+	retired   // the owner has released it and can restore it; nobody has rights on it
 )
 
-func (p phase) String() string { return [...]string{"free", "claimed", "releasing"}[p] }
+func (p phase) String() string { return [...]string{"free", "claimed", "releasing", "retired"}[p] }
 
 // topic is what the ledger says about one topic name. claimOffset is the offset of the claim in the
 // ledger, which tells one claim from the next.
@@ -45,6 +51,12 @@ type topic struct {
 	retentionMS int64
 	description string
 	claimed     time.Time // when the topic was claimed or, for a free name, when it became free
+
+	maxBytes int64 // of each partition; 0 means no limit
+	deleteAt int64 // for a retired topic, when it is deleted, in seconds since 1970
+	compact  bool
+	changed  bool // its settings were changed, so they are kept as the ledger says
+	public   bool // it was shared with everybody at some time, so the service may have created ACLs for that
 }
 
 // group is what the ledger says about one consumer group.
@@ -64,6 +76,14 @@ type state struct {
 	// because clones share them.
 	keys   map[string]*accessKey
 	keysOf map[string]map[string]string // by owner and name, the IDs of live keys
+
+	grants     map[string]map[string]grant    // by topic and grantee
+	sharedWith map[string]map[string]struct{} // the topics of these grants, by grantee
+	members    map[string]map[string]struct{} // of the Globus groups among the grantees
+	memberOf   map[string]map[string]struct{} // the same, by member
+	links      map[string]string              // by identity, the subject under which its person signs in
+	linkedTo   map[string]map[string]struct{} // the same, by subject
+	offers     map[string]string              // by topic, the subject to whom its owner has offered it
 
 	subjects map[string]struct{} // subjects that ever had a topic, a group or a key and are not UUIDs
 	blocked  map[string]block    // the blocked subjects
@@ -136,6 +156,14 @@ func newState() *state {
 		keys:       make(map[string]*accessKey),
 		keysOf:     make(map[string]map[string]string),
 
+		grants:     make(map[string]map[string]grant),
+		sharedWith: make(map[string]map[string]struct{}),
+		members:    make(map[string]map[string]struct{}),
+		memberOf:   make(map[string]map[string]struct{}),
+		links:      make(map[string]string),
+		linkedTo:   make(map[string]map[string]struct{}),
+		offers:     make(map[string]string),
+
 		subjects: make(map[string]struct{}),
 		blocked:  make(map[string]block),
 
@@ -205,7 +233,7 @@ func (s *state) mayApply(r record) error {
 	case r.Op == opBlock || r.Op == opUnblock:
 		return nil
 	}
-	if _, blocked := s.blocked[r.By]; blocked && (r.Op == opClaim || r.Op == opClaimGroup || r.Op == opIssueKey) {
+	if _, blocked := s.blocked[r.By]; blocked && refusedWhenBlocked(r.Op) {
 		return errBlocked
 	}
 	switch r.Op {
@@ -227,18 +255,36 @@ func (s *state) mayApply(r record) error {
 		return s.mayIssueKey(r)
 	case opRevokeKey, opKeyExpired, opKeyUsed:
 		return s.mayChangeKey(r)
-	default:
+	case opClaimGroup:
 		return s.mayClaimGroup(r)
+	case opLink, opUnlink:
+		return s.mayLink(r)
+	case opMembers:
+		return s.mayChangeMembers(r)
+	default:
+		return s.mayChange(r)
 	}
+}
+
+// refusedWhenBlocked reports whether a blocked subject may not do this. It may do what only takes
+// something away.
+func refusedWhenBlocked(op string) bool {
+	switch op {
+	case opClaim, opClaimGroup, opIssueKey, opShare, opSet, opOffer, opAccept, opRestore:
+		return true
+	}
+	return false
 }
 
 func (s *state) mayClaim(r record) error {
 	switch t := s.topics[r.Topic]; {
 	case t.phase == releasing:
 		return errReleasing
-	case t.phase == claimed && t.owner == r.By:
+	case t.phase == retired && t.owner == r.By:
+		return errRetired
+	case t.phase != free && t.owner == r.By:
 		return errAlreadyYours
-	case t.phase == claimed:
+	case t.phase != free:
 		return errTaken
 	case s.topicCount[r.By] >= r.Limit:
 		return errTopicQuota
@@ -289,12 +335,21 @@ func (s *state) apply(offset int64, r record) error {
 	if err := s.mayApply(r); err != nil {
 		return err
 	}
-	switch r.Op { // operators' commands do not make anyone the owner of anything
+	switch r.Op { // these do not make anyone the owner of anything
 	case opBlock:
 		s.blocked[r.Subject] = block{r.By, r.Why, r.Time}
 		return nil
 	case opUnblock:
 		delete(s.blocked, r.Subject)
+		return nil
+	case opLink:
+		s.link(r.Subject, r.By)
+		return nil
+	case opUnlink:
+		s.link(r.Subject, "")
+		return nil
+	case opMembers:
+		s.changeMembers(r.Grantee, r.Joined, r.Left)
 		return nil
 	}
 	if !isUUID(r.By) {
@@ -304,25 +359,23 @@ func (s *state) apply(offset int64, r record) error {
 	switch r.Op {
 	case opClaim:
 		s.reuseName(r.Topic, t)
-		s.topicCount[r.By]++
-		s.partitions[r.By] += r.Partitions
-		s.topics[r.Topic] = topic{claimed, offset, r.By, r.Partitions, r.RetentionMS, r.Description, r.Time}
+		s.topics[r.Topic] = topic{
+			phase: claimed, claimOffset: offset, owner: r.By, partitions: r.Partitions, retentionMS: r.RetentionMS,
+			description: r.Description, claimed: r.Time, public: t.public,
+		}
+		s.countTopic(s.topics[r.Topic], 1)
 	case opRelease:
-		t.phase = releasing
+		t.phase, t.deleteAt = releasing, 0
 		s.topics[r.Topic] = t
+		s.unshareAll(r.Topic)
 	case opReleased:
-		if s.topicCount[t.owner]--; s.topicCount[t.owner] == 0 {
-			delete(s.topicCount, t.owner)
-		}
-		if s.partitions[t.owner] -= t.partitions; s.partitions[t.owner] == 0 {
-			delete(s.partitions, t.owner)
-		}
-		s.topics[r.Topic] = topic{phase: free, claimOffset: t.claimOffset, claimed: r.Time}
+		s.countTopic(t, -1)
+		s.topics[r.Topic] = topic{phase: free, claimOffset: t.claimOffset, claimed: r.Time, public: t.public}
 		s.endedOn(r.Time).names[r.Topic] = struct{}{}
 	case opClear: // as if the topic were claimed and released at once
 		s.reuseName(r.Topic, t)
-		s.topicCount[r.By]++
-		s.topics[r.Topic] = topic{phase: releasing, claimOffset: offset, owner: r.By}
+		s.topics[r.Topic] = topic{phase: releasing, claimOffset: offset, owner: r.By, public: t.public}
+		s.countTopic(s.topics[r.Topic], 1)
 	case opClaimGroup:
 		s.groupCount[r.By]++
 		s.groups[r.Group] = group{offset, r.By}
@@ -334,6 +387,56 @@ func (s *state) apply(offset int64, r record) error {
 		k := *s.keys[r.Key]
 		k.LastUsed = startOfDay(r.Time)
 		s.keys[k.ID] = &k
+	default:
+		s.change(r)
 	}
 	return nil
+}
+
+// countTopic adds a topic n times to what its owner has.
+func (s *state) countTopic(t topic, n int) {
+	if s.topicCount[t.owner] += n; s.topicCount[t.owner] == 0 {
+		delete(s.topicCount, t.owner)
+	}
+	s.countPartitions(t, n)
+}
+
+func (s *state) countPartitions(t topic, n int) {
+	if s.partitions[t.owner] += n * t.partitions; s.partitions[t.owner] == 0 {
+		delete(s.partitions, t.owner)
+	}
+}
+
+// maySet returns why a change of a topic's settings would have no effect, or nil.
+func (s *state) maySet(t topic, set settings) error {
+	changed := t
+	changed.set(set)
+	changed.changed = t.changed
+	switch {
+	case set.Partitions != 0 && set.Partitions < t.partitions:
+		return errFewer
+	case changed == t:
+		return errNoChange
+	}
+	return nil
+}
+
+// set changes the settings of a topic.
+func (t *topic) set(set settings) {
+	t.changed = true
+	if set.Partitions != 0 {
+		t.partitions = set.Partitions
+	}
+	if set.RetentionMS != 0 {
+		t.retentionMS = set.RetentionMS
+	}
+	if set.MaxBytes != 0 {
+		t.maxBytes = max(set.MaxBytes, 0)
+	}
+	if set.Description != nil {
+		t.description = *set.Description
+	}
+	if set.Compact != nil {
+		t.compact = *set.Compact
+	}
 }

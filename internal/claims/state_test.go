@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -23,8 +24,9 @@ func aRecord(t *rapid.T, place int, before time.Time) record {
 	r := record{
 		ID:   fmt.Sprint(place),
 		Time: before.Add(rapid.SampledFrom([]time.Duration{time.Second, time.Second, time.Second, time.Hour, 5 * 24 * time.Hour, 50 * 24 * time.Hour}).Draw(t, "later")),
-		Op:   rapid.SampledFrom([]string{opClaim, opClaim, opRelease, opReleased, opClear, opClaimGroup, opIssueKey, opRevokeKey, opKeyExpired, opKeyUsed, opBlock, opUnblock}).Draw(t, "op"),
-		By:   rapid.SampledFrom([]string{ada, ben, cleo}).Draw(t, "by"),
+		Op: rapid.SampledFrom([]string{opClaim, opClaim, opRelease, opReleased, opClear, opClaimGroup, opIssueKey, opRevokeKey, opKeyExpired, opKeyUsed, opBlock, opUnblock,
+			opShare, opShare, opUnshare, opShareExpired, opLink, opUnlink, opMembers, opSet, opOffer, opAccept, opRetire, opRestore}).Draw(t, "op"),
+		By: rapid.SampledFrom([]string{ada, ben, cleo}).Draw(t, "by"),
 	}
 	r.Version = versionOf(r.Op)
 	switch r.Op {
@@ -45,6 +47,14 @@ func aRecord(t *rapid.T, place int, before time.Time) record {
 			r.Why = ""
 		}
 		return r
+	case opLink, opUnlink:
+		r.Subject = rapid.SampledFrom([]string{ada, ben, cleo}).Draw(t, "subject")
+		return r
+	case opMembers:
+		r.Grantee = groupGrantee + lab
+		r.Joined = rapid.SliceOfN(rapid.SampledFrom([]string{ada, ben, cleo}), 1, 2).Draw(t, "joined")
+		r.Left = rapid.SliceOfN(rapid.SampledFrom([]string{ada, ben, cleo}), 1, 2).Draw(t, "left")
+		return r
 	case opClaimGroup:
 		r.Group = rapid.SampledFrom([]string{"g", "h", "i"}).Draw(t, "group")
 		r.Limit = rapid.IntRange(1, 3).Draw(t, "limit")
@@ -55,9 +65,37 @@ func aRecord(t *rapid.T, place int, before time.Time) record {
 	default:
 		claim := int64(rapid.IntRange(max(place-8, 0), max(place-1, 0)).Draw(t, "claim"))
 		r.Claim = &claim
+		aChange(t, &r)
 	}
 	r.Topic = rapid.SampledFrom([]string{"a", "b", "c"}).Draw(t, "topic")
 	return r
+}
+
+// lab is a Globus group.
+const lab = "d0000000-0000-4000-8000-000000000004"
+
+// aChange fills in a record of version 4 about a topic.
+func aChange(t *rapid.T, r *record) {
+	later := r.Time.Add(time.Duration(rapid.IntRange(1, 20).Draw(t, "life")) * time.Second)
+	switch r.Op {
+	case opShare:
+		r.Grantee, r.Limit = rapid.SampledFrom([]string{ada, ben, cleo, groupGrantee + lab, publicGrantee}).Draw(t, "grantee"), rapid.IntRange(1, 3).Draw(t, "limit")
+		r.Read = true
+		r.Manage = r.Grantee != publicGrantee && rapid.Bool().Draw(t, "manage")
+		if rapid.Bool().Draw(t, "expires") {
+			r.Expires = later
+		}
+	case opUnshare, opShareExpired:
+		r.Grantee = rapid.SampledFrom([]string{ada, ben, cleo, groupGrantee + lab, publicGrantee}).Draw(t, "grantee")
+	case opSet:
+		r.Set = &settings{Partitions: rapid.IntRange(0, 4).Draw(t, "partitions"), MaxBytes: -1}
+	case opOffer:
+		r.Subject = rapid.SampledFrom([]string{ada, ben, cleo}).Draw(t, "subject")
+	case opAccept:
+		r.Subject, r.Limit = rapid.SampledFrom([]string{ada, ben, cleo}).Draw(t, "subject"), rapid.IntRange(1, 3).Draw(t, "limit")
+	case opRetire:
+		r.Expires = later
+	}
 }
 
 func aKeyID(t *rapid.T) string {
@@ -87,7 +125,10 @@ func TestApply(t *testing.T) {
 		freed := make(map[string]int64)   // by topic, likewise
 		issued := make(map[string]int)    // by subject
 		now := time.Unix(0, 0).UTC()
-		blocked := make(map[string]bool) // by subject
+		blocked := make(map[string]bool)    // by subject
+		offered := make(map[string]string)  // by topic
+		kept := make(map[string]bool)       // by topic, whether it was released and can be restored
+		shared := make(map[string][]record) // by topic, the shares that have not ended
 		held := func(by map[string]string, subject string) (n int) {
 			for _, o := range by {
 				if o == subject {
@@ -136,6 +177,41 @@ func TestApply(t *testing.T) {
 					t.Fatalf("release of %q by %s took effect, which %s had since %d", r.Topic, r.By, owner[r.Topic], since[r.Topic])
 				}
 				ending[r.Topic] = true
+				delete(kept, r.Topic)
+				delete(offered, r.Topic)
+				delete(shared, r.Topic)
+			case opShare, opSet, opUnshare, opShareExpired, opOffer, opAccept, opRetire, opRestore:
+				if since[r.Topic] != *r.Claim || ending[r.Topic] || owner[r.Topic] == "" || kept[r.Topic] != (r.Op == opRestore) {
+					t.Fatalf("%s of %q took effect, which %s has since %d", r.Op, r.Topic, owner[r.Topic], since[r.Topic])
+				}
+				same := func(other record) bool { return other.Grantee == r.Grantee }
+				switch r.Op {
+				case opOffer:
+					if offered[r.Topic] = r.Subject; r.Subject == r.By {
+						delete(offered, r.Topic)
+					}
+				case opAccept:
+					if offered[r.Topic] != r.Subject || held(owner, r.Subject) >= r.Limit {
+						t.Fatalf("%s became the owner of %q, which was offered to %s", r.Subject, r.Topic, offered[r.Topic])
+					}
+					owner[r.Topic] = r.Subject
+					delete(offered, r.Topic)
+					shared[r.Topic] = slices.DeleteFunc(shared[r.Topic], func(other record) bool { return other.Grantee == r.Subject })
+				case opRetire, opRestore:
+					kept[r.Topic] = r.Op == opRetire
+					delete(offered, r.Topic)
+				case opShare:
+					shared[r.Topic] = append(slices.DeleteFunc(shared[r.Topic], same), r)
+				case opUnshare, opShareExpired:
+					i := slices.IndexFunc(shared[r.Topic], same)
+					if i < 0 || r.Op == opShareExpired && (shared[r.Topic][i].Expires.IsZero() || r.Time.Before(shared[r.Topic][i].Expires)) {
+						t.Fatalf("%s took effect on the shares %+v", r.Op, shared[r.Topic])
+					}
+					shared[r.Topic] = slices.Delete(shared[r.Topic], i, i+1)
+				}
+				if slices.Contains([]string{opOffer, opRetire, opRestore}, r.Op) && r.By != owner[r.Topic] {
+					t.Fatalf("%s took effect by %s, and the owner is %s", r.Op, r.By, owner[r.Topic])
+				}
 			case opReleased:
 				if !ending[r.Topic] || since[r.Topic] != *r.Claim {
 					t.Fatalf("released took effect on %q, which nobody was releasing", r.Topic)
@@ -212,6 +288,9 @@ func TestApply(t *testing.T) {
 			if topic.phase != free {
 				got[name] = topic.owner
 			}
+			if (topic.phase == retired) != kept[name] || s.offers[name] != offered[name] || len(s.grants[name]) != len(shared[name]) {
+				t.Errorf("topic %q is %v, offered to %q, with the grants %v, want %v, %q and %+v", name, topic.phase, s.offers[name], s.grants[name], kept[name], offered[name], shared[name])
+			}
 			if (topic.phase == releasing) != ending[name] {
 				t.Errorf("topic %q is %v, and being released: %v", name, topic.phase, ending[name])
 			}
@@ -276,6 +355,10 @@ var (
 	revokeJSON  = `{"v":2,"op":"revoke_key","id":"5cf5a5af","time":"2026-05-03T12:00:00Z","by":"` + ada + `","key":"key-abcdefghij234567"}`
 	blockJSON   = `{"v":3,"op":"block","id":"5cf5a5b1","time":"2026-05-01T12:00:00Z","by":"` + ada + `","subject":"` + ben + `","why":"loops over keys"}`
 	unblockJSON = `{"v":3,"op":"unblock","id":"5cf5a5b2","time":"2026-05-02T12:00:00Z","by":"` + ada + `","subject":"` + ben + `"}`
+	shareJSON   = `{"v":4,"op":"share","id":"5cf5a5b3","time":"2026-05-01T12:00:00Z","by":"` + ada + `","topic":"weather","limit":1000,"claim":0,"read":true,"expires":"2026-06-01T12:00:00Z","grantee":"` + ben + `","username":"ben@example.org"}`
+	unshareJSON = `{"v":4,"op":"unshare","id":"5cf5a5b4","time":"2026-05-02T12:00:00Z","by":"` + ada + `","topic":"weather","claim":0,"grantee":"` + ben + `"}`
+	setJSON     = `{"v":4,"op":"set","id":"5cf5a5b5","time":"2026-05-02T12:00:00Z","by":"` + ada + `","topic":"weather","claim":0,"set":{"partitions":4,"retention_ms":-1,"compact":true}}`
+	membersJSON = `{"v":4,"op":"members","id":"5cf5a5b6","time":"2026-05-02T12:00:00Z","by":"_service","grantee":"group:` + lab + `","joined":["` + ben + `"],"left":["` + cleo + `"]}`
 	expiredJSON = `{"v":2,"op":"key_expired","id":"5cf5a5b0","time":"2026-06-01T12:00:00Z","by":"` + ada + `","key":"key-abcdefghij234567"}`
 )
 
@@ -372,7 +455,10 @@ func TestFormat(t *testing.T) {
 			t.Fatalf("apply(%s) = %v", value, err)
 		}
 	}
-	want := topic{claimed, 0, ada, 3, 604800000, "what it is like", time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)}
+	want := topic{
+		phase: claimed, owner: ada, partitions: 3, retentionMS: 604800000, description: "what it is like",
+		claimed: time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC),
+	}
 	if got := s.topics["weather"]; got != want {
 		t.Errorf("the topic is %+v, want %+v", got, want)
 	}
@@ -479,11 +565,11 @@ func TestDecodeRefuses(t *testing.T) {
 		}
 	}
 	var later laterVersionError
-	if _, err := decode([]byte(`{"v":4,"op":"share"}`)); !errors.As(err, &later) || later != 4 {
-		t.Errorf("decode of version 4 = %v, want a laterVersionError", err)
+	if _, err := decode([]byte(`{"v":9,"op":"share"}`)); !errors.As(err, &later) || later != 9 {
+		t.Errorf("decode of version 9 = %v, want a laterVersionError", err)
 	}
-	if _, err := decode([]byte(`{"v":4,"op":["share"],"topic":{"name":"weather"}}`)); !errors.As(err, &later) {
-		t.Errorf("decode of version 4 with fields of other types = %v, want a laterVersionError", err)
+	if _, err := decode([]byte(`{"v":9,"op":["share"],"topic":{"name":"weather"}}`)); !errors.As(err, &later) {
+		t.Errorf("decode of version 9 with fields of other types = %v, want a laterVersionError", err)
 	}
 	if _, err := decode([]byte(with(`"v":1`, `"v":1,"mood":"good"`))); err != nil {
 		t.Errorf("decode with a field that may be ignored = %v, want nil", err)
@@ -535,7 +621,7 @@ func TestParse(t *testing.T) {
 }
 
 func FuzzDecode(f *testing.F) {
-	for _, value := range []string{claimJSON, releaseJSON, releasedJSON, clearJSON, groupJSON, keyJSON, keyUsedJSON, revokeJSON, expiredJSON, blockJSON, unblockJSON, `{"v":4}`, `{}`, ``, "\x00"} {
+	for _, value := range []string{claimJSON, releaseJSON, releasedJSON, clearJSON, groupJSON, keyJSON, keyUsedJSON, revokeJSON, expiredJSON, blockJSON, unblockJSON, `{"v":9}`, shareJSON, unshareJSON, setJSON, membersJSON, `{}`, ``, "\x00"} {
 		f.Add([]byte(value))
 	}
 	f.Fuzz(func(t *testing.T, value []byte) {

@@ -3,14 +3,15 @@ package doctor
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 
 	"github.com/diaspora-streams/diaspora"
 )
 
 // Unclaimed asks the ACL endpoint whether a topic is unclaimed, so that there is no owner to ask
-// for access. If so, near is the caller's own topic with the most similar name, or "". Names of
-// other users' topics are never suggested.
+// for access. If so, near is the most similar name of a topic that the caller owns or that is shared with it, or "". Names of
+// other topics are never suggested.
 func Unclaimed(ctx context.Context, client *diaspora.Client, name string) (near string, free bool) {
 	answered := (*diaspora.ProblemError)(nil)
 	if _, err := client.Topic(ctx, name); !errors.Is(err, diaspora.ErrNotFound) || !errors.As(err, &answered) {
@@ -20,7 +21,7 @@ func Unclaimed(ctx context.Context, client *diaspora.Client, name string) (near 
 	if err != nil {
 		return "", true
 	}
-	return Near(name, namesOfTopics(topics)), true
+	return Near(name, namesOfTopics(slices.Concat(topics.Topics, topics.Shared))), true
 }
 
 // Owns asks the ACL endpoint whether the caller owns a topic. If so, and the cluster denies access to it, an operator

@@ -39,7 +39,7 @@ func checkTopics(ctx context.Context, v *visit) Finding {
 		if err != nil {
 			return failed(err, "try again; if it stays so, tell the operator")
 		}
-		names = namesOfTopics(topics)
+		names = namesOfTopics(slices.Concat(topics.Topics, topics.Shared))
 		have = count(len(names), "topic") + ": "
 	}
 	names = sorted(names)

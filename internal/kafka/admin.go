@@ -50,6 +50,10 @@ type TopicSpec struct {
 	Replicas int
 	// Retention is how long records are kept; negative means forever.
 	Retention time.Duration
+	// MaxBytes is the size of a partition above which its oldest records are deleted; 0 means no limit.
+	MaxBytes int64
+	// Compact says that the last record of each key is kept, whatever its age.
+	Compact bool
 }
 
 // configs returns the settings of the topic. Records get the broker's time (LogAppendTime). With
@@ -70,6 +74,12 @@ func (s TopicSpec) configs() map[string]string {
 	}
 	if s.Replicas >= 3 {
 		configs["min.insync.replicas"] = "2"
+	}
+	if s.MaxBytes > 0 {
+		configs["retention.bytes"] = strconv.FormatInt(s.MaxBytes, 10)
+	}
+	if s.Compact {
+		configs["cleanup.policy"] = "compact"
 	}
 	return configs
 }
@@ -330,12 +340,58 @@ func (a *Admin) listOffset(ctx context.Context, id Partition, timestamp int64) (
 	return offsets[id], err
 }
 
+// ChangeTopic gives an existing topic the settings of spec, and adds partitions if it has fewer. It
+// waits until every broker can serve the new partitions.
+func (a *Admin) ChangeTopic(ctx context.Context, spec TopicSpec) error {
+	if _, err := a.MendTopicConfigs(ctx, spec); err != nil {
+		return err
+	}
+	return poll(ctx, func() (bool, error) {
+		views, err := onEachBroker(ctx, a, func(b *kgo.Broker) (map[string]TopicInfo, error) {
+			return describeTopics(ctx, b, spec.Name)
+		})
+		if err != nil {
+			return false, err
+		}
+		most, ready := 0, true
+		for _, topics := range views {
+			info := topics[spec.Name]
+			most = max(most, info.Partitions)
+			ready = ready && info.Led && info.Partitions >= spec.Partitions
+		}
+		if most >= spec.Partitions || most == 0 {
+			return ready, nil
+		}
+		return false, a.addPartitions(ctx, spec.Name, spec.Partitions)
+	})
+}
+
+// addPartitions gives a topic this number of partitions. If it has as many or more, that is no error.
+func (a *Admin) addPartitions(ctx context.Context, name string, n int) error {
+	topic := kmsg.NewCreatePartitionsRequestTopic()
+	topic.Topic, topic.Count = name, int32(n)
+	req := kmsg.NewPtrCreatePartitionsRequest()
+	req.TimeoutMillis = int32(adminTimeout.Milliseconds())
+	req.Topics = append(req.Topics, topic)
+	resp, err := req.RequestWith(ctx, a.client)
+	if err != nil {
+		return err
+	}
+	for _, topic := range resp.Topics {
+		err := codeError(topic.ErrorCode, topic.ErrorMessage)
+		if err != nil && !errors.Is(err, kerr.InvalidPartitions) { // another replica was faster
+			return err
+		}
+	}
+	return nil
+}
+
 // MendTopicConfigs changes the settings of an existing topic to those of spec. It returns the names
 // of the settings that it changed.
 func (a *Admin) MendTopicConfigs(ctx context.Context, spec TopicSpec) ([]string, error) {
 	want := spec.configs()
 	delete(want, "min.insync.replicas") // once the topic exists, this setting is the operator's choice
-	have, err := a.topicConfigs(ctx, spec.Name)
+	have, err := a.TopicConfigs(ctx, spec.Name)
 	if err != nil {
 		return nil, err
 	}
@@ -368,7 +424,8 @@ func (a *Admin) MendTopicConfigs(ctx context.Context, spec TopicSpec) ([]string,
 	return wrong, nil
 }
 
-func (a *Admin) topicConfigs(ctx context.Context, name string) (map[string]string, error) {
+// TopicConfigs returns the settings of a topic.
+func (a *Admin) TopicConfigs(ctx context.Context, name string) (map[string]string, error) {
 	resource := kmsg.NewDescribeConfigsRequestResource()
 	resource.ResourceType, resource.ResourceName = kmsg.ConfigResourceTypeTopic, name
 	req := kmsg.NewPtrDescribeConfigsRequest()

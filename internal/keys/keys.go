@@ -13,6 +13,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/diaspora-streams/diaspora"
@@ -35,9 +36,19 @@ type Keys interface {
 type UserAuthenticator struct {
 	Globus *globus.Authenticator
 
-	// Ledger says which of the people that Globus Auth knows may use this fabric. See
-	// [claims.Service.Admit].
-	Ledger interface{ Admit(globus.Identity) error }
+	// Ledger says which of the people that Globus Auth knows may use this fabric, and makes what is
+	// shared with a linked identity hold for the one that signs in. See [claims.Service.Admit] and
+	// [claims.Service.Linked].
+	Ledger Ledger
+
+	// Diagnostics receives messages about links that cannot be recorded. Nil discards them.
+	Diagnostics *slog.Logger
+}
+
+// Ledger is what a [UserAuthenticator] needs of package claims.
+type Ledger interface {
+	Admit(globus.Identity) error
+	Linked(context.Context, globus.Identity) error
 }
 
 // Authenticate returns the owner of a token. Its errors are those of
@@ -49,6 +60,11 @@ func (p *UserAuthenticator) Authenticate(ctx context.Context, token globus.Secre
 	}
 	if err != nil {
 		return globus.TokenInfo{}, err
+	}
+	// If it fails, the person can do everything but use what is shared with another identity, and the
+	// next login tries again.
+	if err := p.Ledger.Linked(ctx, info.Identity); err != nil && p.Diagnostics != nil {
+		p.Diagnostics.Warn("cannot record the linked identities of a person", "principal", info.Subject, "err", err)
 	}
 	return info, nil
 }

@@ -59,10 +59,12 @@ func open(t *testing.T, file string, l ledger) (*Tokens, *Authenticator) {
 	asked := introspector{t}
 	g, err := globus.NewAuthenticator(globus.AuthenticatorConfig{Introspector: asked, Issuer: "https://auth.globus.org", Audience: "x", Scope: "s"})
 	testkit.Must(t, err)
-	return tokens, &Authenticator{Users: &UserAuthenticator{g, l}, Keys: l, Tokens: tokens}
+	return tokens, &Authenticator{Users: &UserAuthenticator{Globus: g, Ledger: l}, Keys: l, Tokens: tokens}
 }
 
 func (ledger) Admit(globus.Identity) error { return nil }
+
+func (ledger) Linked(context.Context, globus.Identity) error { return nil }
 
 // introspector knows three tokens. It fails the test if it is asked about a JWT.
 type introspector struct{ t *testing.T }

@@ -89,8 +89,7 @@ func (s *Server) claimTopic(x *exchange) error {
 }
 
 func (s *Server) listTopics(x *exchange) error {
-	topics, err := s.cfg.Claims.Topics(x.r.Context(), x.caller.Subject)
-	return x.answer(diaspora.TopicList{Topics: nonNil(topics)}, err)
+	return x.answer(s.cfg.Claims.Topics(x.r.Context(), x.caller.Subject))
 }
 
 func (s *Server) showTopic(x *exchange) error {

@@ -121,6 +121,9 @@ func decodeJSON(body []byte, into any) error {
 }
 
 func jsonKind(field reflect.Value) string {
+	if field.Kind() == reflect.Pointer {
+		field = reflect.New(field.Type().Elem()).Elem()
+	}
 	switch {
 	case field.CanInt():
 		return "a whole number"
@@ -164,6 +167,9 @@ func decodeForm(encoded string, into any, lenient bool) error {
 // checkText refuses strings that are not valid UTF-8. It refuses U+FFFD too, because encoding/json
 // puts it in place of invalid UTF-8 and of unpaired surrogates.
 func checkText(name string, field reflect.Value) error {
+	if field.Kind() == reflect.Pointer {
+		field = field.Elem() // what is sent is not null
+	}
 	if field.Kind() == reflect.Slice {
 		for i := range field.Len() {
 			if err := checkText(name, field.Index(i)); err != nil {

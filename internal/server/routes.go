@@ -42,6 +42,15 @@ var routeTable = []route{
 	{"GET /v1/topics", bearer, (*Server).listTopics, []string{typeJSON}},
 	{"GET /v1/topics/{name}", bearer, (*Server).showTopic, []string{typeJSON}},
 	{"DELETE /v1/topics/{name}", bearer, (*Server).releaseTopic, []string{typeJSON}},
+	{"PATCH /v1/topics/{name}", bearer, (*Server).setTopic, []string{typeJSON}},
+	{"POST /v1/topics/{name}/grants", bearer, (*Server).shareTopic, []string{typeJSON}},
+	{"GET /v1/topics/{name}/grants", bearer, (*Server).listGrants, []string{typeJSON}},
+	{"DELETE /v1/topics/{name}/grants/{grantee}", bearer, (*Server).unshareTopic, []string{typeJSON}},
+	{"POST /v1/topics/{name}/transfer", bearer, (*Server).transferTopic, []string{typeJSON}},
+	{"POST /v1/topics/{name}/accept", bearer, (*Server).acceptTopic, []string{typeJSON}},
+	{"POST /v1/topics/{name}/release", bearer, (*Server).retireTopic, []string{typeJSON}},
+	{"POST /v1/topics/{name}/restore", bearer, (*Server).restoreTopic, []string{typeJSON}},
+	{"GET /v1/identities/{username}", bearer, (*Server).showIdentityOf, []string{typeJSON}},
 	{"POST /v1/keys", bearer, (*Server).issueKey, []string{typeJSON}},
 	{"GET /v1/keys", bearer, (*Server).listKeys, []string{typeJSON}},
 	{"GET /v1/keys/{id}", bearerOrKey, (*Server).showKey, []string{typeJSON}},
@@ -111,7 +120,7 @@ func checkRequest(rt route, r *http.Request) error {
 	if rt.access != public && r.URL.RawQuery != "" {
 		return queryRefusal(rt, r.URL.RawQuery)
 	}
-	if r.Method != http.MethodPost && r.ContentLength != 0 {
+	if r.Method != http.MethodPost && r.Method != http.MethodPatch && r.ContentLength != 0 {
 		return &refusal{status: http.StatusBadRequest, detail: r.Method + " takes no body here"}
 	}
 	if rt.offers != nil && negotiate(r, rt.offers...) == "" {

@@ -198,9 +198,9 @@ func TestAnswerIsNotRead(t *testing.T) {
 // stuckClaims wait until their context ends.
 type stuckClaims struct{ Claims }
 
-func (stuckClaims) Topics(ctx context.Context, _ string) ([]diaspora.Topic, error) {
+func (stuckClaims) Topics(ctx context.Context, _ string) (diaspora.TopicList, error) {
 	<-ctx.Done()
-	return nil, ctx.Err()
+	return diaspora.TopicList{}, ctx.Err()
 }
 
 // TestClaimTimeout checks that the client gets a response that says so if the cluster does not

@@ -58,8 +58,18 @@ const (
 type Claims interface {
 	Claim(ctx context.Context, subject string, req diaspora.ClaimRequest) (diaspora.Topic, error)
 	Release(ctx context.Context, subject, name string) error
-	Topics(ctx context.Context, subject string) ([]diaspora.Topic, error)
+	Topics(ctx context.Context, subject string) (diaspora.TopicList, error)
 	Topic(ctx context.Context, subject, name string) (diaspora.Topic, error)
+	SetTopic(ctx context.Context, by, name string, req diaspora.TopicSettings) (diaspora.TopicChange, error)
+
+	Share(ctx context.Context, by, name string, req diaspora.GrantRequest) (diaspora.Grant, error)
+	Unshare(ctx context.Context, by, name, grantee string) error
+	Grants(ctx context.Context, subject, name string) ([]diaspora.Grant, error)
+
+	Offer(ctx context.Context, by, name, to string) error
+	Accept(ctx context.Context, by, name string) (diaspora.Topic, error)
+	Retire(ctx context.Context, by, name string) (diaspora.Topic, error)
+	Restore(ctx context.Context, by, name string) (diaspora.Topic, error)
 
 	IssueKey(ctx context.Context, subject string, req diaspora.AccessKeyRequest) (diaspora.NewAccessKey, error)
 	RevokeKey(ctx context.Context, subject, id string) error
@@ -93,6 +103,9 @@ type Config struct {
 
 	// Authenticator authenticates access tokens. Required.
 	Authenticator Authenticator
+
+	// People looks up usernames. If it is nil, people can be named by their subjects only.
+	People People
 
 	// Tokens creates the tokens of /v1/token. If it is nil, /v1/token answers 404.
 	Tokens Tokens
@@ -154,6 +167,7 @@ type Server struct {
 	pages     *pages
 	crossSite *http.CrossOriginProtection
 	guard     *admission.Guard
+	lookups   lookups
 	health    healthCache
 	log       *slog.Logger
 

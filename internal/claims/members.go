@@ -1,0 +1,159 @@
+package claims
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/diaspora-streams/diaspora"
+)
+
+const (
+	// membersEvery is how often the members of Globus groups are read.
+	membersEvery = 40 * time.Second
+
+	// maxMembers is how many members of a group get rights.
+	maxMembers = 10_000
+
+	// serviceSubject is the subject by whom the service writes records on nobody's behalf. It is not
+	// that of a person, because those are UUIDs.
+	serviceSubject = "_service"
+)
+
+// checkGroup checks that by may share a topic, and that the service can see the members of the group
+// that it is to be shared with. The members are added to the ledger once the topic is shared; see
+// membersLoop.
+func (s *Service) checkGroup(ctx context.Context, by, name, grantee string) error {
+	if s.cfg.Groups == nil {
+		return invalid(errors.New("this fabric cannot read the members of Globus groups"))
+	}
+	if err := diaspora.ValidTopic(name); err != nil {
+		return errors.Unwrap(err)
+	}
+	if err := s.ledger.sync(ctx); err != nil {
+		return err
+	}
+	if t, have := s.ledger.access(name, by); t.phase == free {
+		return s.refusal(errNotClaimed)
+	} else if have&mayManage == 0 {
+		return s.refusal(errNotYours) // before Globus is asked about a group on a stranger's behalf
+	}
+	_, err := s.groupMembers(ctx, grantee)
+	return err
+}
+
+// groupMembers asks Globus for the members of a group.
+func (s *Service) groupMembers(ctx context.Context, grantee string) ([]string, error) {
+	members, err := s.cfg.Groups(ctx, strings.TrimPrefix(grantee, groupGrantee))
+	if err != nil {
+		return nil, err
+	}
+	if len(members) > maxMembers {
+		return nil, fmt.Errorf("%w: the group has %d members, and at most %d can get rights", diaspora.ErrPermission, len(members), maxMembers)
+	}
+	for _, subject := range members {
+		if err := CheckPerson(subject); err != nil {
+			return nil, fmt.Errorf("the group has a member that is not an identity: %w", err)
+		}
+	}
+	return members, nil
+}
+
+// updateMembers makes the ledger agree with Globus about the members of a group, and the cluster with
+// the ledger.
+func (s *Service) updateMembers(ctx context.Context, grantee string) error {
+	now, err := s.groupMembers(ctx, grantee)
+	if err != nil {
+		return err
+	}
+	if err := s.ledger.sync(ctx); err != nil {
+		return err
+	}
+	var joined, left []string
+	var topics []string
+	s.ledger.read(func(st *state) {
+		before := st.members[grantee]
+		for _, subject := range now {
+			if _, known := before[subject]; !known {
+				joined = append(joined, subject)
+			}
+		}
+		for subject := range before {
+			if !slices.Contains(now, subject) {
+				left = append(left, subject)
+			}
+		}
+		topics = slices.Collect(maps.Keys(st.sharedWith[grantee]))
+	})
+	if len(joined)+len(left) == 0 {
+		return nil
+	}
+	for len(joined)+len(left) > 0 {
+		r := newRecord(opMembers, serviceSubject)
+		r.Grantee = grantee
+		r.Left, left = cut(left, maxMembersAtOnce)
+		r.Joined, joined = cut(joined, maxMembersAtOnce-len(r.Left))
+		err := s.ledger.append(ctx, r)
+		if errors.Is(err, errNoGrant) { // the last topic is not shared with the group any more
+			return nil
+		}
+		if err != nil && !errors.Is(err, errNoChange) {
+			return err
+		}
+	}
+	for _, name := range topics {
+		if _, err := s.reconcileTopic(ctx, name, false); err != nil {
+			s.reconcileSoon()
+			return err
+		}
+	}
+	return nil
+}
+
+// cut returns the first n elements of a list, or all if it has fewer, and the rest.
+func cut(list []string, n int) (first, rest []string) {
+	n = min(n, len(list))
+	return list[:n:n], list[n:]
+}
+
+// updateGroups updates the members of all groups with which topics are shared. If Globus cannot be
+// asked about a group, its members stay as they are.
+func (s *Service) updateGroups(ctx context.Context) {
+	var groups []string
+	s.ledger.read(func(st *state) {
+		for grantee := range st.sharedWith {
+			if strings.HasPrefix(grantee, groupGrantee) {
+				groups = append(groups, grantee)
+			}
+		}
+	})
+	for _, grantee := range groups {
+		attempt, cancel := context.WithTimeout(ctx, commandTimeout)
+		err := s.updateMembers(attempt, grantee)
+		cancel()
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			s.cfg.Diagnostics.Warn("cannot update the members of a Globus group; its members keep their rights", "group", strings.TrimPrefix(grantee, groupGrantee), "err", err)
+		}
+	}
+}
+
+// membersLoop updates the members of groups at intervals until ctx ends.
+func (s *Service) membersLoop(ctx context.Context) {
+	ticker := time.NewTicker(membersEvery)
+	defer ticker.Stop()
+	for {
+		s.updateGroups(ctx)
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}

@@ -1,0 +1,337 @@
+package claims
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/globus"
+)
+
+// maxGrantLifetime keeps the expiry of shares within what all clients can handle.
+const maxGrantLifetime = 100 * 366 * 24 * time.Hour
+
+// Share gives others rights on a topic, in place of the rights that they had through an earlier
+// share. The subject by must own the topic or be allowed to manage it. When Share returns nil, the
+// rights hold on every broker. req names the grantee by Subject, Group or Public; a Username in it is
+// only stored for display, so the caller must have checked it.
+//
+// Errors are a [*diaspora.TopicError] with one of these causes:
+//
+//   - [diaspora.ErrInvalid].
+//   - [diaspora.ErrNotFound] if nobody has claimed the topic.
+//   - [diaspora.ErrPermission] if by may not manage it, a limit is reached, or by is blocked.
+//   - [diaspora.ErrConflict] if the topic is being released, or the grantee is its owner.
+//   - [diaspora.ErrUnavailable] if the cluster or Globus does not answer. The topic may be shared;
+//     sharing again tells.
+func (s *Service) Share(ctx context.Context, by, name string, req diaspora.GrantRequest) (diaspora.Grant, error) {
+	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+	defer cancel()
+	g, err := s.share(ctx, by, name, req)
+	return g, topicError("share", name, err)
+}
+
+func (s *Service) share(ctx context.Context, by, name string, req diaspora.GrantRequest) (diaspora.Grant, error) {
+	r := newRecord(opShare, by)
+	r.Topic, r.Grantee, r.Username = name, granteeOf(req), req.Username
+	r.Read, r.Write, r.Manage, r.Expires, r.Limit = req.Read, req.Write, req.Manage, req.Expires.UTC().Truncate(time.Second), s.cfg.Limits.Grants
+	err := cmp.Or(checkGrant(r.Grantee, r.rights()), checkLine("a username", r.Username, maxUsernameBytes))
+	if life := r.Expires.Sub(r.Time); err == nil && !r.Expires.IsZero() && (life <= 0 || life > maxGrantLifetime) {
+		err = errors.New("a share ends at a time within a hundred years from now, or never")
+	}
+	if err != nil {
+		return diaspora.Grant{}, invalid(err)
+	}
+	if strings.HasPrefix(r.Grantee, groupGrantee) {
+		if err := s.checkGroup(ctx, by, name, r.Grantee); err != nil {
+			return diaspora.Grant{}, err
+		}
+	}
+	if err := s.change(ctx, &r, errAlreadyShared); err != nil {
+		return diaspora.Grant{}, err
+	}
+	if strings.HasPrefix(r.Grantee, groupGrantee) {
+		if err := s.updateMembers(ctx, r.Grantee); err != nil {
+			return diaspora.Grant{}, err
+		}
+	}
+	if !r.Expires.IsZero() {
+		s.reconcileSoon() // which plans when to remove it
+	}
+	var g grant
+	var shared bool
+	s.ledger.read(func(st *state) { g, shared = st.grants[name][r.Grantee] })
+	if !shared {
+		return diaspora.Grant{}, fmt.Errorf("%w: the share was ended at the same time; share it again", diaspora.ErrUnavailable)
+	}
+	return g.asAPI(r.Grantee), nil
+}
+
+// granteeOf returns the grantee that a request names by its ID, or "" if it does not name exactly
+// one.
+func granteeOf(req diaspora.GrantRequest) string {
+	switch {
+	case req.Public && req.Group == "" && req.Subject == "":
+		return publicGrantee
+	case req.Group != "" && req.Subject == "" && !req.Public:
+		return groupGrantee + req.Group
+	case req.Group == "" && !req.Public:
+		return req.Subject
+	}
+	return ""
+}
+
+// Unshare takes away the rights that a grantee has through a share. It succeeds for the owner, for
+// those who may manage the topic, and for the grantee. When it returns nil, no broker grants the
+// rights any more. grantee is a subject, "group:" and the ID of a Globus group, or "public". Errors
+// are those of Share; [diaspora.ErrNotFound] also if the topic is not shared with the grantee.
+func (s *Service) Unshare(ctx context.Context, by, name, grantee string) error {
+	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+	defer cancel()
+	err := invalid(checkGrantee(grantee))
+	if err == nil {
+		r := newRecord(opUnshare, by)
+		r.Topic, r.Grantee = name, grantee
+		err = s.change(ctx, &r)
+	}
+	return topicError("unshare", name, err)
+}
+
+// change appends a record about a claimed topic to the ledger, and then makes the cluster agree. It
+// sets the record's claim. If the record has no effect for one of the reasons in done, that is no
+// error, because nothing was left to do.
+func (s *Service) change(ctx context.Context, r *record, done ...error) error {
+	if err := diaspora.ValidTopic(r.Topic); err != nil {
+		return errors.Unwrap(err)
+	}
+	if err := s.ledger.sync(ctx); err != nil {
+		return err
+	}
+	t := s.ledger.topic(r.Topic)
+	r.Claim = &t.claimOffset
+	err := s.ledger.append(ctx, *r)
+	if err != nil && !slices.ContainsFunc(done, func(ok error) bool { return errors.Is(err, ok) }) {
+		return s.refusal(err)
+	}
+	if _, err = s.reconcileTopic(ctx, r.Topic, false); err != nil {
+		s.reconcileSoon()
+	}
+	return err
+}
+
+// Grants returns with whom a topic is shared, sorted by grantee. Its owner, those who may manage it
+// and operators see everything. Others see what they have themselves. Errors are those of
+// [Service.Topic].
+func (s *Service) Grants(ctx context.Context, subject, name string) ([]diaspora.Grant, error) {
+	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+	defer cancel()
+	if _, err := s.visible(ctx, subject, name); err != nil {
+		return nil, topicError("show", name, err)
+	}
+	grants := []diaspora.Grant{}
+	s.ledger.read(func(st *state) {
+		all := st.mayManage(subject, name, time.Now()) || s.cfg.Admission.isOperator(subject)
+		for grantee, g := range st.grants[name] {
+			shown := g.asAPI(grantee)
+			theirs := grantee == publicGrantee
+			st.people(grantee, func(other string) { theirs = theirs || other == subject })
+			switch {
+			case all:
+				shown.Members = st.membersOf(grantee)
+			case !theirs:
+				continue
+			}
+			grants = append(grants, shown)
+		}
+	})
+	slices.SortFunc(grants, func(a, b diaspora.Grant) int {
+		return cmp.Or(strings.Compare(a.Username, b.Username), strings.Compare(a.Subject+a.Group, b.Subject+b.Group))
+	})
+	return grants, nil
+}
+
+// membersOf returns the members of a Globus group, sorted, or nil for another grantee.
+func (s *state) membersOf(grantee string) []string {
+	members := make([]string, 0, len(s.members[grantee]))
+	for subject := range s.members[grantee] {
+		members = append(members, subject)
+	}
+	slices.Sort(members)
+	if len(members) == 0 {
+		return nil
+	}
+	return members
+}
+
+func (g grant) asAPI(grantee string) diaspora.Grant {
+	api := diaspora.Grant{
+		Username: g.username, Read: g.rights&mayRead != 0, Write: g.rights&mayWrite != 0, Manage: g.rights&mayManage != 0,
+		By: g.by, Since: g.since, Expires: g.expires,
+	}
+	group, isGroup := strings.CutPrefix(grantee, groupGrantee)
+	switch {
+	case grantee == publicGrantee:
+		api.Public = true
+	case isGroup:
+		api.Group = group
+	default:
+		api.Subject = grantee
+	}
+	return api
+}
+
+// visible returns what the ledger says now about a topic that a subject owns, or has rights on.
+// Operators see every topic.
+func (s *Service) visible(ctx context.Context, subject, name string) (topic, error) {
+	t, err := s.owned(ctx, subject, name)
+	if errors.Is(err, diaspora.ErrPermission) {
+		var have rights
+		if t, have = s.ledger.access(name, subject); have != 0 || s.cfg.Admission.isOperator(subject) {
+			err = nil
+		}
+		if s.offeredTo(name) == subject {
+			err = nil
+		}
+	}
+	if err == nil && t.phase == releasing {
+		err = fmt.Errorf("%w: it is being released", diaspora.ErrNotFound)
+	}
+	return t, err
+}
+
+func (s *Service) offeredTo(name string) (subject string) {
+	s.ledger.read(func(st *state) { subject = st.offers[name] })
+	return subject
+}
+
+// describe returns a topic as its owner, or somebody with rights on it, sees it.
+func (st *state) describe(name string, t topic, subject string, now time.Time) diaspora.Topic {
+	api := t.asAPI(name)
+	_, api.Public = st.grants[name][publicGrantee]
+	have := st.rightsOf(subject, name, now)
+	if t.owner == subject && t.phase == claimed {
+		have = mayRead | mayWrite | mayManage
+	}
+	api.Read, api.Write, api.Manage = have&mayRead != 0, have&mayWrite != 0, have&mayManage != 0
+	if to := st.offers[name]; to == subject || t.owner == subject {
+		api.OfferedTo = to
+	}
+	return api
+}
+
+// endExpired appends a record to the ledger for each share that has expired, and for each released
+// topic that can no longer be restored. The reconciliation that follows changes the cluster.
+func (s *Service) endExpired(ctx context.Context) error {
+	var records []record
+	now := time.Now()
+	s.ledger.read(func(st *state) {
+		for name, grants := range st.grants {
+			for grantee, g := range grants {
+				if g.expired(now) {
+					r := newRecord(opShareExpired, st.topics[name].owner)
+					r.Topic, r.Grantee = name, grantee
+					records = append(records, r)
+				}
+			}
+		}
+		for name, t := range st.topics {
+			if t.phase == retired && now.Unix() >= t.deleteAt {
+				r := newRecord(opRelease, t.owner)
+				r.Topic = name
+				records = append(records, r)
+			}
+		}
+	})
+	for _, r := range records {
+		t := s.ledger.topic(r.Topic)
+		r.Claim = &t.claimOffset
+		err := s.ledger.append(ctx, r)
+		switch {
+		// Another replica may have done it, or its clock may be ahead.
+		case err == nil, errors.Is(err, errNoGrant), errors.Is(err, errNotExpired), errors.Is(err, errStale):
+		case errors.Is(err, errReleasing), errors.Is(err, errRetired), errors.Is(err, errNotClaimed):
+		default:
+			return err
+		}
+	}
+	return nil
+}
+
+// nextExpiry returns when the next share or released topic expires, or a time far away.
+func (s *state) nextExpiry(now time.Time) time.Time {
+	next := now.Add(1000 * time.Hour)
+	for _, grants := range s.grants {
+		for _, g := range grants {
+			if !g.expires.IsZero() && g.expires.Before(next) {
+				next = g.expires
+			}
+		}
+	}
+	for _, t := range s.topics {
+		if at := time.Unix(t.deleteAt, 0); t.phase == retired && at.Before(next) {
+			next = at
+		}
+	}
+	return next
+}
+
+// Linked makes shares with linked identities of a person hold for the subject under which the person
+// has signed in. It returns quickly if there is nothing to change, which is nearly always.
+func (s *Service) Linked(ctx context.Context, id globus.Identity) error {
+	changes := s.ledger.linkChanges(id)
+	if len(changes) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+	defer cancel()
+	var topics []string
+	s.ledger.read(func(st *state) {
+		for identity := range changes {
+			topics = slices.AppendSeq(topics, maps.Keys(st.sharedTopics(identity)))
+		}
+	})
+	for identity, op := range changes {
+		r := newRecord(op, id.Subject)
+		r.Subject = identity
+		if err := s.ledger.append(ctx, r); err != nil && !errors.Is(err, errAlreadyLinked) && !errors.Is(err, errNotLinked) {
+			return fmt.Errorf("link identities: %w", s.refusal(err))
+		}
+	}
+	slices.Sort(topics)
+	for _, name := range slices.Compact(topics) {
+		if _, err := s.reconcileTopic(ctx, name, false); err != nil {
+			s.reconcileSoon()
+			return fmt.Errorf("link identities: %w", err)
+		}
+	}
+	return nil
+}
+
+// linkChanges returns the identities of a person who has signed in that the ledger has to link to the
+// subject of the login, or to unlink from it, and the operation for each. Only identities with which
+// something is shared are linked.
+func (l *ledger) linkChanges(id globus.Identity) map[string]string {
+	if len(id.IdentitySet) == 0 {
+		return nil // unknown
+	}
+	changes := make(map[string]string)
+	l.read(func(st *state) {
+		for _, identity := range id.IdentitySet {
+			if identity != id.Subject && st.links[identity] != id.Subject && st.isGrantee(identity) && CheckPerson(identity) == nil {
+				changes[identity] = opLink
+			}
+		}
+		for identity := range st.linkedTo[id.Subject] {
+			if !slices.Contains(id.IdentitySet, identity) {
+				changes[identity] = opUnlink
+			}
+		}
+	})
+	return changes
+}
