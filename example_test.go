@@ -188,7 +188,7 @@ func ExampleClient() {
 	fmt.Println(topic.Name, topic.Created)
 	topics, err := client.Topics(ctx)
 	check(err)
-	for _, t := range topics {
+	for _, t := range topics.Topics {
 		fmt.Println(t.Name, t.Partitions)
 	}
 	check(client.Release(ctx, "weather"))

@@ -44,7 +44,7 @@ func TestClient(t *testing.T) {
 	if topic, err := hers.Topic(ctx, "weather"); err != nil || topic.Name != "weather" || topic.Created {
 		t.Errorf("Topic = %+v, %v", topic, err)
 	}
-	if topics, err := others.Topics(ctx); err != nil || len(topics) != 0 {
+	if topics, err := others.Topics(ctx); err != nil || len(topics.Topics) != 0 {
 		t.Errorf("Topics of another = %v, %v, want none", topics, err)
 	}
 	_, claim := others.Claim(ctx, diaspora.ClaimRequest{Name: "weather"})

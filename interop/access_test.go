@@ -202,7 +202,7 @@ func TestReleaseAndReclaim(t *testing.T) {
 	}
 	topics, err := fabrictest.Client(t, first).Topics(testkit.Within(t))
 	released := func(other diaspora.Topic) bool { return other.Name == topic }
-	if err != nil || slices.ContainsFunc(topics, released) {
+	if err != nil || slices.ContainsFunc(topics.Topics, released) {
 		t.Errorf("Topics() of the former owner = %v, %v", topics, err)
 	}
 }

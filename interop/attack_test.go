@@ -217,7 +217,7 @@ func TestPartitionGrowth(t *testing.T) {
 	claim(t, fabrictest.As(t, f, grace), 1)
 	topics, err := attacker.Topics(testkit.Within(t))
 	testkit.Must(t, err)
-	for _, topic := range topics {
+	for _, topic := range topics.Topics {
 		if err := attacker.Release(testkit.Within(t), topic.Name); err != nil {
 			t.Error(err)
 		}

@@ -114,11 +114,11 @@ diaspora topic list -o json | jq -r '.topics[].name'`,
 }
 
 func (e *env) topicList(ctx context.Context, client *diaspora.Client, _ []string) error {
-	topics, err := client.Topics(ctx)
+	list, err := client.Topics(ctx)
 	if err != nil {
 		return err
 	}
-	return printList(e, "topics", topics, `you have no topics; claim one with "diaspora topic claim NAME"`,
+	return printList(e, "topics", list.Topics, `you have no topics; claim one with "diaspora topic claim NAME"`,
 		[]string{"NAME", "PARTITIONS", "RETENTION", "CLAIMED", "DESCRIPTION"}, func(t diaspora.Topic) []string {
 			return []string{t.Name, fmt.Sprint(t.Partitions), retentionText(t.RetentionMS), e.day(t.Claimed), t.Description}
 		})

@@ -89,7 +89,9 @@ func (s *Server) claimTopic(x *exchange) error {
 }
 
 func (s *Server) listTopics(x *exchange) error {
-	return x.answer(s.cfg.Claims.Topics(x.r.Context(), x.caller.Subject))
+	list, err := s.cfg.Claims.Topics(x.r.Context(), x.caller.Subject)
+	list.Topics = nonNil(list.Topics)
+	return x.answer(list, err)
 }
 
 func (s *Server) showTopic(x *exchange) error {

@@ -149,6 +149,33 @@ func (yesClaims) Topic(_ context.Context, subject, name string) (diaspora.Topic,
 	return diaspora.Topic{Name: name, Owner: subject}, diaspora.ValidTopic(name)
 }
 
+func (yesClaims) SetTopic(_ context.Context, _, name string, _ diaspora.TopicSettings) (diaspora.TopicChange, error) {
+	return diaspora.TopicChange{}, diaspora.ValidTopic(name)
+}
+
+func (yesClaims) Share(_ context.Context, by, name string, req diaspora.GrantRequest) (diaspora.Grant, error) {
+	return diaspora.Grant{Subject: req.Subject, By: by}, diaspora.ValidTopic(name)
+}
+
+func (yesClaims) Grants(_ context.Context, _, name string) ([]diaspora.Grant, error) {
+	return nil, diaspora.ValidTopic(name)
+}
+
+func (yesClaims) Unshare(_ context.Context, _, name, _ string) error { return diaspora.ValidTopic(name) }
+func (yesClaims) Offer(_ context.Context, _, name, _ string) error   { return diaspora.ValidTopic(name) }
+
+func (c yesClaims) Accept(ctx context.Context, subject, name string) (diaspora.Topic, error) {
+	return c.Topic(ctx, subject, name)
+}
+
+func (c yesClaims) Retire(ctx context.Context, subject, name string) (diaspora.Topic, error) {
+	return c.Topic(ctx, subject, name)
+}
+
+func (c yesClaims) Restore(ctx context.Context, subject, name string) (diaspora.Topic, error) {
+	return c.Topic(ctx, subject, name)
+}
+
 func (yesClaims) Release(_ context.Context, _, name string) error { return diaspora.ValidTopic(name) }
 
 func (yesClaims) IssueKey(_ context.Context, subject string, req diaspora.AccessKeyRequest) (diaspora.NewAccessKey, error) {

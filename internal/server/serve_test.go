@@ -424,7 +424,9 @@ func TestProxiesAreExempt(t *testing.T) {
 // emptyClaims know of no topic.
 type emptyClaims struct{ Claims }
 
-func (emptyClaims) Topics(context.Context, string) ([]diaspora.Topic, error) { return nil, nil }
+func (emptyClaims) Topics(context.Context, string) (diaspora.TopicList, error) {
+	return diaspora.TopicList{}, nil
+}
 
 // heldClaims delays every list until it is released.
 type heldClaims struct {
@@ -432,10 +434,10 @@ type heldClaims struct {
 	entered, release chan struct{}
 }
 
-func (h *heldClaims) Topics(context.Context, string) ([]diaspora.Topic, error) {
+func (h *heldClaims) Topics(context.Context, string) (diaspora.TopicList, error) {
 	close(h.entered)
 	<-h.release
-	return nil, nil
+	return diaspora.TopicList{}, nil
 }
 
 const listTopics = "GET /v1/topics HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: " + adaBearer + "\r\n\r\n"
@@ -522,11 +524,11 @@ type brokenClaims struct {
 	err error
 }
 
-func (b brokenClaims) Topics(context.Context, string) ([]diaspora.Topic, error) {
+func (b brokenClaims) Topics(context.Context, string) (diaspora.TopicList, error) {
 	if b.err == nil {
 		panic("list of " + adaToken)
 	}
-	return nil, b.err
+	return diaspora.TopicList{}, b.err
 }
 
 // TestInternalErrors checks that clients learn nothing of internal causes, that the diagnostics

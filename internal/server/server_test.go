@@ -400,9 +400,36 @@ func (c nobodysClaims) Topic(context.Context, string, string) (diaspora.Topic, e
 	return diaspora.Topic{}, c.called()
 }
 
-func (c nobodysClaims) Topics(context.Context, string) ([]diaspora.Topic, error) {
+func (c nobodysClaims) Topics(context.Context, string) (diaspora.TopicList, error) {
+	return diaspora.TopicList{}, c.called()
+}
+
+func (c nobodysClaims) SetTopic(context.Context, string, string, diaspora.TopicSettings) (diaspora.TopicChange, error) {
+	return diaspora.TopicChange{}, c.called()
+}
+
+func (c nobodysClaims) Share(context.Context, string, string, diaspora.GrantRequest) (diaspora.Grant, error) {
+	return diaspora.Grant{}, c.called()
+}
+
+func (c nobodysClaims) Grants(context.Context, string, string) ([]diaspora.Grant, error) {
 	return nil, c.called()
 }
+
+func (c nobodysClaims) Accept(context.Context, string, string) (diaspora.Topic, error) {
+	return diaspora.Topic{}, c.called()
+}
+
+func (c nobodysClaims) Retire(context.Context, string, string) (diaspora.Topic, error) {
+	return diaspora.Topic{}, c.called()
+}
+
+func (c nobodysClaims) Restore(context.Context, string, string) (diaspora.Topic, error) {
+	return diaspora.Topic{}, c.called()
+}
+
+func (c nobodysClaims) Unshare(context.Context, string, string, string) error { return c.called() }
+func (c nobodysClaims) Offer(context.Context, string, string, string) error   { return c.called() }
 
 func (c nobodysClaims) IssueKey(context.Context, string, diaspora.AccessKeyRequest) (diaspora.NewAccessKey, error) {
 	return diaspora.NewAccessKey{}, c.called()
