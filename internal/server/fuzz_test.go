@@ -161,8 +161,10 @@ func (yesClaims) Grants(_ context.Context, _, name string) ([]diaspora.Grant, er
 	return nil, diaspora.ValidTopic(name)
 }
 
-func (yesClaims) Unshare(_ context.Context, _, name, _ string) error { return diaspora.ValidTopic(name) }
-func (yesClaims) Offer(_ context.Context, _, name, _ string) error   { return diaspora.ValidTopic(name) }
+func (yesClaims) Unshare(_ context.Context, _, name, _ string) error {
+	return diaspora.ValidTopic(name)
+}
+func (yesClaims) Offer(_ context.Context, _, name, _ string) error { return diaspora.ValidTopic(name) }
 
 func (c yesClaims) Accept(ctx context.Context, subject, name string) (diaspora.Topic, error) {
 	return c.Topic(ctx, subject, name)
