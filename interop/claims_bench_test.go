@@ -61,7 +61,7 @@ func BenchmarkClaim(b *testing.B) {
 	for range 20 {
 		began := time.Now()
 		if topics, err := owners[0].Topics(b.Context()); err != nil || len(topics.Topics) != 500 {
-			b.Fatalf("%d topics, %v; is the cluster fresh?", len(topics), err)
+			b.Fatalf("%d topics, %v; is the cluster fresh?", len(topics.Topics), err)
 		}
 		listing = max(listing, time.Since(began))
 	}
