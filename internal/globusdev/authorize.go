@@ -166,6 +166,9 @@ func (s *Server) newCode(a *authorization) (string, error) {
 	if !ok {
 		return "", newPageError(http.StatusBadRequest, "There is no development identity "+clip(p["dev_user"])+".")
 	}
+	if picked.Status == statusClosed {
+		return "", newPageError(http.StatusForbidden, "The identity "+clip(picked.Username)+" is closed.")
+	}
 	now := s.nowLocked()
 	if len(s.state.codes) >= s.cfg.MaxTokens {
 		s.state.prune(now)

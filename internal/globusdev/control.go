@@ -301,6 +301,7 @@ type dump struct {
 	Advanced  string           `json:"advanced"`
 	Refresh   RefreshMode      `json:"refresh_mode"`
 	Users     []*User          `json:"users"`
+	Used      []string         `json:"used"` // the identities that somebody has signed in with
 	Clients   []clientDump     `json:"clients"`
 	Tokens    []tokenDump      `json:"tokens"`
 	OpenCodes int              `json:"open_codes"`
@@ -330,6 +331,7 @@ func (s *Server) dump() *dump {
 	now := s.nowLocked()
 	d := &dump{
 		Issuer: s.cfg.Issuer, Time: now, Advanced: s.skew.String(), Refresh: s.mode, Users: s.state.sortedUsers(),
+		Used:   append([]string{}, slices.Sorted(maps.Keys(s.state.used))...),
 		Tokens: []tokenDump{}, Failures: []failureControl{},
 	}
 	for _, id := range slices.Sorted(maps.Keys(s.state.clients)) {
@@ -377,7 +379,7 @@ func (s *Server) controls() []route {
 		{controlPrefix + "clock", post, control(s.controlClock)},
 		{controlPrefix + "fail", post, control(s.controlFail)},
 		{controlPrefix + "refresh-mode", post, control(func(r refreshModeControl) error { return s.SetRefreshMode(r.Mode) })},
-		{controlPrefix + "user", post, control(func(u User) error { _, err := s.AddUser(u); return err })},
+		{controlPrefix + "user", post, controlID(s.AddUser)},
 		{controlPrefix + "reset", post, control(func(struct{}) error { return s.Reset() })},
 	}
 }
@@ -394,7 +396,8 @@ POST /_dev/fail          {"count":3,"path":"/v2/oauth2/token","status":503,"retr
                          or, in place of a status, "drop":true, "lose_answer":true or only "delay":"5s";
                          "body" goes with a status, and is sent as HTML
 POST /_dev/refresh-mode  {"mode":"same"}, "rotate" or "absent"
-POST /_dev/user          {"username":"mary@example.edu","name":"Mary","linked":[{"username":"mary@example.org"}]}
+POST /_dev/user          {"username":"mary@example.edu","name":"Mary","linked":[{"username":"mary@example.org"}]};
+                         adds or replaces a user. "status":"private" or "closed" is what lookups say of an identity
 POST /_dev/reset         {}
 
 Bodies are JSON: curl -H @FILE --json '{"advance":"49h"}' …/_dev/clock
@@ -462,6 +465,17 @@ func ServiceAccount(ctx context.Context, issuer string, secret globus.Secret) (i
 
 // control returns a handler that decodes a JSON body and passes it to do.
 func control[T any](do func(T) error) handlerFunc {
+	return controlID(func(request T) (string, error) { return "", do(request) })
+}
+
+// controlResponse is the response of a control that succeeded.
+type controlResponse struct {
+	OK bool   `json:"ok"`
+	ID string `json:"id,omitempty"` // of what has been added
+}
+
+// controlID is like control. The response also has the ID that do returns.
+func controlID[T any](do func(T) (id string, err error)) handlerFunc {
 	return func(w *recorder, r *http.Request) error {
 		kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 		if err != nil || kind != "application/json" {
@@ -475,13 +489,14 @@ func control[T any](do func(T) error) handlerFunc {
 		if err := decodeStrict(body, &request); err != nil {
 			return globusError(http.StatusBadRequest, "The body is not what /_dev/ lists") // the error may quote the body
 		}
-		switch err := do(request); {
+		id, err := do(request)
+		switch {
 		case errors.Is(err, errClosed):
 			return err
 		case err != nil:
 			return globusError(http.StatusBadRequest, err.Error())
 		}
-		writeJSON(w, http.StatusOK, map[string]bool{"ok": true})
+		writeJSON(w, http.StatusOK, controlResponse{true, id})
 		return nil
 	}
 }

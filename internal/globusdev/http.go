@@ -51,6 +51,8 @@ func (s *Server) table() []route {
 		{"/v2/oauth2/token/introspect", post, s.serveIntrospect},
 		{"/v2/oauth2/token/revoke", post, s.serveRevoke},
 		{"/v2/oauth2/userinfo", both, s.serveUserInfo},
+		{"/v2/api/identities", get, s.serveIdentities},
+		{"/v2/api/identities/{id}", get, s.serveIdentity},
 	}
 }
 

@@ -101,7 +101,7 @@ func (s *Server) serveRevoke(w *recorder, r *http.Request) error {
 
 // serveUserInfo describes the user that an access token for Globus Auth belongs to.
 func (s *Server) serveUserInfo(w *recorder, r *http.Request) error {
-	t, identity := s.bearer(r)
+	t, identity := s.bearer(r, authResourceServer)
 	switch {
 	case t == nil:
 		w.Header().Set("WWW-Authenticate", "Bearer")
@@ -113,9 +113,9 @@ func (s *Server) serveUserInfo(w *recorder, r *http.Request) error {
 	return nil
 }
 
-// bearer returns the access token of a request to one of Globus Auth's own APIs and the identity that
-// it belongs to, or nil if there is none.
-func (s *Server) bearer(r *http.Request) (*token, *Identity) {
+// bearer returns the access token of a request to one of Globus's own APIs and the identity that it
+// belongs to, or nil if there is none for this resource server.
+func (s *Server) bearer(r *http.Request, resourceServer string) (*token, *Identity) {
 	headers := r.Header.Values("Authorization")
 	if len(headers) != 1 {
 		return nil, nil
@@ -124,7 +124,7 @@ func (s *Server) bearer(r *http.Request) (*token, *Identity) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t := s.state.tokens[digestOf(secret)]
-	if !strings.EqualFold(scheme, "Bearer") || t == nil || t.Refresh || t.ResourceServer != authResourceServer || !t.live(s.nowLocked()) {
+	if !strings.EqualFold(scheme, "Bearer") || t == nil || t.Refresh || t.ResourceServer != resourceServer || !t.live(s.nowLocked()) {
 		return nil, nil
 	}
 	identity, _, ok := s.state.identityOf(t.Subject)

@@ -85,6 +85,8 @@ type entry struct {
 	Dead   *digest       `json:"dead,omitempty"`  // a token that is revoked
 	Reset  bool          `json:"reset,omitempty"` // removes all tokens and codes
 
+	Used string `json:"used,omitempty"` // an identity that somebody has signed in with
+
 	Consent json.RawMessage `json:"consent,omitempty"` // written by earlier versions; ignored
 }
 
@@ -113,6 +115,7 @@ type state struct {
 
 	users   map[string]*User  // by the ID of the first identity
 	members map[string]member // by the ID and the lower-case username of each identity
+	used    map[string]bool   // by the ID of an identity: somebody has signed in with it
 	tokens  map[digest]*token
 	codes   map[digest]*code
 	key     *rsa.PrivateKey // signs ID tokens
@@ -121,6 +124,7 @@ type state struct {
 func newState() *state {
 	return &state{
 		clients: newClients(), scopes: map[string]ScopeDef{}, users: map[string]*User{}, members: map[string]member{},
+		used:   map[string]bool{},
 		tokens: map[digest]*token{}, codes: map[digest]*code{},
 	}
 }
@@ -155,6 +159,8 @@ func (st *state) apply(e *entry) error {
 	case e.Reset:
 		clear(st.tokens)
 		clear(st.codes)
+	case e.Used != "":
+		st.used[e.Used] = true
 	case e.Consent != nil:
 	default:
 		return errors.New("an entry of an unknown kind")
@@ -201,14 +207,17 @@ func (st *state) setUser(u *User) error {
 	return nil
 }
 
-// prune removes expired tokens and codes.
+// prune removes expired tokens and codes, and what is known of identities that are gone.
 func (st *state) prune(now time.Time) {
 	maps.DeleteFunc(st.tokens, func(_ digest, t *token) bool { return !t.live(now) })
 	maps.DeleteFunc(st.codes, func(_ digest, c *code) bool { return now.Unix() >= c.Expiry })
+	maps.DeleteFunc(st.used, func(id string, _ bool) bool { _, known := st.members[id]; return !known })
 }
 
 // size returns the number of entries in a snapshot, without those that every state has.
-func (st *state) size() int { return len(st.users) + len(st.tokens) + len(st.codes) }
+func (st *state) size() int {
+	return len(st.users) + len(st.used) + len(st.tokens) + len(st.codes)
+}
 
 // snapshot returns entries that create this state from an empty one.
 func (st *state) snapshot() ([]*entry, error) {
@@ -227,6 +236,9 @@ func (st *state) snapshot() ([]*entry, error) {
 	}
 	for _, id := range slices.Sorted(maps.Keys(st.users)) {
 		entries = append(entries, &entry{User: st.users[id]})
+	}
+	for _, id := range slices.Sorted(maps.Keys(st.used)) {
+		entries = append(entries, &entry{Used: id})
 	}
 	for _, c := range st.codes {
 		entries = append(entries, &entry{Code: c})

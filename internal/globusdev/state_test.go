@@ -66,6 +66,9 @@ func TestStateSurvives(t *testing.T) {
 				t.Error("refresh tokens are not as they were")
 			}
 			want{401, "invalid_grant", "", ""}.check(t, h.exchange(before.used))
+			if ada, grace := h.identity(Subject("ada@example.edu")), h.identity(Subject("grace@example.org")); ada["status"] != "used" || grace["status"] != "unused" {
+				t.Errorf("Ada's identity is %v, Grace's %v", ada["status"], grace["status"])
+			}
 			h.login("new@example.edu")
 		})
 	}

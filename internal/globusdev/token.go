@@ -208,7 +208,7 @@ type issuance struct {
 // later, because that takes too long to be done while mu is held.
 func (s *Server) issue(g issuance, now time.Time, more ...*entry) (*tokenResponse, error) {
 	identity, set, ok := s.state.identityOf(g.Subject)
-	if !ok {
+	if !ok || s.state.closed(g.Picked) {
 		return nil, invalidGrant(http.StatusUnauthorized)
 	}
 	entries := more
@@ -235,6 +235,13 @@ func (s *Server) issue(g issuance, now time.Time, more ...*entry) (*tokenRespons
 	}
 	if err := s.roomFor(len(entries)); err != nil {
 		return nil, err
+	}
+	// Somebody who signs in has used the linked identities too: linking them meant signing in with
+	// each of them.
+	for _, i := range set {
+		if g.Picked != "" && !s.state.used[i.ID] {
+			entries = append(entries, &entry{Used: i.ID})
+		}
 	}
 	return response, s.commit(entries...)
 }

@@ -49,6 +49,10 @@ type Identity struct {
 	Name         string `json:"name,omitempty"`
 	Email        string `json:"email,omitempty"`
 	Organization string `json:"organization,omitempty"`
+	// Status is what lookups say: "unused", "used", "private" or "closed". Nobody can sign in with a
+	// closed identity. Default: unused until somebody has signed in with the identity, and used from
+	// then on.
+	Status string `json:"status,omitempty"`
 }
 
 // provider returns the ID of the organization with which the user logs in as this identity. Its name
@@ -161,6 +165,8 @@ func (i *Identity) normalize() error {
 		return fmt.Errorf("identity: username %q is not of the form name@domain", clip(i.Username))
 	case max(len(i.Username), len(i.Name), len(i.Email), len(i.Organization)) > maxFieldSize:
 		return fmt.Errorf("identity %q: a field is longer than %d bytes", clip(i.Username), maxFieldSize)
+	case !slices.Contains([]string{"", statusUnused, statusUsed, statusPrivate, statusClosed}, i.Status):
+		return fmt.Errorf("identity %q: unknown status %q", clip(i.Username), clip(i.Status))
 	}
 	if i.ID == "" {
 		i.ID = Subject(i.Username)
