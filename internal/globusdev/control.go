@@ -286,7 +286,7 @@ func (s *Server) forTokens(subject string, change func(*token) *entry) error {
 }
 
 // Reset removes all tokens, codes, pending failures and logged requests, and resets the clock and the
-// refresh mode. Identities, the clients' secrets and the signing key are kept.
+// refresh mode. Identities, groups, the clients' secrets and the signing key are kept.
 func (s *Server) Reset() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -302,6 +302,7 @@ type dump struct {
 	Refresh   RefreshMode      `json:"refresh_mode"`
 	Users     []*User          `json:"users"`
 	Used      []string         `json:"used"` // the identities that somebody has signed in with
+	Groups    []groupDump      `json:"groups"`
 	Clients   []clientDump     `json:"clients"`
 	Tokens    []tokenDump      `json:"tokens"`
 	OpenCodes int              `json:"open_codes"`
@@ -331,7 +332,7 @@ func (s *Server) dump() *dump {
 	now := s.nowLocked()
 	d := &dump{
 		Issuer: s.cfg.Issuer, Time: now, Advanced: s.skew.String(), Refresh: s.mode, Users: s.state.sortedUsers(),
-		Used:   append([]string{}, slices.Sorted(maps.Keys(s.state.used))...),
+		Used: append([]string{}, slices.Sorted(maps.Keys(s.state.used))...), Groups: s.state.dumpGroups(),
 		Tokens: []tokenDump{}, Failures: []failureControl{},
 	}
 	for _, id := range slices.Sorted(maps.Keys(s.state.clients)) {
@@ -380,13 +381,16 @@ func (s *Server) controls() []route {
 		{controlPrefix + "fail", post, control(s.controlFail)},
 		{controlPrefix + "refresh-mode", post, control(func(r refreshModeControl) error { return s.SetRefreshMode(r.Mode) })},
 		{controlPrefix + "user", post, controlID(s.AddUser)},
+		{controlPrefix + "group", post, controlID(s.AddGroup)},
+		{controlPrefix + "member", post, control(s.SetMember)},
+		{controlPrefix + "remove-group", post, control(func(g groupControl) error { return s.RemoveGroup(g.ID) })},
 		{controlPrefix + "reset", post, control(func(struct{}) error { return s.Reset() })},
 	}
 }
 
 const controlText = `This is not Globus. It is a development server: whoever knows its secret can be anybody.
 
-GET  /_dev/state         identities, clients, tokens (by hash), failures to come
+GET  /_dev/state         identities, groups, clients, tokens (by hash), failures to come
 GET  /_dev/requests      the last requests
 GET  /_dev/service-account  the client that scripts can sign in as, with its secret
 POST /_dev/expire        {"token":"…"}, or {"subject":"…"} for all access tokens of a subject
@@ -398,6 +402,11 @@ POST /_dev/fail          {"count":3,"path":"/v2/oauth2/token","status":503,"retr
 POST /_dev/refresh-mode  {"mode":"same"}, "rotate" or "absent"
 POST /_dev/user          {"username":"mary@example.edu","name":"Mary","linked":[{"username":"mary@example.org"}]};
                          adds or replaces a user. "status":"private" or "closed" is what lookups say of an identity
+POST /_dev/group         {"name":"Weather","members_visibility":"members"}; without the visibility, only managers
+                         see the members. The answer holds the ID of the group
+POST /_dev/member        {"group":"ID","identity":"mary@example.edu","role":"manager","status":"active"};
+                         without a role, a member; "status":"removed" removes the member
+POST /_dev/remove-group  {"id":"ID"}
 POST /_dev/reset         {}
 
 Bodies are JSON: curl -H @FILE --json '{"advance":"49h"}' …/_dev/clock
@@ -461,6 +470,11 @@ func ServiceAccount(ctx context.Context, issuer string, secret globus.Secret) (i
 		return "", "", fmt.Errorf("%s: the answer holds none", op)
 	}
 	return account.ClientID, globus.Secret(account.ClientSecret), nil
+}
+
+// groupControl selects a group.
+type groupControl struct {
+	ID string `json:"id"`
 }
 
 // control returns a handler that decodes a JSON body and passes it to do.

@@ -53,6 +53,7 @@ func (s *Server) table() []route {
 		{"/v2/oauth2/userinfo", both, s.serveUserInfo},
 		{"/v2/api/identities", get, s.serveIdentities},
 		{"/v2/api/identities/{id}", get, s.serveIdentity},
+		{"/v2/groups/{id}", get, s.serveGroup}, // of the Groups API
 	}
 }
 

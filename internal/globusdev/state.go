@@ -85,7 +85,10 @@ type entry struct {
 	Dead   *digest       `json:"dead,omitempty"`  // a token that is revoked
 	Reset  bool          `json:"reset,omitempty"` // removes all tokens and codes
 
-	Used string `json:"used,omitempty"` // an identity that somebody has signed in with
+	Used    string       `json:"used,omitempty"` // an identity that somebody has signed in with
+	Group   *Group       `json:"group,omitempty"`
+	Member  *GroupMember `json:"member,omitempty"`
+	NoGroup string       `json:"no_group,omitempty"` // a group that is removed
 
 	Consent json.RawMessage `json:"consent,omitempty"` // written by earlier versions; ignored
 }
@@ -116,6 +119,7 @@ type state struct {
 	users   map[string]*User  // by the ID of the first identity
 	members map[string]member // by the ID and the lower-case username of each identity
 	used    map[string]bool   // by the ID of an identity: somebody has signed in with it
+	groups  map[string]*group
 	tokens  map[digest]*token
 	codes   map[digest]*code
 	key     *rsa.PrivateKey // signs ID tokens
@@ -124,7 +128,7 @@ type state struct {
 func newState() *state {
 	return &state{
 		clients: newClients(), scopes: map[string]ScopeDef{}, users: map[string]*User{}, members: map[string]member{},
-		used:   map[string]bool{},
+		used: map[string]bool{}, groups: map[string]*group{},
 		tokens: map[digest]*token{}, codes: map[digest]*code{},
 	}
 }
@@ -161,6 +165,12 @@ func (st *state) apply(e *entry) error {
 		clear(st.codes)
 	case e.Used != "":
 		st.used[e.Used] = true
+	case e.Group != nil:
+		return st.setGroup(*e.Group)
+	case e.Member != nil:
+		return st.setMember(*e.Member)
+	case e.NoGroup != "":
+		delete(st.groups, e.NoGroup)
 	case e.Consent != nil:
 	default:
 		return errors.New("an entry of an unknown kind")
@@ -216,7 +226,11 @@ func (st *state) prune(now time.Time) {
 
 // size returns the number of entries in a snapshot, without those that every state has.
 func (st *state) size() int {
-	return len(st.users) + len(st.used) + len(st.tokens) + len(st.codes)
+	n := len(st.users) + len(st.used) + len(st.tokens) + len(st.codes) + len(st.groups)
+	for _, g := range st.groups {
+		n += len(g.members)
+	}
+	return n
 }
 
 // snapshot returns entries that create this state from an empty one.
@@ -239,6 +253,12 @@ func (st *state) snapshot() ([]*entry, error) {
 	}
 	for _, id := range slices.Sorted(maps.Keys(st.used)) {
 		entries = append(entries, &entry{Used: id})
+	}
+	for _, g := range st.dumpGroups() {
+		entries = append(entries, &entry{Group: &g.Group})
+		for i := range g.Members {
+			entries = append(entries, &entry{Member: &g.Members[i]})
+		}
 	}
 	for _, c := range st.codes {
 		entries = append(entries, &entry{Code: c})

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -51,6 +52,15 @@ func TestStateSurvives(t *testing.T) {
 		if _, err := h.AddUser(User{Identity: Identity{Username: "new@example.edu"}}); err != nil {
 			t.Fatal(err)
 		}
+		weather, err := h.AddGroup(Group{Name: "Weather"})
+		testkit.Must(t, err)
+		gone, err := h.AddGroup(Group{Name: "Gone"})
+		testkit.Must(t, err)
+		for _, m := range []GroupMember{{Group: gone, Identity: "ada@example.edu"}, {Group: weather, Identity: "ada@example.edu"},
+			{Group: weather, Identity: "ada@example.edu", Role: "admin"}, {Group: weather, Identity: ServiceClientID, Status: "left"}} {
+			testkit.Must(t, h.SetMember(m))
+		}
+		testkit.Must(t, h.RemoveGroup(gone))
 		before.secret, before.keys = h.secret(ResourceServerID), h.get("/jwk.json").body
 	})
 	for range 2 {
@@ -68,6 +78,10 @@ func TestStateSurvives(t *testing.T) {
 			want{401, "invalid_grant", "", ""}.check(t, h.exchange(before.used))
 			if ada, grace := h.identity(Subject("ada@example.edu")), h.identity(Subject("grace@example.org")); ada["status"] != "used" || grace["status"] != "unused" {
 				t.Errorf("Ada's identity is %v, Grace's %v", ada["status"], grace["status"])
+			}
+			if got, want := fmt.Sprint(h.dump().Groups), fmt.Sprintf("[{{%[1]s Weather } [{%[1]s %[2]s admin active} {%[1]s %[3]s member left}]}]",
+				derivedID("group:Weather"), Subject("ada@example.edu"), ServiceClientID); got != want {
+				t.Errorf("groups %s, want %s", got, want)
 			}
 			h.login("new@example.edu")
 		})
@@ -533,11 +547,15 @@ func FuzzJournal(f *testing.F) {
 	if _, err := s.IssueTokens("ada@example.edu", NativeClientID, []string{Scope, "openid"}, true); err != nil {
 		f.Fatal(err)
 	}
+	group, err := s.AddGroup(Group{Name: "Weather"})
+	testkit.Must(f, err)
+	testkit.Must(f, s.SetMember(GroupMember{Group: group, Identity: "grace@example.org"}))
 	entries, err := s.state.snapshot()
 	testkit.Must(f, err)
 	lines, err := encode(entries)
 	testkit.Must(f, err)
 	f.Add(lines)
+	f.Add(append(slices.Clone(lines), `{"no_group":"`+group+`"}`...))
 	for line := range bytes.Lines(lines) {
 		f.Add(line)
 	}

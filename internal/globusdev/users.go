@@ -213,12 +213,11 @@ func clip(text string) string {
 	return strings.ToValidUTF8(text[:limit], "") + "…"
 }
 
-// builtinScopes are those of every fabric and of Globus's own services. The Groups service is not
-// available here, but tokens for it are.
+// builtinScopes are those of every fabric and of Globus's own services.
 var builtinScopes = []ScopeDef{
 	{Scope, ResourceServerID, "Claim topics, log events and read them back"},
 	{scopeOpenID, authResourceServer, "Know who you are"},
 	{scopeEmail, authResourceServer, "See your e-mail address"},
 	{scopeProfile, authResourceServer, "See your name, organization and identity provider"},
-	{"urn:globus:auth:scope:groups.api.globus.org:view_my_groups_and_memberships", groupsResourceServer, "See which groups you are in"},
+	{scopeViewGroups, groupsResourceServer, "See which groups you are in"},
 }
