@@ -249,6 +249,37 @@ func checkErr(t *testing.T, call string, err, want error, text string) {
 	}
 }
 
+// TestIdentitySet checks that the identity set has nothing but identities, and always the subject.
+func TestIdentitySet(t *testing.T) {
+	long := make([]any, 1000)
+	for i := range long {
+		long[i] = fmt.Sprintf("00000000-0000-4000-8000-%012d", i)
+	}
+	for name, c := range map[string]struct {
+		set  any
+		want []string
+	}{
+		"both":             {[]any{adaSubject, bobSubject}, []string{adaSubject, bobSubject}},
+		"in another order": {[]any{bobSubject, adaSubject, bobSubject}, []string{adaSubject, bobSubject}},
+		"null":             {nil, []string{adaSubject}},
+		"empty":            {[]any{}, []string{adaSubject}},
+		"without itself":   {[]any{bobSubject}, []string{adaSubject, bobSubject}},
+		"no identities":    {[]any{"bob@example.edu", "", nil, 7, strings.ToUpper(bobSubject), []any{bobSubject}, bobSubject}, []string{adaSubject, bobSubject}},
+		"an object":        {map[string]any{"sub": bobSubject}, []string{adaSubject}},
+		"a string":         {bobSubject, []string{adaSubject}},
+	} {
+		w := &wire{handler: answers(ok(document(map[string]any{"active": true, "sub": adaSubject, "identity_set": c.set})))}
+		info, err := w.client(t, confidential).Introspect(t.Context(), "canary-access")
+		if err != nil || !slices.Equal(info.IdentitySet, c.want) {
+			t.Errorf("%s: identity set %q, %v, want %q", name, info.IdentitySet, err, c.want)
+		}
+	}
+	w := &wire{handler: answers(ok(document(map[string]any{"active": true, "sub": adaSubject, "identity_set": long})))}
+	if info, err := w.client(t, confidential).Introspect(t.Context(), "canary-access"); err != nil || len(info.IdentitySet) != 101 {
+		t.Errorf("%d identities of 1,000, %v, want 101", len(info.IdentitySet), err)
+	}
+}
+
 func TestRefreshKeepsTheRefreshToken(t *testing.T) {
 	for answered, want := range map[string]globus.Secret{"": "old", "old": "old", "next": "next"} {
 		w := &wire{handler: answers(ok(document(tokenAnswer(topics, "a", answered))))}

@@ -93,6 +93,42 @@ func TestServiceAccount(t *testing.T) {
 	}
 }
 
+// TestLinkedIdentities links an identity to that of somebody who is signed in, logs in with it, and
+// unlinks it. Permissions of any identity in the set are the person's.
+func TestLinkedIdentities(t *testing.T) {
+	const lab = "ada@lab.example"
+	d := newDev(t)
+	now := time.Now()
+	auth := devAuthenticator(t, d, func(cfg *globus.AuthenticatorConfig) { cfg.Now = func() time.Time { return now } })
+	login := func(who string) globus.Secret {
+		t.Helper()
+		grant, err := d.IssueTokens(who, globusdev.NativeClientID, []string{globusdev.Scope}, false)
+		testkit.Must(t, err)
+		return grant.Tokens[0].AccessToken
+	}
+	check := func(when string, token globus.Secret, want ...string) {
+		t.Helper()
+		info, err := auth.Authenticate(t.Context(), token)
+		if err != nil || info.Subject != globusdev.Subject(ada) || !slices.Equal(info.IdentitySet, want) {
+			t.Errorf("%s: Authenticate = %+v, %v, want Ada with the identities %s", when, info, err, want)
+		}
+	}
+	token := login(ada)
+	check("alone", token, globusdev.Subject(ada))
+	person := globusdev.User{Identity: globusdev.Identity{Username: ada}, Linked: []globusdev.Identity{{Username: lab}}}
+	_, err := d.AddUser(person)
+	testkit.Must(t, err)
+	check("cached", token, globusdev.Subject(ada))
+	now = now.Add(31 * time.Second)
+	check("linked", token, globusdev.Subject(ada), globusdev.Subject(lab))
+	check("signed in with the other identity", login(lab), globusdev.Subject(ada), globusdev.Subject(lab))
+	person.Linked = nil
+	_, err = d.AddUser(person)
+	testkit.Must(t, err)
+	now = now.Add(31 * time.Second)
+	check("unlinked", token, globusdev.Subject(ada))
+}
+
 // TestAuthenticatorAgainstGlobusdev covers the cases in which the response of a real server
 // matters.
 func TestAuthenticatorAgainstGlobusdev(t *testing.T) {

@@ -3,6 +3,7 @@ package globus
 import (
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -105,6 +106,7 @@ func FuzzTokenInfo(f *testing.F) {
 	for _, seed := range []string{
 		`{"active":false}`, `{"active":true,"sub":"00000000-0000-4000-8000-00000000ada0","aud":["a"],"scope":"x y","exp":1900000000,"iat":null,"nbf":1.5,"identity_set":null}`,
 		`{"active":true,"sub":"s","aud":"a","exp":1e300}`, `{"active":1}`, `{"active":true}`, `[]`, "",
+		`{"active":true,"sub":"00000000-0000-4000-8000-00000000ada0","identity_set":["00000000-0000-4000-8000-00000000b0b0","00000000-0000-4000-8000-00000000ada0","x",null,{},"00000000-0000-4000-8000-00000000b0b0"]}`,
 	} {
 		f.Add([]byte(seed))
 	}
@@ -113,6 +115,10 @@ func FuzzTokenInfo(f *testing.F) {
 		switch {
 		case err == nil && !isUUID(info.Subject):
 			t.Fatalf("active, but of %q", info.Subject)
+		case err == nil && (info.IdentitySet[0] != info.Subject || len(info.IdentitySet) > 1+maxLinked || slices.ContainsFunc(info.IdentitySet, func(id string) bool { return !isUUID(id) })):
+			t.Fatalf("the identity set of %s is %q", info.Subject, info.IdentitySet)
+		case err == nil && len(slices.Compact(slices.Sorted(slices.Values(info.IdentitySet)))) != len(info.IdentitySet):
+			t.Fatalf("an identity is in the set twice: %q", info.IdentitySet)
 		case err == nil && info.Expiry.Year() > 9999:
 			t.Fatalf("expires at %v", info.Expiry)
 		case err != nil && !errors.Is(err, ErrRefused) && !errors.Is(err, ErrMisconfigured):

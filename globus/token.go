@@ -16,6 +16,7 @@ const (
 	// Globus Auth always sends it, and refreshing a token too early does no harm.
 	unstatedLifetime = time.Hour
 	maxLifetime      = 366 * 24 * time.Hour
+	maxLinked        = 100 // linked identities that are read, besides the subject
 )
 
 // checkSecret checks the form of a token. Its error is the rest of a sentence, such as "is
@@ -120,19 +121,19 @@ func lifetime(raw json.RawMessage) time.Duration {
 
 // introspection is the response of the introspection endpoint.
 type introspection struct {
-	Active      *bool       `json:"active"`
-	Subject     looseString `json:"sub"`
-	Username    looseString `json:"username"`
-	Name        looseString `json:"name"`
-	Email       looseString `json:"email"`
-	ClientID    looseString `json:"client_id"`
-	Issuer      looseString `json:"iss"`
-	Audience    stringList  `json:"aud"`
-	Scope       looseString `json:"scope"`
-	Expiry      epoch       `json:"exp"`
-	IssuedAt    epoch       `json:"iat"`
-	NotBefore   epoch       `json:"nbf"`
-	IdentitySet stringList  `json:"identity_set"`
+	Active      *bool        `json:"active"`
+	Subject     looseString  `json:"sub"`
+	Username    looseString  `json:"username"`
+	Name        looseString  `json:"name"`
+	Email       looseString  `json:"email"`
+	ClientID    looseString  `json:"client_id"`
+	Issuer      looseString  `json:"iss"`
+	Audience    stringList   `json:"aud"`
+	Scope       looseString  `json:"scope"`
+	Expiry      epoch        `json:"exp"`
+	IssuedAt    epoch        `json:"iat"`
+	NotBefore   epoch        `json:"nbf"`
+	IdentitySet identityList `json:"identity_set"`
 }
 
 func parseTokenInfo(op string, body []byte) (TokenInfo, error) {
@@ -153,7 +154,7 @@ func parseTokenInfo(op string, body []byte) (TokenInfo, error) {
 			Username:    clean(string(doc.Username), nil),
 			Name:        clean(string(doc.Name), nil),
 			Email:       clean(string(doc.Email), nil),
-			IdentitySet: slices.DeleteFunc(doc.IdentitySet, func(s string) bool { return word(looseString(s)) == "" }),
+			IdentitySet: identitySet(subject, doc.IdentitySet),
 		},
 		ClientID:  string(doc.ClientID),
 		Issuer:    string(doc.Issuer),
@@ -163,6 +164,33 @@ func parseTokenInfo(op string, body []byte) (TokenInfo, error) {
 		NotBefore: doc.NotBefore.Time,
 		Expiry:    doc.Expiry.Time,
 	}, nil
+}
+
+// identityList is a JSON array of identity IDs. A value of another type counts as an empty list:
+// whoever has signed in has at least the rights of the subject itself.
+type identityList []string
+
+func (l *identityList) UnmarshalJSON(b []byte) error {
+	var all []looseString
+	if json.Unmarshal(b, &all) != nil {
+		all = nil
+	}
+	for _, id := range all {
+		*l = append(*l, string(id))
+	}
+	return nil
+}
+
+// identitySet returns the linked identities in a response: once each, and always with the subject
+// itself. It leaves out what is not an identity, because permissions depend on the set.
+func identitySet(subject string, linked []string) []string {
+	var set []string
+	for _, id := range linked {
+		if isUUID(id) && id != subject && len(set) < maxLinked && !slices.Contains(set, id) {
+			set = append(set, id)
+		}
+	}
+	return slices.Insert(set, 0, subject)
 }
 
 // stringList is a JSON array of strings, or a single string, since "aud" may be either.
