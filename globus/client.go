@@ -200,9 +200,10 @@ const (
 	maxBodyBytes   = 1 << 20
 )
 
-// call is one request to Globus Auth.
+// call is one request to Globus Auth or, if groups is set, to Globus Groups.
 type call struct {
 	op     string // the operation, for errors
+	groups string // the base URL of Globus Groups
 	path   string
 	form   url.Values // sent with POST; nil makes it a GET
 	bearer Secret     // the access token that authenticates the call, instead of the client
@@ -210,6 +211,8 @@ type call struct {
 	once   bool       // must not arrive twice: it contains an authorization code
 	paced  bool       // after status 429, the caller decides when to retry
 	hide   []Secret   // secrets that the response might repeat
+	// maxBytes is the maximum size of a successful response. Default: maxBodyBytes.
+	maxBytes int64
 }
 
 // answer is a response of Globus Auth.
@@ -243,6 +246,9 @@ func (c *Client) do(ctx context.Context, call call) (answer, error) {
 			if failure = answerError(call.op, a, call.hide); failure == nil {
 				return a, nil
 			}
+		}
+		if call.groups != "" {
+			failure.service = groupsService
 		}
 		pause := max(failure.RetryAfter, backoff.Delay(attempt, 750*time.Millisecond, maxPause))
 		if !mayRepeat(call, failure, reached) || attempt+1 == maxAttempts || pause > maxPause {
@@ -287,15 +293,25 @@ func (c *Client) attempt(ctx context.Context, call call) (a answer, reached bool
 		return answer{}, connected.Load(), transportError(ctx, err)
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxBodyBytes+1))
+	limit := int64(maxBodyBytes)
+	if resp.StatusCode == http.StatusOK {
+		limit = max(limit, call.maxBytes)
+	}
+	body, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
 	if err != nil {
 		return answer{}, true, transportError(ctx, err)
 	}
-	if len(body) > maxBodyBytes {
+	switch {
+	case int64(len(body)) <= limit:
+	case limit > maxBodyBytes:
+		return answer{}, true, errManyMembers // only the members of a group may take so much
+	default:
 		return answer{}, true, errTooLarge
 	}
 	now := c.now()
-	c.measureSkew(resp.Header, now)
+	if call.groups == "" {
+		c.measureSkew(resp.Header, now)
+	}
 	return answer{resp.StatusCode, resp.Header, body, call.bearer != "", now}, true, nil
 }
 
@@ -325,7 +341,11 @@ func (c *Client) request(ctx context.Context, call call) (*http.Request, error) 
 			form.Set("client_id", c.clientID)
 		}
 	}
-	req, err := http.NewRequestWithContext(ctx, method, c.issuer+call.path, strings.NewReader(form.Encode()))
+	base := c.issuer
+	if call.groups != "" {
+		base = call.groups
+	}
+	req, err := http.NewRequestWithContext(ctx, method, base+call.path, strings.NewReader(form.Encode()))
 	if err != nil {
 		return nil, err
 	}

@@ -231,7 +231,8 @@ func TestAnswers(t *testing.T) {
 var errOther = errors.New("an error without a sentinel")
 
 var sentinels = []error{globus.ErrLoginRequired, globus.ErrRefused, globus.ErrUnavailable, globus.ErrMisconfigured, globus.ErrClientRefused,
-	globus.ErrDenied, globus.ErrInsecureFile, globus.ErrOtherSubject}
+	globus.ErrDenied, globus.ErrInsecureFile, globus.ErrOtherSubject,
+	globus.ErrNotFound, globus.ErrAmbiguous, globus.ErrMembersHidden, globus.ErrTooManyMembers}
 
 // checkErr checks that err matches want and no other sentinel, and contains text.
 func checkErr(t *testing.T, call string, err, want error, text string) {

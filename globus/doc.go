@@ -52,9 +52,18 @@
 // The Authenticator caches each result for half a minute. During an outage of Globus Auth, it keeps
 // accepting tokens that it has accepted before.
 //
+// A person may have several linked identities. [TokenInfo] has the one that the person signs in as,
+// and the set of all. To give permissions to others, a server looks up the identity of a username and
+// the members of a group with a [Directory]:
+//
+//	dir, err := globus.NewDirectory(globus.DirectoryConfig{Client: client})
+//	grace, err := dir.Lookup(ctx, "grace@example.org")
+//	members, err := dir.GroupMembers(ctx, "fdb38a24-…")
+//
 // # Errors
 //
-// Use [errors.Is] to test an error for one of six values. They say what to do:
+// Use [errors.Is] to test an error for one of six values. They say what to do. A [Directory] has four
+// more, which its comment lists:
 //
 //	ErrLoginRequired   the refresh token is not valid any more; a person must log in
 //	ErrRefused         the access token is not valid for this service

@@ -16,9 +16,10 @@ import (
 	"time"
 )
 
-// Error is an error response of Globus Auth, or the lack of a response. Use [errors.Is] to test
+// Error is an error response of Globus Auth or Globus Groups, or the lack of a response. Use [errors.Is] to test
 // what follows from it: [ErrLoginRequired], [ErrRefused], [ErrClientRefused], [ErrMisconfigured],
-// [ErrUnavailable].
+// [ErrUnavailable], and for a [Directory] [ErrNotFound], [ErrAmbiguous], [ErrMembersHidden],
+// [ErrTooManyMembers].
 //
 // It never contains a token or a code. Of a response's body, it contains only Globus Auth's own
 // error code and sentence or, in quotes, the title of a web page.
@@ -30,17 +31,21 @@ type Error struct {
 	RequestID  string        // the request ID, which Globus support asks for
 	RetryAfter time.Duration // how long Globus Auth asks to wait; 0 if it does not
 
-	kind  error // the sentinel, or nil
-	cause error // why there was no response, or nil
+	kind    error  // the sentinel, or nil
+	cause   error  // why there was no response, or nil
+	json    bool   // the response is JSON
+	service string // what did not answer, if it is not Globus Auth
 }
 
 func (e *Error) Error() string {
 	var b strings.Builder
 	b.WriteString(e.Op)
 	b.WriteString(": ")
-	if e.kind != nil {
-		b.WriteString(e.kind.Error())
-		b.WriteString(": ")
+	switch {
+	case e.kind == ErrUnavailable && e.service != "":
+		b.WriteString("cannot reach " + e.service + ": ")
+	case e.kind != nil:
+		b.WriteString(e.kind.Error() + ": ")
 	}
 	switch {
 	case e.cause != nil:
@@ -94,12 +99,31 @@ func (e *RefusedError) Is(target error) bool { return target == ErrRefused }
 type errorDocument struct {
 	Error       looseString `json:"error"`
 	Description looseString `json:"error_description"`
-	Errors      []struct {
-		ID     looseString `json:"id"`
-		Code   looseString `json:"code"`
-		Detail looseString `json:"detail"`
-		Title  looseString `json:"title"`
-	} `json:"errors"`
+	Errors      firstError  `json:"errors"`
+}
+
+// firstError is the first element of a JSON array of errors. The others are not kept, because a
+// large response could have millions.
+type firstError struct {
+	any bool // the array is not empty
+	errorDetail
+}
+
+type errorDetail struct {
+	ID     looseString `json:"id"`
+	Code   looseString `json:"code"`
+	Detail looseString `json:"detail"`
+	Title  looseString `json:"title"`
+}
+
+// UnmarshalJSON never fails: an unexpected value must not hide the other fields of the document.
+func (e *firstError) UnmarshalJSON(b []byte) error {
+	dec := json.NewDecoder(bytes.NewReader(b))
+	if start, err := dec.Token(); err == nil && start == json.Delim('[') && dec.More() {
+		e.any = true
+		dec.Decode(&e.errorDetail)
+	}
+	return nil
 }
 
 // answerError returns the [Error] for a response, or nil if the response is a success. A body that
@@ -109,14 +133,13 @@ func answerError(op string, a answer, secrets []Secret) *Error {
 	json.Unmarshal(a.body, &doc) // ignore the error: one unexpected field must not hide the others
 	isJSON := json.Valid(a.body)
 	empty := len(bytes.TrimSpace(a.body)) == 0
-	if a.status/100 == 2 && (isJSON || empty) && doc.Error == "" && len(doc.Errors) == 0 {
+	if a.status/100 == 2 && (isJSON || empty) && doc.Error == "" && !doc.Errors.any {
 		return nil
 	}
-	e := &Error{Op: op, Status: a.status, RetryAfter: retryAfter(a.header, a.received)}
+	e := &Error{Op: op, Status: a.status, RetryAfter: retryAfter(a.header, a.received), json: isJSON}
 	e.Code = word(looseString(clean(string(doc.Error), secrets)))
 	e.Detail = clean(string(doc.Description), secrets)
-	if len(doc.Errors) > 0 {
-		first := doc.Errors[0]
+	if first := doc.Errors; first.any {
 		if code := word(looseString(clean(string(first.Code), secrets))); code != "" && e.Code != "invalid_grant" && e.Code != "invalid_client" {
 			e.Code = code
 		}
@@ -174,6 +197,9 @@ func mayPass(status int) bool {
 func kindOfFailure(err error) error {
 	var untrusted *tls.CertificateVerificationError
 	var noTLS tls.RecordHeaderError
+	if errors.Is(err, errManyMembers) {
+		return ErrTooManyMembers
+	}
 	if errors.Is(err, errTooLarge) || errors.Is(err, http.ErrSchemeMismatch) || errors.As(err, &untrusted) || errors.As(err, &noTLS) {
 		return ErrMisconfigured // something other than Globus Auth answered
 	}
@@ -254,6 +280,9 @@ func describeBody(a answer, secrets []Secret) string {
 type looseString string
 
 func (s *looseString) UnmarshalJSON(b []byte) error {
+	if len(b) > 0 && (b[0] == '[' || b[0] == '{') {
+		return nil // not decoded, because it could take many times its size in memory
+	}
 	var v any
 	if err := json.Unmarshal(b, &v); err != nil {
 		return err

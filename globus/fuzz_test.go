@@ -129,6 +129,85 @@ func FuzzTokenInfo(f *testing.F) {
 	})
 }
 
+// FuzzIdentities fuzzes the parser of lookups.
+func FuzzIdentities(f *testing.F) {
+	for _, seed := range []string{
+		`{"identities":[{"id":"00000000-0000-4000-8000-00000000ada0","username":"ada@example.edu","name":null,"email":"","organization":7,"status":"used"}]}`,
+		`{"identities":[]}`, `{"identities":null}`, `{"identities":[{"id":"x"},7]}`, `{"identities":[{"id":"00000000-0000-4000-8000-00000000ada0","username":"\u001b"},{}]}`, `[]`, "",
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		list, err := parseIdentities("try", body)
+		if err != nil {
+			checkMalformed(t, err)
+			return
+		}
+		seen := map[string]bool{}
+		for _, i := range list {
+			if !isUUID(i.Subject) || seen[i.Subject] {
+				t.Fatalf("took the subject %q, again: %t", i.Subject, seen[i.Subject])
+			}
+			seen[i.Subject] = true
+			for _, text := range []string{i.Username, i.Name, i.Email, i.Organization, i.Status} {
+				checkShown(t, text)
+			}
+		}
+		if len(list) > maxLookups {
+			t.Fatalf("took %d identities", len(list))
+		}
+	})
+}
+
+// FuzzMembers fuzzes the parser of descriptions of groups.
+func FuzzMembers(f *testing.F) {
+	const group = "00000000-0000-4000-8000-0000000000d0"
+	for _, seed := range []string{
+		`{"id":"` + group + `","memberships":[{"group_id":"` + group + `","identity_id":"00000000-0000-4000-8000-00000000ada0","username":"ada@example.edu","role":"manager","status":"active"}]}`,
+		`{"id":"` + group + `","memberships":[{"identity_id":null,"status":"invited"},{"status":"active"}]}`, `{"id":"` + group + `"}`, `{"id":"` + group + `","memberships":{}}`,
+		`{"id":"` + group + `","memberships":[7]}`, `{"memberships":[]}`, `[]`, "",
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		members, err := parseMembers("try", group, body)
+		if err != nil {
+			if !errors.Is(err, ErrMembersHidden) {
+				checkMalformed(t, err)
+			}
+			return
+		}
+		seen := map[string]bool{}
+		for _, m := range members {
+			if !isUUID(m.Subject) || seen[m.Subject] {
+				t.Fatalf("took the subject %q, again: %t", m.Subject, seen[m.Subject])
+			}
+			seen[m.Subject] = true
+			checkShown(t, m.Username)
+			checkShown(t, m.Role)
+		}
+		if len(members) > 0 && (!strings.Contains(string(body), "active") && !strings.Contains(string(body), `\`)) {
+			t.Fatal("took a member who is not active")
+		}
+	})
+}
+
+func checkMalformed(t *testing.T, err error) {
+	t.Helper()
+	if !errors.Is(err, ErrMisconfigured) {
+		t.Fatalf("an error of no kind: %v", err)
+	}
+	checkShown(t, err.Error())
+}
+
+// checkShown checks that text from a response is fit to be shown.
+func checkShown(t *testing.T, text string) {
+	t.Helper()
+	if len(text) > maxDetailBytes+len("…") || !utf8.ValidString(text) || strings.ContainsAny(text, "\n\r\x1b\x00") {
+		t.Fatalf("not fit to be shown: %q", text)
+	}
+}
+
 // FuzzPaste fuzzes the parser of pasted codes and addresses.
 func FuzzPaste(f *testing.F) {
 	for _, seed := range []string{

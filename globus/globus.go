@@ -35,6 +35,20 @@ var (
 
 	// ErrDenied says that the person denied the login in the browser.
 	ErrDenied = errors.New("login denied")
+
+	// ErrNotFound says that Globus has no such identity or group, or does not show the group to this
+	// service.
+	ErrNotFound = errors.New("not found at Globus")
+
+	// ErrAmbiguous says that several identities have the username. Only a subject tells them apart.
+	ErrAmbiguous = errors.New("ambiguous username")
+
+	// ErrMembersHidden says that this service may not see the members of the group.
+	ErrMembersHidden = errors.New("this service may not see the members")
+
+	// ErrTooManyMembers says that the group has more members than a [Directory] reads: 10,000 active
+	// ones, or a list of more than 16 MiB.
+	ErrTooManyMembers = errors.New("too many members")
 )
 
 // Secret is a string that must not be printed: a token, an authorization code or a client secret.
@@ -110,6 +124,8 @@ type Identity struct {
 	Email        string   `json:"email,omitempty"`
 	Organization string   `json:"organization,omitempty"`
 	IdentitySet  []string `json:"identity_set,omitempty"` // IDs of all linked identities, including Subject
+	// Status is "unused", "used", "private" or "closed". Only a [Directory] sets it.
+	Status string `json:"status,omitempty"`
 }
 
 // TokenInfo is the result of introspecting an active access token.

@@ -61,21 +61,28 @@ func testSecretsAreNotShown(t *testing.T) {
 	if _, err := auth.Authenticate(t.Context(), secret); err != nil {
 		t.Fatal(err)
 	}
+	group := &directory{
+		tokens: answers(ok(document(tokenAnswer("groups.api.globus.org", "canary-groups", "")))), group: answers(ok(groupJSON([]any{}))),
+	}
+	dir := newDirectory(t, (&wire{handler: group}).client(t, confidential))
+	if _, err := dir.GroupMembers(t.Context(), groupID); err != nil {
+		t.Fatal(err)
+	}
 	type holder struct {
 		Secret  globus.Secret
 		Pointer *globus.Secret
 		Map     map[string]globus.Secret
 		Any     any
 	}
-	type hider struct{ client, store, a, b, c, d, auth any } // unexported fields, whose methods fmt cannot call
-	synctest.Wait()                                          // so that nothing changes while it is printed
+	type hider struct{ client, store, a, b, c, d, auth, dir any } // unexported fields, whose methods fmt cannot call
+	synctest.Wait()                                               // so that nothing changes while it is printed
 	for name, v := range map[string]any{
 		"Secret":        secret,
 		"*Secret":       &secret,
 		"[]Secret":      []globus.Secret{secret},
 		"map of Secret": map[string]globus.Secret{"a": secret},
 		"struct":        holder{secret, &secret, map[string]globus.Secret{"a": secret}, secret},
-		"hidden":        hider{client, store, stored, refreshed, service, globus.StaticToken(token), auth},
+		"hidden":        hider{client, store, stored, refreshed, service, globus.StaticToken(token), auth, dir},
 		"Token":         token,
 		"*Token":        &token,
 		"Login":         *login,
@@ -88,6 +95,8 @@ func testSecretsAreNotShown(t *testing.T) {
 		"credentials":   service,
 		"StaticToken":   globus.StaticToken(token),
 		"Authenticator": auth,
+		"Directory":     dir,
+		"in a config":   globus.DirectoryConfig{Client: client},
 		"in an error":   fmt.Errorf("token %s is bad: %w", secret, errors.New(secret.String())),
 	} {
 		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "% x", "%d", "%T", "%10v", "%U", "%t"} {
