@@ -214,7 +214,12 @@ func (f *Fabric) start(ctx context.Context) (err error) {
 		brokers, f.admin = []gateway.Upstream{f.broker}, f.broker.AdminOpts()
 	}
 
+	directory, err := globus.NewDirectory(globus.DirectoryConfig{Client: resourceServer})
+	if err != nil {
+		return err
+	}
 	cfg := assemble.Config{
+		Directory: directory,
 		Globus: globus.AuthenticatorConfig{
 			Introspector: resourceServer,
 			Issuer:       f.GlobusURL(),
@@ -223,7 +228,7 @@ func (f *Fabric) start(ctx context.Context) (err error) {
 			FreshFor:     f.cfg.RevocationInterval / 10,
 			RefusedFor:   time.Second,
 		},
-		Claims:          claims.Config{Admin: f.admin, Admission: f.cfg.allow, Dir: f.below("ledger")},
+		Claims:          claims.Config{Admin: f.admin, Admission: f.cfg.allow, Dir: f.below("ledger"), Compaction: apacheKafka != nil},
 		PublicURL:       f.URL(),
 		TokenKeyFile:    f.below("token-key.pem"),
 		SessionLifetime: f.cfg.AccessTokenLifetime,

@@ -180,7 +180,7 @@ func TestEventsSurviveRestarts(t *testing.T) {
 		t.Errorf("%d events are there, and %d were acknowledged", next, n)
 	}
 	topics, err := fabrictest.Client(t, me).Topics(testkit.Within(t))
-	if err != nil || len(topics) == 0 {
+	if err != nil || len(topics.Topics) == 0 {
 		t.Errorf("Topics() = %v, %v, want the claim", topics, err)
 	}
 }

@@ -53,6 +53,10 @@ type Config struct {
 	// Globus says how to validate the access tokens of Globus Auth. Required.
 	Globus globus.AuthenticatorConfig
 
+	// Directory looks up people and groups at Globus, so that topics can be shared with them by their
+	// usernames and groups. If it is nil, people have to be named by their subjects.
+	Directory *globus.Directory
+
 	// Claims configures the ledger. Without an ACL endpoint, the service only reads the ledger, and
 	// uses only the fields Admin, Admission and Dir. When KeyRevoked is nil, the gateways of this
 	// service close the connections of a revoked key. Required.
@@ -130,6 +134,9 @@ func (s *Service) open(ctx context.Context, cfg Config) error {
 		cfg.Claims.KeyRevoked = s.recheck
 	}
 	var rules *claims.Service
+	if cfg.Directory != nil {
+		cfg.Claims.Groups = people{cfg.Directory}.members
+	}
 	if cfg.ACL != nil {
 		if rules, err = claims.Open(ctx, cfg.Claims); err != nil {
 			return err
@@ -154,13 +161,13 @@ func (s *Service) open(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	people := &keys.UserAuthenticator{Globus: authenticator, Ledger: s.ledger, Diagnostics: cfg.Diagnostics}
+	users := &keys.UserAuthenticator{Globus: authenticator, Ledger: s.ledger, Diagnostics: cfg.Diagnostics}
 
 	for _, g := range cfg.Gateways {
 		if g.Config.Upstream, err = g.Broker(); err != nil {
 			return err
 		}
-		g.Config.Authenticator = &keys.Authenticator{Users: people, Keys: s.ledger, Tokens: tokens, SessionLifetime: cfg.SessionLifetime}
+		g.Config.Authenticator = &keys.Authenticator{Users: users, Keys: s.ledger, Tokens: tokens, SessionLifetime: cfg.SessionLifetime}
 		g.Config.Diagnostics = cfg.Diagnostics
 		gw, err := gateway.New(g.Config)
 		if err != nil {
@@ -177,7 +184,10 @@ func (s *Service) open(ctx context.Context, cfg Config) error {
 		return nil
 	}
 	c := cfg.ACL.Config
-	c.Claims, c.Authenticator, c.Tokens = rules, people, tokens
+	c.Claims, c.Authenticator, c.Tokens = rules, users, tokens
+	if cfg.Directory != nil {
+		c.People = people{cfg.Directory}
+	}
 	c.Ready = map[string]func(context.Context) error{"ledger": rules.Ready}
 	c.PublicURL, c.Diagnostics = cfg.PublicURL, cfg.Diagnostics
 	c.Discovery.Globus.Issuer = cfg.Globus.Issuer

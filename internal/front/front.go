@@ -456,7 +456,12 @@ func Open(ctx context.Context, cfg Config) (*assemble.Service, error) {
 	if err != nil {
 		return nil, err
 	}
+	directory, err := globus.NewDirectory(globus.DirectoryConfig{Client: service})
+	if err != nil {
+		return nil, err
+	}
 	parts := assemble.Config{
+		Directory: directory,
 		Globus: globus.AuthenticatorConfig{
 			Introspector: service,
 			Issuer:       cfg.issuer(),
@@ -468,6 +473,7 @@ func Open(ctx context.Context, cfg Config) (*assemble.Service, error) {
 			GatewayPrincipal: cfg.Kafka.Gateway.principal(),
 			Admission:        cfg.Admission,
 			Dir:              cfg.StateDir,
+			Compaction:       true,
 		},
 		PublicURL:    cfg.PublicURL,
 		TokenKeyFile: cfg.TokenKeyFile,

@@ -110,6 +110,9 @@ func problemOf(err error) (diaspora.Problem, http.Header) {
 		}
 	case http.StatusServiceUnavailable:
 		header.Set("Retry-After", retryAfter)
+		if why != nil {
+			break
+		}
 		p.Detail = "the cluster did not answer in time"
 		switch {
 		case errors.Is(err, kerr.KafkaStorageError):
@@ -121,13 +124,15 @@ func problemOf(err error) (diaspora.Problem, http.Header) {
 		}
 	case http.StatusInternalServerError:
 		p.Topic = ""
-		if errors.Is(err, globus.ErrMisconfigured) {
+		switch {
+		case why != nil:
+		case errors.Is(err, globus.ErrMisconfigured):
 			p.Detail = fmt.Sprintf("this fabric cannot tell whose token this is, because it cannot use the response of Globus Auth (%v)", err)
 			p.Hint = "The token may be valid: keep it, and tell the operators of the fabric."
-			break
+		default:
+			p.Detail = fmt.Sprintf("the cause is in the server's diagnostics, under %08x", rand.Uint32())
+			p.Hint = ""
 		}
-		p.Detail = fmt.Sprintf("the cause is in the server's diagnostics, under %08x", rand.Uint32())
-		p.Hint = ""
 	}
 	p.Type, p.Title = "/problems/"+problemTypes[p.Status][0], problemTypes[p.Status][1]
 	return p, header

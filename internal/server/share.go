@@ -2,6 +2,8 @@ package server
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 	"sync"
@@ -14,7 +16,7 @@ import (
 )
 
 // People looks up who has a username at Globus. The error wraps [diaspora.ErrNotFound] if nobody has
-// it, and [globus.ErrUnavailable] or [globus.ErrMisconfigured] if that is not known.
+// it, [diaspora.ErrConflict] if that cannot be told or used, and [globus.ErrUnavailable] or [globus.ErrMisconfigured] if that is not known.
 type People interface {
 	Lookup(ctx context.Context, username string) (globus.Identity, error)
 }
@@ -65,7 +67,28 @@ func (s *Server) lookUp(x *exchange, username string) (globus.Identity, error) {
 			header: http.Header{"Retry-After": {"60"}},
 		}
 	}
-	return s.cfg.People.Lookup(x.r.Context(), username)
+	who, err := s.cfg.People.Lookup(x.r.Context(), username)
+	return who, lookupRefusal(err)
+}
+
+// lookupRefusal describes a failure to look up a person or a group at Globus. Other errors it returns
+// unchanged.
+func lookupRefusal(err error) error {
+	switch {
+	case errors.Is(err, globus.ErrUnavailable):
+		return &refusal{
+			status: http.StatusServiceUnavailable,
+			detail: "Globus cannot be reached, so people and groups cannot be looked up",
+			hint:   "Nothing has changed: try again in a few seconds.",
+		}
+	case errors.Is(err, globus.ErrMisconfigured):
+		return &refusal{
+			status: http.StatusInternalServerError,
+			detail: fmt.Sprintf("this fabric cannot look up people and groups, because it cannot use the response of Globus (%v)", err),
+			hint:   "Nothing has changed: tell the operators of the fabric.",
+		}
+	}
+	return err
 }
 
 // subjectOf returns the subject that a request names: by its ID, by a username, or by both, which must
@@ -120,7 +143,7 @@ func (s *Server) shareTopic(x *exchange) error {
 	}
 	req.Subject, req.Username = who.Subject, who.Username
 	g, err := s.cfg.Claims.Share(x.r.Context(), x.caller.Subject, name, req)
-	return x.answer(g, err)
+	return x.answer(g, lookupRefusal(err))
 }
 
 func (s *Server) listGrants(x *exchange) error {
