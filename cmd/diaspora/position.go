@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/consume"
 )
 
 // positionHelp describes the positions that parsePosition accepts, for help texts.
@@ -20,24 +21,42 @@ const positionHelp = `A POSITION is one of
 
 // parsePosition parses a position in a topic, as described by positionHelp.
 func parsePosition(text string, now time.Time) (diaspora.Position, error) {
+	p, err := readPosition(text, now)
+	switch p.Kind {
+	case consume.Start:
+		return diaspora.Start, err
+	case consume.End:
+		return diaspora.End, err
+	case consume.At:
+		return diaspora.At(p.Time), err
+	case consume.Offset:
+		return diaspora.Offset(p.Offset), err
+	case consume.Last:
+		return diaspora.Last(p.Offset), err
+	}
+	return diaspora.Position{}, err
+}
+
+// readPosition is parsePosition for commands that find the position in each partition themselves.
+func readPosition(text string, now time.Time) (consume.Position, error) {
 	text = strings.TrimSpace(text)
 	switch strings.ToLower(text) {
 	case "start", "earliest", "beginning":
-		return diaspora.Start, nil
+		return consume.Position{Kind: consume.Start}, nil
 	case "end", "latest":
-		return diaspora.End, nil
+		return consume.Position{Kind: consume.End}, nil
 	}
 	if n, err := strconv.ParseInt(text, 10, 64); err == nil && text[0] != '+' {
 		if text[0] == '-' {
-			return diaspora.Last(-max(n, -1<<62)), nil
+			return consume.Position{Kind: consume.Last, Offset: -max(n, -1<<62)}, nil
 		}
-		return diaspora.Offset(n), nil
+		return consume.Position{Kind: consume.Offset, Offset: n}, nil
 	}
 	at, err := parseTime(text, now)
 	if err != nil {
-		return diaspora.Position{}, err
+		return consume.Position{}, err
 	}
-	return diaspora.At(at), nil
+	return consume.Position{Kind: consume.At, Time: at}, nil
 }
 
 // positionText describes a position, for use after "from" or "to".

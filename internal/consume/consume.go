@@ -274,8 +274,8 @@ func (c *Reader) lookUp(ctx context.Context, ids []kafka.Partition) (err error) 
 	if c.known, err = kafka.Spans(ctx, c.client, ids); err != nil {
 		return err
 	}
-	if c.from, err = c.options.From.resolve(ctx, c.client, c.known); err == nil && c.options.Until.Kind != None {
-		c.until, err = c.options.Until.resolve(ctx, c.client, c.known)
+	if c.from, err = c.options.From.Resolve(ctx, c.client, c.known); err == nil && c.options.Until.Kind != None {
+		c.until, err = c.options.Until.Resolve(ctx, c.client, c.known)
 	}
 	return err
 }

@@ -61,8 +61,8 @@ func (p Position) Validate() error {
 	return nil
 }
 
-// resolve returns the offset of a position in each of the partitions.
-func (p Position) resolve(ctx context.Context, client *kgo.Client, spans map[kafka.Partition]kafka.Span) (map[kafka.Partition]int64, error) {
+// Resolve returns the offset of a position in each of the partitions.
+func (p Position) Resolve(ctx context.Context, client *kgo.Client, spans map[kafka.Partition]kafka.Span) (map[kafka.Partition]int64, error) {
 	var at map[kafka.Partition]int64
 	if p.Kind == At {
 		var err error
