@@ -149,6 +149,11 @@ var guessedCommands = map[string]string{
 	"diaspora key delete":   "diaspora key revoke",
 	"diaspora key remove":   "diaspora key revoke",
 	"diaspora key show":     "diaspora key list",
+
+	"diaspora group describe": "diaspora group show",
+	"diaspora group seek":     "diaspora group reset",
+	"diaspora group commit":   "diaspora group reset",
+	"diaspora group remove":   "diaspora group delete",
 }
 
 // variableFlags are flags that people guess, but that exist only as environment variables. The values are
@@ -197,6 +202,7 @@ func (e *env) commands() *cobra.Command {
 		e.statusCommand(),
 		group("spool", "inspect and send the events that are pending on this machine", e.spoolCommands()...),
 		e.consumeCommand(),
+		group("group", "list, show, reset and delete your consumer groups", e.groupCommands()...),
 		e.doctorCommand(),
 		e.completionCommand(),
 		e.versionCommand(),

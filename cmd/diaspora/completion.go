@@ -9,9 +9,9 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
 
 var completionHelp = help{
@@ -148,10 +148,9 @@ func (e *env) groupNames(ctx context.Context) (names []string) {
 		return nil
 	}
 	defer client.Close()
-	if resp, err := kmsg.NewPtrListGroupsRequest().RequestWith(ctx, client); err == nil {
-		for _, g := range resp.Groups {
-			names = append(names, g.Group)
-		}
+	groups, _ := kafka.Groups(ctx, client)
+	for _, g := range groups {
+		names = append(names, g.ID)
 	}
 	return names
 }

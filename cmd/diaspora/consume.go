@@ -51,7 +51,8 @@ no key, key is null. If two records have the same id, they are the same event, d
 Without --from, consume begins at the start if --exit, --to or --group is set, and otherwise at the
 end, so that it prints only new records. A group that has read before continues where it
 stopped: --from applies only to partitions that it has never read. A record counts as read by the
-group once it has been written to the output.
+group once it has been written to the output. "diaspora group show" prints how far a group has read,
+and "diaspora group reset" moves it to another position.
 
 ` + positionHelp + "\n\n" + formatHelp,
 	formats: append(streamFormats, "raw"),
@@ -80,7 +81,7 @@ func (e *env) consumeCommand() *cobra.Command {
 	flags.StringVar(&o.to, "to", "", "stop before `POSITION`; see above")
 	flags.BoolVar(&o.exit, "exit", false, "exit at the current end of the topic; short for --to end")
 	flags.Int64VarP(&o.number, "number", "n", 0, "exit after `N` records")
-	flags.StringVarP(&o.group, "group", "g", "", "join this consumer `GROUP`, which records how far it has read")
+	flags.StringVarP(&o.group, "group", "g", "", "join this consumer `GROUP`, which records how far it has read; \"diaspora group show\" prints that")
 	flags.StringVarP(&o.format, "format", "f", "", "print each record in `FORMAT`, as in kcat; see above")
 	flags.Int32SliceVarP(&o.partitions, "partition", "p", nil, "read only partition `N` of each topic; may be repeated (default: all)")
 	flags.Lookup("partition").DefValue = "" // otherwise the help adds "(default [])"

@@ -215,8 +215,13 @@ func (e *env) topicRelease(ctx context.Context, cfg diaspora.Config, client *dia
 
 // confirm has the user type the name of a topic before an operation that cannot be undone.
 func (e *env) confirm(ctx context.Context, purpose, topic, operation string) error {
-	answer, err := e.ask(ctx, e.stdin, "Type the topic's name to "+purpose+": ")
-	if err == nil && answer == topic {
+	return e.confirmName(ctx, "topic", purpose, topic, operation)
+}
+
+// confirmName has the user type the name of a thing, such as a topic, before an operation that cannot be undone.
+func (e *env) confirmName(ctx context.Context, thing, purpose, name, operation string) error {
+	answer, err := e.ask(ctx, e.stdin, "Type the "+thing+"'s name to "+purpose+": ")
+	if err == nil && answer == name {
 		return nil
 	}
 	if !e.terminal(e.stdin) { // which would have echoed the end of the line
@@ -225,7 +230,7 @@ func (e *env) confirm(ctx context.Context, purpose, topic, operation string) err
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	return fail(nil, "use --yes to skip this question", "%s: the topic's name was not typed; nothing has changed", operation)
+	return fail(nil, "use --yes to skip this question", "%s: the %s's name was not typed; nothing has changed", operation, thing)
 }
 
 // countRecords returns the current number of records in a topic.
