@@ -11,6 +11,9 @@
 // only requests that a client may make, in versions that the broker offers, that are well-formed
 // and within limits. Any other frame ends the connection.
 //
+// The gateway itself refuses requests that create, change or delete topics, because the ledger
+// decides that. It also refuses Fetch requests of keys that may not read.
+//
 // Responses are copied unchanged, with two exceptions. The response to ApiVersions lists only what
 // the gateway relays as well. In responses that can name consumer groups, the gateway removes the
 // prefix that keeps the groups of different subjects apart.

@@ -85,10 +85,15 @@ func (c *conn) sendRequest(ctx context.Context, h header, frame []byte) error {
 	if err != nil {
 		return err
 	}
-	switch {
-	case h.key == keyFetch && !c.canRead:
+	if h.key == keyFetch && !c.canRead {
 		return c.refuseFetch(ctx, h, frame)
-	case namesGroups().requests[h.key]:
+	}
+	if changesTopics(h.key) {
+		if answered, err := c.refuseTopics(ctx, h, frame); answered || err != nil {
+			return err
+		}
+	}
+	if namesGroups().requests[h.key] {
 		if frame, err = c.prefixGroups(h, frame); err != nil {
 			return err
 		}

@@ -48,10 +48,10 @@ const noLimit = 1<<15 - 1
 //   - Requests that need a right that no client can have: transactions, quotas, SCRAM users,
 //     features, and the placement of replicas.
 //
-// They would only expose more of the broker's code to attack. Some requests stay although the
-// broker refuses them as well: those that create, delete and alter topics, that delete records, and
-// that read and change ACLs and log directories. With them, the tools of Apache Kafka can say what
-// the user is not authorized for. docs/engines.md has the list for operators.
+// They would only expose more of the broker's code to attack. Some requests stay although they are
+// refused as well, so that the tools of Apache Kafka can say why: the gateway refuses those that
+// create, delete and alter topics (see topics.go), and the broker refuses those that read and change
+// ACLs and log directories. docs/engines.md has the list for operators.
 //
 // The table is derived from Apache Kafka's message definitions. A test compares it with the
 // definitions that the Kafka client is generated from.
