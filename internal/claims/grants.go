@@ -370,8 +370,11 @@ func (s *state) changeMembers(group string, joined, left []string) {
 	}
 }
 
-// topicOperations are the operations that owners and managers may perform.
-var topicOperations = []kmsg.ACLOperation{kmsg.ACLOperationRead, kmsg.ACLOperationWrite, kmsg.ACLOperationDescribe, kmsg.ACLOperationDescribeConfigs}
+// topicOperations are the operations that owners and managers may perform; others have fewer. Delete is
+// for DeleteRecords. It would allow DeleteTopics as well, but gateways refuse that.
+var topicOperations = []kmsg.ACLOperation{
+	kmsg.ACLOperationRead, kmsg.ACLOperationWrite, kmsg.ACLOperationDescribe, kmsg.ACLOperationDescribeConfigs, kmsg.ACLOperationDelete,
+}
 
 // operations returns what a principal with these rights may do at the broker. Read and Write each
 // include Describe.

@@ -85,6 +85,33 @@ func TestDrift(t *testing.T) {
 	}
 }
 
+// TestEarlierTopics: topics that were claimed before owners had the right to delete records get it at
+// the next reconciliation. Keys with fewer rights than their owner do not.
+func TestEarlierTopics(t *testing.T) {
+	c := newCluster(t)
+	s := c.open()
+	mustClaim(t, s, "weather")
+	if _, err := s.IssueKey(t.Context(), ada, diaspora.AccessKeyRequest{Name: "desk", Topics: []string{"weather"}, Read: true, Write: true}); err != nil {
+		t.Fatal(err)
+	}
+	want := c.acls(kafka.TopicResource("weather"))
+	var before []kafka.ACL
+	for _, acl := range must(c.admin().ResourceACLs(t.Context(), kafka.TopicResource("weather"))) {
+		if acl.Operation != kmsg.ACLOperationDelete {
+			before = append(before, acl)
+		}
+	}
+	c.setACLs(kafka.TopicResource("weather"), before...)
+	testkit.Must(t, s.Reconcile(t.Context()))
+	if got := c.acls(kafka.TopicResource("weather")); !slices.Equal(got, want) {
+		t.Errorf("the ACLs are %q, want %q", got, want)
+	}
+	owners := slices.DeleteFunc(want, func(acl string) bool { return !strings.Contains(acl, "DELETE") })
+	if len(owners) != 1 || len(want) != len(before)+1 {
+		t.Errorf("the right to delete: %q, want one, the owner's", owners)
+	}
+}
+
 // TestOperatorsACLs has an operator restrict and extend rights on claimed topics. Nothing that the
 // service does may undo that, even if the subject that was denied asks for it.
 func TestOperatorsACLs(t *testing.T) {
@@ -172,8 +199,8 @@ func TestSubjectsThatAreNoUUIDs(t *testing.T) {
 		if _, err := s.Claim(t.Context(), "eve", diaspora.ClaimRequest{Name: "weather"}); err != nil {
 			t.Fatal(err)
 		}
-		if got := c.acls(kafka.TopicResource("weather")); len(got) != 4 {
-			t.Errorf("the topic has the ACLs %q, want its owner's four", got)
+		if got, want := c.acls(kafka.TopicResource("weather")), aclLines(ownerACLs("weather", "eve")); !slices.Equal(got, want) {
+			t.Errorf("the topic has the ACLs %q, want its owner's, %q", got, want)
 		}
 		testkit.Must(t, s.Release(t.Context(), "eve", "weather"))
 		c.check()
