@@ -30,6 +30,10 @@ type row struct {
 	showsSince int16    // the version from which they are told it
 	names      []string // of these, the request has, and so may the answer
 
+	// hint is the command that the answer to everybody names, from version hintSince on.
+	hint      string
+	hintSince int16
+
 	apacheOnly bool // there is no such thing in the embedded engine
 }
 
@@ -170,20 +174,33 @@ var sweep = []row{
 		q := kmsg.NewPtrCreateTopicsRequest()
 		q.Topics = []kmsg.CreateTopicsRequestTopic{topic}
 		return q
+	}, want: everybody(topicDenied), hint: "diaspora topic claim nobodys"},
+	{key: kmsg.CreateTopics, of: " of a name that cannot be claimed", request: func(c cell) kmsg.Request {
+		topic := kmsg.NewCreateTopicsRequestTopic()
+		topic.Topic, topic.NumPartitions, topic.ReplicationFactor = "analysis-counts-changelog", 1, 1
+		q := kmsg.NewPtrCreateTopicsRequest()
+		q.Topics = []kmsg.CreateTopicsRequestTopic{topic}
+		return q
 	}, want: everybody(topicDenied)},
 	{key: kmsg.DeleteTopics, names: []string{theTopic}, request: func(c cell) kmsg.Request {
 		q := kmsg.NewPtrDeleteTopicsRequest()
 		q.TopicNames, q.Topics = []string{c.topic}, []kmsg.DeleteTopicsRequestTopic{{Topic: &c.topic}}
 		return q
-	}, want: everybody(topicDenied)},
+	}, want: everybody(topicDenied), hint: "diaspora topic release {topic}", hintSince: 5},
 	{key: kmsg.DeleteTopics, of: " by ID", request: func(c cell) kmsg.Request {
 		q := kmsg.NewPtrDeleteTopicsRequest()
 		q.TopicNames, q.Topics = []string{c.topic}, []kmsg.DeleteTopicsRequestTopic{{TopicID: c.ids[c.topic]}}
 		return q
-	}, want: everybody(topicDenied), names: []string{theTopic}},
+	}, want: everybody(topicDenied), names: []string{theTopic}, hint: "diaspora topic release ", hintSince: 5},
 	{key: kmsg.DeleteRecords, names: []string{theTopic}, request: func(c cell) kmsg.Request {
 		q := kmsg.NewPtrDeleteRecordsRequest()
-		q.Topics = []kmsg.DeleteRecordsRequestTopic{{Topic: c.topic, Partitions: []kmsg.DeleteRecordsRequestTopicPartition{{Offset: -1}}}}
+		q.Topics = []kmsg.DeleteRecordsRequestTopic{{Topic: c.topic, Partitions: []kmsg.DeleteRecordsRequestTopicPartition{{Offset: 1}}}}
+		return q
+	}, want: map[string]string{theOwner: "ok", theStranger: topicDenied, theWriter: topicDenied, theReader: topicDenied},
+		changes: map[string][]string{theOwner: {"start of {topic}"}}},
+	{key: kmsg.DeleteRecords, of: " of the ledger", request: func(c cell) kmsg.Request {
+		q := kmsg.NewPtrDeleteRecordsRequest()
+		q.Topics = []kmsg.DeleteRecordsRequestTopic{{Topic: claims.LedgerTopic, Partitions: []kmsg.DeleteRecordsRequestTopicPartition{{Offset: 1}}}}
 		return q
 	}, want: everybody(topicDenied)},
 	{key: kmsg.InitProducerID, request: func(cell) kmsg.Request { return kmsg.NewPtrInitProducerIDRequest() },
@@ -221,10 +238,12 @@ var sweep = []row{
 	{key: kmsg.DescribeConfigs, of: " of the broker", request: func(cell) kmsg.Request { return describeConfigs(kmsg.ConfigResourceTypeBroker, "") }, want: everybody(clusterDenied)},
 	{key: kmsg.DescribeConfigs, of: " of a group", apacheOnly: true, request: func(cell) kmsg.Request { return describeConfigs(groupConfigs, liveGroup) },
 		want: map[string]string{theOwner: "ok", theStranger: "ok", theWriter: groupDenied, theReader: "ok"}},
-	{key: kmsg.AlterConfigs, names: []string{theTopic}, request: func(c cell) kmsg.Request { return alterConfigs(kmsg.ConfigResourceTypeTopic, c.topic) }, want: everybody(topicDenied)},
+	{key: kmsg.AlterConfigs, names: []string{theTopic}, request: func(c cell) kmsg.Request { return alterConfigs(kmsg.ConfigResourceTypeTopic, c.topic) }, want: everybody(topicDenied),
+		hint: "diaspora topic set {topic} --retention"},
 	{key: kmsg.AlterConfigs, of: " of the brokers", request: func(cell) kmsg.Request { return alterConfigs(kmsg.ConfigResourceTypeBroker, "") }, want: everybody(clusterDenied)},
 	{key: kmsg.AlterConfigs, of: " of a group", request: func(cell) kmsg.Request { return alterConfigs(groupConfigs, liveGroup) }, want: everybody(groupDenied)},
-	{key: kmsg.IncrementalAlterConfigs, names: []string{theTopic}, request: func(c cell) kmsg.Request { return setConfig(kmsg.ConfigResourceTypeTopic, c.topic) }, want: everybody(topicDenied)},
+	{key: kmsg.IncrementalAlterConfigs, names: []string{theTopic}, request: func(c cell) kmsg.Request { return setConfig(kmsg.ConfigResourceTypeTopic, c.topic) }, want: everybody(topicDenied),
+		hint: "diaspora topic set {topic} --retention"},
 	{key: kmsg.IncrementalAlterConfigs, of: " of the brokers", request: func(cell) kmsg.Request { return setConfig(kmsg.ConfigResourceTypeBroker, "") }, want: everybody(clusterDenied)},
 	{key: kmsg.IncrementalAlterConfigs, of: " of a group", request: func(cell) kmsg.Request { return setConfig(groupConfigs, liveGroup) }, want: everybody(groupDenied)},
 	{key: kmsg.DescribeLogDirs, request: func(cell) kmsg.Request { return kmsg.NewPtrDescribeLogDirsRequest() }, want: everybody("0: ok, 3: " + clusterDenied)},
@@ -234,7 +253,7 @@ var sweep = []row{
 		q := kmsg.NewPtrCreatePartitionsRequest()
 		q.Topics = []kmsg.CreatePartitionsRequestTopic{topic}
 		return q
-	}, want: everybody(topicDenied)},
+	}, want: everybody(topicDenied), hint: "diaspora topic set {topic} --partitions 9"},
 	{key: kmsg.DeleteGroups, request: func(c cell) kmsg.Request {
 		q := kmsg.NewPtrDeleteGroupsRequest()
 		q.Groups = []string{c.group(committedGroup)}

@@ -335,7 +335,7 @@ func (cell) ask(w rawConn, request kmsg.Request) (codes string, answer kmsg.Resp
 	return errorCodes(answer), answer, body
 }
 
-// wantSecrets fails if an answer has what this actor may not know, or lacks what it is to say.
+// wantSecrets fails if an answer has what this actor may not know, or lacks what it should say.
 func (c cell) wantSecrets(t *testing.T, r row, body []byte) {
 	t.Helper()
 	for name, secret := range map[string]string{theRecord: c.value, theMetadata: c.metadata, theMember: c.member, theTopic: c.topic} {
@@ -346,6 +346,9 @@ func (c cell) wantSecrets(t *testing.T, r row, body []byte) {
 		case !may && has && !slices.Contains(r.names, name):
 			t.Errorf("version %d: the answer has the %s: %q", c.version, name, body)
 		}
+	}
+	if hint := c.expand(r.hint); c.version >= r.hintSince && !bytes.Contains(body, []byte(hint)) {
+		t.Errorf("version %d: the answer does not name the command %q: %q", c.version, hint, body)
 	}
 }
 

@@ -111,9 +111,9 @@ func (j javaTools) works(t *testing.T, line, input string, words ...string) {
 	}
 }
 
-// refused runs a tool, which must fail with an exception and no other. Most tools print
-// the stack of it, so the stack is no complaint.
-func (j javaTools) refused(t *testing.T, line, exception string) {
+// refused runs a tool, which must fail with an exception and no other, and must say all of words.
+// Most tools print the stack of the exception, so the stack is no complaint.
+func (j javaTools) refused(t *testing.T, line, exception string, words ...string) {
 	t.Helper()
 	out := j.run(t, line, "")
 	all := exceptions.FindAllString(out, -1)
@@ -122,6 +122,11 @@ func (j javaTools) refused(t *testing.T, line, exception string) {
 	})
 	if !slices.Contains(all, exception) || len(others) != 0 {
 		t.Errorf("%s: want %s only:\n%s", line, exception, out)
+	}
+	for _, word := range words {
+		if !strings.Contains(out, word) {
+			t.Errorf("%s: does not say %q:\n%s", line, word, out)
+		}
 	}
 }
 
@@ -151,6 +156,7 @@ func TestClientsJavaTools(t *testing.T) {
 	}
 	j.describes(t, topic, other, count)
 	j.refuses(t, topic, other)
+	j.deletes(t, topic, other)
 	j.isNotPassedOn(t, topic)
 }
 
@@ -229,23 +235,52 @@ func (j javaTools) describes(t *testing.T, topic, other string, count int) {
 // refuses tries what takes an operator, or the ACL endpoint, and the topic of somebody else.
 func (j javaTools) refuses(t *testing.T, topic, other string) {
 	const noTopic, noGroup, noCluster = "TopicAuthorizationException", "GroupAuthorizationException", "ClusterAuthorizationException"
-	records := filepath.Join(t.TempDir(), "records.json")
-	testkit.Must(t, os.WriteFile(records, []byte(`{"version": 1, "partitions": [{"topic": "`+topic+`", "partition": 0, "offset": 1}]}`), 0o600))
+	free, alter := unique(t), "kafka-configs --alter --entity-type topics --entity-name "+topic
+	for line, hint := range map[string]string{
+		"kafka-topics --create --topic " + free:                         "claim " + free + `"`,
+		"kafka-topics --create --partitions 4 --topic " + free:          "claim " + free + ` --partitions 4"`,
+		"kafka-topics --create --topic " + topic:                        "claim " + topic + `"`,
+		"kafka-topics --create --topic " + other:                        "claim " + other + `"`,
+		"kafka-topics --delete --topic " + topic:                        "release " + topic + `"`,
+		"kafka-topics --alter --partitions 3 --topic " + topic:          "set " + topic + ` --partitions 3"`,
+		alter + " --add-config retention.ms=1000":                       "set " + topic + ` --retention TIME"`,
+		alter + " --add-config retention.bytes=1000,segment.bytes=1000": "set " + topic + ` --max-bytes SIZE"; owners can change only`,
+		alter + " --delete-config cleanup.policy":                       "set " + topic + ` --compact"`,
+	} {
+		j.refused(t, line, noTopic, `: run "diaspora topic `+hint)
+	}
 	for line, exception := range map[string]string{
-		"kafka-topics --create --topic " + unique(t):                                                                    noTopic,
-		"kafka-topics --delete --topic " + topic:                                                                        noTopic,
-		"kafka-topics --alter --partitions 3 --topic " + topic:                                                          noTopic,
-		"kafka-configs --alter --add-config retention.ms=1000 --entity-type topics --entity-name " + topic:              noTopic,
-		"kafka-delete-records --offset-json-file " + records:                                                            noTopic,
 		"kafka-console-consumer --topic " + other + " --group " + topic:                                                 noTopic,
 		"kafka-console-consumer --topic " + other + " --group " + topic + " --command-property group.protocol=consumer": noTopic,
 		"kafka-configs --describe --entity-type brokers --entity-default":                                               noCluster,
-		"kafka-log-dirs --describe":                                                                                     noCluster,
-		"kafka-acls --list":                                                                                             noCluster,
-		"kafka-acls --add --allow-principal User:ada --operation Read --topic " + topic:                                 noCluster,
+		"kafka-log-dirs --describe": noCluster,
+		"kafka-acls --list":         noCluster,
+		"kafka-acls --add --allow-principal User:ada --operation Read --topic " + topic: noCluster,
 	} {
 		j.refused(t, line, exception)
 	}
+}
+
+// deletes deletes what the owner may delete: records and groups.
+func (j javaTools) deletes(t *testing.T, topic, other string) {
+	file := filepath.Join(t.TempDir(), "records.json")
+	records := func(topic string, offset int) string {
+		testkit.Must(t, os.WriteFile(file, fmt.Appendf(nil, `{"version": 1, "partitions": [{"topic": %q, "partition": 0, "offset": %d}]}`, topic, offset), 0o600))
+		return "kafka-delete-records --offset-json-file " + file
+	}
+	j.works(t, records(topic, 7), "", `partition: `+topic+`-0\s+low_watermark: 7`)
+	j.works(t, "kafka-get-offsets --time earliest --topic "+topic, "", `(?m)^`+topic+`:0:7$`)
+	j.works(t, records(topic, -1), "", `partition: `+topic+`-0\s+low_watermark: \d+`)
+	j.refused(t, records(other, 1), "TopicAuthorizationException")
+
+	classic, consumer := topic+"-classic", topic+"-consumer"
+	j.works(t, "kafka-consumer-groups --delete-offsets --topic "+topic+":0 --group "+classic, "", `Request succeeded for deleting offsets`, topic+` +0 +Successful`)
+	j.works(t, "kafka-consumer-groups --delete --group "+classic+" --group "+consumer, "", `Deletion of requested consumer groups .*was successful`)
+	if out := j.run(t, "kafka-consumer-groups --list", ""); strings.Contains(out, topic) {
+		t.Errorf("the deleted groups are still listed:\n%s", out)
+	}
+	j.refused(t, "kafka-consumer-groups --delete --group "+classic, "GroupIdNotFoundException")
+	j.refused(t, "kafka-consumer-groups --delete-offsets --topic "+topic+" --group "+classic, "GroupIdNotFoundException")
 }
 
 // isNotPassedOn tries what the gateway does not offer, because no client could be granted it.

@@ -70,11 +70,12 @@ def read(client, count):
     return records
 
 
-def refused(code, future):
+def refused(code, future, words=""):
     try:
         future.result(PATIENCE)
     except KafkaException as error:
         check("refusal", error.args[0].code(), code)
+        check("the message", words in error.args[0].str(), True)
     else:
         raise AssertionError("not refused")
 
@@ -192,15 +193,17 @@ def admin():
     config = client.describe_configs([resource])[resource].result(PATIENCE)
     check("timestamps", config["message.timestamp.type"].value, "LogAppendTime")
     # What takes an operator, or the ACL endpoint.
-    refused(KafkaError.TOPIC_AUTHORIZATION_FAILED, client.create_topics([NewTopic("mine", 1, 1)])["mine"])
-    refused(KafkaError.TOPIC_AUTHORIZATION_FAILED, client.delete_topics([TOPIC])[TOPIC])
-    refused(KafkaError.TOPIC_AUTHORIZATION_FAILED, client.create_partitions([NewPartitions(TOPIC, 3)])[TOPIC])
-    first = TopicPartition(TOPIC, 0, 1)
-    refused(KafkaError.TOPIC_AUTHORIZATION_FAILED, client.delete_records([first])[first])
+    denied, command = KafkaError.TOPIC_AUTHORIZATION_FAILED, 'run "diaspora topic '
+    refused(denied, client.create_topics([NewTopic("mine", 1, 1)])["mine"], command + 'claim mine"')
+    refused(denied, client.delete_topics([TOPIC])[TOPIC])  # the client asks in a version that has no message
+    refused(denied, client.create_partitions([NewPartitions(TOPIC, 3)])[TOPIC], command + f'set {TOPIC} --partitions 3"')
     entry = ConfigEntry("retention.ms", "1000", incremental_operation=AlterConfigOpType.SET)
     changed = ConfigResource(ResourceType.TOPIC, TOPIC, incremental_configs=[entry])
-    refused(KafkaError.TOPIC_AUTHORIZATION_FAILED, client.incremental_alter_configs([changed])[changed])
-    client.delete_consumer_groups([classic])[classic].result(PATIENCE)  # its own
+    refused(denied, client.incremental_alter_configs([changed])[changed], command + f'set {TOPIC} --retention TIME"')
+    # What owners can do.
+    first = TopicPartition(TOPIC, 0, 1)
+    check("low watermark", client.delete_records([first])[first].result(PATIENCE).low_watermark, 1)
+    client.delete_consumer_groups([classic])[classic].result(PATIENCE)
 
 
 def main():
