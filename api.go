@@ -134,6 +134,44 @@ type GrantList struct {
 	Grants []Grant `json:"grants"`
 }
 
+// TopicEvent is something that was done to a topic. Which fields are set depends on Op.
+type TopicEvent struct {
+	Time time.Time `json:"time"`
+	By   string    `json:"by"` // the subject who did it
+	// Username is that of By, if it is known.
+	Username string `json:"username,omitempty"`
+	// Op is "claim", "share", "unshare", "share_expired", "set", "offer", "accept", "retire" (released, and
+	// restorable until Until), "restore", "issue_key", "revoke_key" or "key_expired".
+	Op      string         `json:"op"`
+	Grant   *Grant         `json:"grant,omitempty"`   // of a share
+	Set     *TopicSettings `json:"set,omitempty"`     // of a claim or a change
+	Subject string         `json:"subject,omitempty"` // to whom the topic was offered
+	Key     string         `json:"key,omitempty"`     // the ID of an access key that names the topic
+	KeyName string         `json:"key_name,omitempty"`
+	Read    bool           `json:"read,omitempty"`  // what the key may do
+	Write   bool           `json:"write,omitempty"` // likewise
+	Until   time.Time      `json:"until,omitzero"`
+}
+
+// TopicLog is the response to GET /v1/topics/{name}/log.
+type TopicLog struct {
+	Events []TopicEvent `json:"events"` // oldest first
+}
+
+// Reader is a consumer group that has read a topic.
+type Reader struct {
+	Subject  string `json:"subject"` // whose group it is
+	Username string `json:"username,omitempty"`
+	Group    string `json:"group"`
+	Members  int    `json:"members"` // that are active
+	Lag      int64  `json:"lag"`     // how many events it has not read yet
+}
+
+// ReaderList is the response to GET /v1/topics/{name}/readers.
+type ReaderList struct {
+	Readers []Reader `json:"readers"`
+}
+
 // Transfer is the body of POST /v1/topics/{name}/transfer. It names the new owner by Subject, by
 // Username or by both.
 type Transfer struct {
@@ -262,6 +300,29 @@ func grantFault(g Grant) string {
 		return "a member of a group is malformed"
 	case !aclclient.IsLine(g.Username):
 		return "a username is not a line of text"
+	}
+	return ""
+}
+
+func topicEventFault(e TopicEvent) string {
+	switch {
+	case !aclclient.IsSubject(e.By), e.Subject != "" && !aclclient.IsSubject(e.Subject):
+		return "a subject is malformed"
+	case !aclclient.IsLine(e.Username) || !aclclient.IsLine(e.Op):
+		return "a username or an operation is not a line of text"
+	case e.Key != "" && !accesskey.IsID(e.Key), !aclclient.IsLine(e.KeyName):
+		return "an access key is malformed"
+	case e.Set != nil && e.Set.Description != nil && !aclclient.IsLine(*e.Set.Description):
+		return "the topic's description is not a line of text"
+	case e.Grant != nil:
+		return grantFault(*e.Grant)
+	}
+	return ""
+}
+
+func readerFault(r Reader) string {
+	if !aclclient.IsSubject(r.Subject) || !aclclient.IsLine(r.Username) || !aclclient.IsLine(r.Group) {
+		return "a reader is malformed"
 	}
 	return ""
 }

@@ -177,6 +177,28 @@ func (c *Client) Grants(ctx context.Context, name string) ([]Grant, error) {
 	return list.Grants, err
 }
 
+// Log returns what was done to a topic since it was claimed, oldest first; of very much, the newest. The
+// caller must own the topic or be allowed to manage it.
+func (c *Client) Log(ctx context.Context, name string) ([]TopicEvent, error) {
+	if !kafkaTopic(name) {
+		return nil, noTopic("show", name)
+	}
+	log, err := ask(ctx, c, "show", name, aclclient.Request{Path: topicPath(name) + "/log", Again: true},
+		func(log TopicLog) string { return firstFault(log.Events, topicEventFault) })
+	return log.Events, err
+}
+
+// Readers returns the consumer groups that have read a topic, and how far behind they are. The caller
+// must own the topic or be allowed to manage it.
+func (c *Client) Readers(ctx context.Context, name string) ([]Reader, error) {
+	if !kafkaTopic(name) {
+		return nil, noTopic("show", name)
+	}
+	list, err := ask(ctx, c, "show", name, aclclient.Request{Path: topicPath(name) + "/readers", Again: true},
+		func(list ReaderList) string { return firstFault(list.Readers, readerFault) })
+	return list.Readers, err
+}
+
 // LookUp asks the fabric who has a username at Globus. A topic can be shared with the subject that it
 // returns. It returns [ErrNotFound] if nobody has it.
 func (c *Client) LookUp(ctx context.Context, username string) (globus.Identity, error) {

@@ -61,6 +61,21 @@ func TestShareByName(t *testing.T) {
 		break
 	}
 
+	log, err := owner.Log(ctx, "weather")
+	var ops []string
+	for _, e := range log {
+		ops = append(ops, e.Op)
+		if e.Username != ada {
+			t.Errorf("the log names %q for %s, want %s", e.Username, e.Op, ada)
+		}
+	}
+	if got := strings.Join(ops, " "); err != nil || got != "claim share unshare" || log[1].Grant.Username != grace {
+		t.Errorf("Log = %s, %+v, %v", got, log, err)
+	}
+	if _, err := colleague.Log(ctx, "weather"); !errors.Is(err, diaspora.ErrPermission) {
+		t.Errorf("a stranger sees the log: %v", err)
+	}
+
 	auth := inside.Of(f).Globus
 	lab, err := auth.AddGroup(globusdev.Group{Name: "The laboratory"})
 	testkit.Must(t, err)
@@ -78,6 +93,18 @@ func TestShareByName(t *testing.T) {
 	grants, err := owner.Grants(ctx, "weather")
 	if err != nil || len(grants) != 1 || grants[0].Group != lab || !strings.Contains(strings.Join(grants[0].Members, " "), who.Subject) {
 		t.Errorf("Grants = %+v, %v", grants, err)
+	}
+	grouped := fabrictest.OpenConsumer(t, his, diaspora.ConsumerOptions{Topics: []string{"weather"}, Group: "analysis", From: diaspora.Start})
+	fabrictest.Read(t, grouped, 2)
+	testkit.Must(t, grouped.Close(ctx))
+	fabrictest.Log(t, fabrictest.OpenLogger(t, hers), "weather", "foggy")
+	// The event that was read last was not processed, as far as the Consumer knows.
+	readers, err := owner.Readers(ctx, "weather")
+	if want := (diaspora.Reader{Subject: who.Subject, Username: grace, Group: "analysis", Lag: 2}); err != nil || len(readers) != 1 || readers[0] != want {
+		t.Errorf("Readers = %+v, %v, want %+v", readers, err, want)
+	}
+	if _, err := colleague.Readers(ctx, "weather"); !errors.Is(err, diaspora.ErrPermission) {
+		t.Errorf("a reader sees the readers: %v", err)
 	}
 	if list, err := colleague.Topics(ctx); err != nil || len(list.Shared) != 1 || !list.Shared[0].Read {
 		t.Errorf("the colleague's topics are %+v, %v", list, err)

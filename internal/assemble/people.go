@@ -33,6 +33,11 @@ func (p people) Lookup(ctx context.Context, username string) (globus.Identity, e
 	return who, nil
 }
 
+// Identities returns the identities with these IDs, by ID. It leaves unknown ones out.
+func (p people) Identities(ctx context.Context, subjects []string) (map[string]globus.Identity, error) {
+	return p.directory.Identities(ctx, subjects)
+}
+
 // members returns the members of a Globus group, by their subjects.
 func (p people) members(ctx context.Context, group string) ([]string, error) {
 	list, err := p.directory.GroupMembers(ctx, group)

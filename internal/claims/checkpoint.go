@@ -85,6 +85,7 @@ type checkpointEntry struct {
 	Changed  bool
 	Public   bool
 	Grants   []checkpointGrant // of the topic
+	History  []int64           // of the topic
 	Offered  string            // to whom the topic is
 	Members  []string          // of a Globus group, which Owner names
 	Linked   string            // an identity that belongs to the person who signs in as Owner
@@ -185,7 +186,7 @@ func (s *state) entries(f func(checkpointEntry) error) error {
 		e := checkpointEntry{
 			Topic: name, Phase: t.phase, Place: t.claimOffset, Owner: t.owner,
 			Partitions: t.partitions, RetentionMS: t.retentionMS, Description: t.description, Time: t.claimed,
-			MaxBytes: t.maxBytes, DeleteAt: t.deleteAt, Compact: t.compact, Changed: t.changed, Public: t.public, Offered: s.offers[name],
+			MaxBytes: t.maxBytes, DeleteAt: t.deleteAt, Compact: t.compact, Changed: t.changed, Public: t.public, Offered: s.offers[name], History: s.history[name],
 		}
 		for grantee, g := range s.grants[name] {
 			e.Grants = append(e.Grants, checkpointGrant{grantee, g.by, g.username, g.rights, g.since, g.expires})
@@ -256,6 +257,9 @@ func (s *state) restore(e checkpointEntry, texts map[string]string) error {
 		s.countTopic(t, 1)
 		for _, g := range e.Grants {
 			s.share(e.Topic, g.Grantee, &grant{g.Rights, g.By, g.Since, g.Expires, g.Username})
+		}
+		if len(e.History) > 0 {
+			s.history[e.Topic] = e.History
 		}
 		if e.Offered != "" {
 			s.offers[e.Topic] = e.Offered
@@ -362,6 +366,7 @@ func (s *state) clone() *state {
 	c.subjects, c.blocked, c.keysIssued, c.recent = maps.Clone(s.subjects), maps.Clone(s.blocked), maps.Clone(s.keysIssued), maps.Clone(s.recent)
 	c.grants, c.members = cloneNested(s.grants), cloneNested(s.members)
 	c.links, c.offers = maps.Clone(s.links), maps.Clone(s.offers)
+	c.history = maps.Clone(s.history)                    // the lists are only appended to
 	c.sharedWith, c.memberOf, c.linkedTo = nil, nil, nil // derived from the others, as are these:
 	c.topicCount, c.groupCount, c.keysOf, c.partitions, c.ended = nil, nil, nil, nil, nil
 	return &c

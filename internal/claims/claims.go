@@ -203,6 +203,7 @@ type Service struct {
 	wg           sync.WaitGroup     // waits for them
 	closeOnce    sync.Once
 	reconcileNow chan struct{} // asks for a reconciliation soon
+	reading      chan struct{} // a semaphore: the caller that is reading old records has put a value into it
 }
 
 // Open creates the ledger if it does not exist, reads it, makes the cluster agree with it, and
@@ -217,7 +218,7 @@ func Open(ctx context.Context, cfg Config) (*Service, error) {
 		return nil, fmt.Errorf("claims: %w", err)
 	}
 	run, stop := context.WithCancel(context.Background()) // ends with Close, not with ctx
-	s := &Service{cfg: cfg, client: client, cluster: kafka.NewAdmin(client), stop: stop, reconcileNow: make(chan struct{}, 1)}
+	s := &Service{cfg: cfg, client: client, cluster: kafka.NewAdmin(client), stop: stop, reconcileNow: make(chan struct{}, 1), reading: make(chan struct{}, 1)}
 	if err := s.open(ctx, run); err != nil {
 		return nil, errors.Join(fmt.Errorf("open the ledger: %w", err), s.Close())
 	}

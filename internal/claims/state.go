@@ -84,6 +84,7 @@ type state struct {
 	links      map[string]string              // by identity, the subject under which its person signs in
 	linkedTo   map[string]map[string]struct{} // the same, by subject
 	offers     map[string]string              // by topic, the subject to whom its owner has offered it
+	history    map[string][]int64             // by topic, the offsets of the records about it, after its claim
 
 	subjects map[string]struct{} // subjects that ever had a topic, a group or a key and are not UUIDs
 	blocked  map[string]block    // the blocked subjects
@@ -163,6 +164,7 @@ func newState() *state {
 		links:      make(map[string]string),
 		linkedTo:   make(map[string]map[string]struct{}),
 		offers:     make(map[string]string),
+		history:    make(map[string][]int64),
 
 		subjects: make(map[string]struct{}),
 		blocked:  make(map[string]block),
@@ -335,22 +337,29 @@ func (s *state) apply(offset int64, r record) error {
 	if err := s.mayApply(r); err != nil {
 		return err
 	}
+	s.effect(offset, r)
+	s.noteRecord(offset, r)
+	return nil
+}
+
+// effect changes the state for a record that has an effect.
+func (s *state) effect(offset int64, r record) {
 	switch r.Op { // these do not make anyone the owner of anything
 	case opBlock:
 		s.blocked[r.Subject] = block{r.By, r.Why, r.Time}
-		return nil
+		return
 	case opUnblock:
 		delete(s.blocked, r.Subject)
-		return nil
+		return
 	case opLink:
 		s.link(r.Subject, r.By)
-		return nil
+		return
 	case opUnlink:
 		s.link(r.Subject, "")
-		return nil
+		return
 	case opMembers:
 		s.changeMembers(r.Grantee, r.Joined, r.Left)
-		return nil
+		return
 	}
 	if !isUUID(r.By) {
 		s.subjects[r.By] = struct{}{}
@@ -390,7 +399,6 @@ func (s *state) apply(offset int64, r record) error {
 	default:
 		s.change(r)
 	}
-	return nil
 }
 
 // countTopic adds a topic n times to what its owner has.

@@ -161,6 +161,14 @@ func (yesClaims) Grants(_ context.Context, _, name string) ([]diaspora.Grant, er
 	return nil, diaspora.ValidTopic(name)
 }
 
+func (yesClaims) Log(_ context.Context, subject, name string) ([]diaspora.TopicEvent, error) {
+	return []diaspora.TopicEvent{{By: subject, Op: "claim"}}, diaspora.ValidTopic(name)
+}
+
+func (yesClaims) Readers(_ context.Context, subject, name string) ([]diaspora.Reader, error) {
+	return []diaspora.Reader{{Subject: subject, Group: "g"}}, diaspora.ValidTopic(name)
+}
+
 func (yesClaims) Unshare(_ context.Context, _, name, _ string) error {
 	return diaspora.ValidTopic(name)
 }

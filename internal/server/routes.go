@@ -46,6 +46,8 @@ var routeTable = []route{
 	{"POST /v1/topics/{name}/grants", bearer, (*Server).shareTopic, []string{typeJSON}},
 	{"GET /v1/topics/{name}/grants", bearer, (*Server).listGrants, []string{typeJSON}},
 	{"DELETE /v1/topics/{name}/grants/{grantee}", bearer, (*Server).unshareTopic, []string{typeJSON}},
+	{"GET /v1/topics/{name}/log", bearer, (*Server).showLog, []string{typeJSON}},
+	{"GET /v1/topics/{name}/readers", bearer, (*Server).listReaders, []string{typeJSON}},
 	{"POST /v1/topics/{name}/transfer", bearer, (*Server).transferTopic, []string{typeJSON}},
 	{"POST /v1/topics/{name}/accept", bearer, (*Server).acceptTopic, []string{typeJSON}},
 	{"POST /v1/topics/{name}/release", bearer, (*Server).retireTopic, []string{typeJSON}},

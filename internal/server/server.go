@@ -65,6 +65,8 @@ type Claims interface {
 	Share(ctx context.Context, by, name string, req diaspora.GrantRequest) (diaspora.Grant, error)
 	Unshare(ctx context.Context, by, name, grantee string) error
 	Grants(ctx context.Context, subject, name string) ([]diaspora.Grant, error)
+	Log(ctx context.Context, subject, name string) ([]diaspora.TopicEvent, error)
+	Readers(ctx context.Context, subject, name string) ([]diaspora.Reader, error)
 
 	Offer(ctx context.Context, by, name, to string) error
 	Accept(ctx context.Context, by, name string) (diaspora.Topic, error)

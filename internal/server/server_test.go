@@ -416,6 +416,14 @@ func (c nobodysClaims) Grants(context.Context, string, string) ([]diaspora.Grant
 	return nil, c.called()
 }
 
+func (c nobodysClaims) Log(context.Context, string, string) ([]diaspora.TopicEvent, error) {
+	return nil, c.called()
+}
+
+func (c nobodysClaims) Readers(context.Context, string, string) ([]diaspora.Reader, error) {
+	return nil, c.called()
+}
+
 func (c nobodysClaims) Accept(context.Context, string, string) (diaspora.Topic, error) {
 	return diaspora.Topic{}, c.called()
 }

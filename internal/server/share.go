@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -19,6 +21,9 @@ import (
 // it, [diaspora.ErrConflict] if that cannot be told or used, and [globus.ErrUnavailable] or [globus.ErrMisconfigured] if that is not known.
 type People interface {
 	Lookup(ctx context.Context, username string) (globus.Identity, error)
+
+	// Identities returns the identities with these IDs, by ID. It leaves unknown ones out.
+	Identities(ctx context.Context, subjects []string) (map[string]globus.Identity, error)
 }
 
 // lookupsPerMinute limits how many usernames one subject can look up, so that nobody can use the
@@ -153,6 +158,63 @@ func (s *Server) listGrants(x *exchange) error {
 
 func (s *Server) unshareTopic(x *exchange) error {
 	return x.answerEmpty(s.cfg.Claims.Unshare(x.r.Context(), x.caller.Subject, x.r.PathValue("name"), x.r.PathValue("grantee")))
+}
+
+// usernames returns a function that returns the username of each of these subjects, or "" if it is not
+// known. Usernames are only for display, so it is no error if Globus cannot be asked.
+func (s *Server) usernames(x *exchange, subjects []string) func(subject string) string {
+	slices.Sort(subjects)
+	subjects = slices.Compact(subjects)
+	known := map[string]globus.Identity{x.caller.Subject: x.caller}
+	if s.cfg.People != nil && len(subjects) <= maxUsernames {
+		ctx, cancel := context.WithTimeout(x.r.Context(), usernamesTimeout)
+		defer cancel()
+		found, err := s.cfg.People.Identities(ctx, subjects)
+		if err != nil {
+			s.log.Warn("cannot look up usernames", "err", err)
+		}
+		maps.Copy(known, found)
+	}
+	return func(subject string) string { return known[subject].Username }
+}
+
+const (
+	maxUsernames     = 500
+	usernamesTimeout = 3 * time.Second
+)
+
+// showLog answers what was done to a topic.
+func (s *Server) showLog(x *exchange) error {
+	events, err := s.cfg.Claims.Log(x.r.Context(), x.caller.Subject, x.r.PathValue("name"))
+	if err != nil {
+		return err
+	}
+	var subjects []string
+	for _, e := range events {
+		subjects = append(subjects, e.By)
+	}
+	username := s.usernames(x, subjects)
+	for i := range events {
+		events[i].Username = username(events[i].By)
+	}
+	return x.answer(diaspora.TopicLog{Events: nonNil(events)}, nil)
+}
+
+// listReaders answers who has read a topic.
+func (s *Server) listReaders(x *exchange) error {
+	readers, err := s.cfg.Claims.Readers(x.r.Context(), x.caller.Subject, x.r.PathValue("name"))
+	if err != nil {
+		return err
+	}
+	var subjects []string
+	for _, r := range readers {
+		subjects = append(subjects, r.Subject)
+	}
+	username := s.usernames(x, subjects)
+	for i := range readers {
+		readers[i].Username = username(readers[i].Subject)
+	}
+	return x.answer(diaspora.ReaderList{Readers: nonNil(readers)}, nil)
 }
 
 func (s *Server) setTopic(x *exchange) error {
