@@ -30,6 +30,22 @@ type Discovery struct {
 	// TokenURL is where clients exchange an access key for a token, if they use OAuth's client
 	// credentials grant instead of SASL/PLAIN. Optional.
 	TokenURL string `json:"token_url,omitempty"`
+	// Limits are those of topics and access keys. Nil if the service does not say.
+	Limits *DiscoveryLimits `json:"limits,omitempty"`
+}
+
+// DiscoveryLimits is the part of [Discovery] that says what a person can have, and which settings a
+// topic can have.
+type DiscoveryLimits struct {
+	Topics             int   `json:"topics"`                     // of one person
+	Partitions         int   `json:"partitions"`                 // of all topics of one person
+	TopicPartitions    int   `json:"topic_partitions"`           // of one topic
+	Keys               int   `json:"keys"`                       // access keys of one person at a time
+	Shares             int   `json:"shares"`                     // with how many people and groups one topic can be shared
+	DefaultRetentionMS int64 `json:"default_retention_ms"`       // -1 means forever
+	MaxRetentionMS     int64 `json:"max_retention_ms,omitempty"` // 0 means that there is no limit
+	Compaction         bool  `json:"compaction"`                 // whether topics can be compacted
+	RestorableMS       int64 `json:"restorable_ms"`              // for how long a released topic can be restored
 }
 
 // DiscoveryGlobus is the part of [Discovery] that a login needs.

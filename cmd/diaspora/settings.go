@@ -100,10 +100,12 @@ func (d *serveDraft) settings() []setting {
 		{"acl-trusted-proxies", "networks of HTTP proxies whose X-Forwarded-For header is trusted, as `NETWORK,...`", &d.acl.TrustedProxies},
 		{"default-partitions", "`NUMBER` of partitions of a topic that is claimed without --partitions (default 1)", &d.acl.DefaultPartitions},
 		{"default-retention", "`DURATION` for which events are kept in a topic that is claimed without --retention (default 168h)", &d.acl.DefaultRetention},
+		{"max-retention", "longest `DURATION` for which a topic may keep its events (default: no limit)", &d.acl.MaxRetention},
 		{"max-topics", "maximum `NUMBER` of topics per person (default 1000)", &d.acl.Limits.Topics},
 		{"max-partitions", "maximum `NUMBER` of partitions per person, in all topics together (default 2000)", &d.acl.Limits.Partitions},
 		{"max-keys", "maximum `NUMBER` of access keys per person at a time (default 100)", &d.acl.Limits.Keys},
 		{"max-keys-ever", "maximum `NUMBER` of access keys that a person may ever create (default 10000)", &d.acl.Limits.KeysEver},
+		{"max-grants", "maximum `NUMBER` of people and groups with whom one topic can be shared (default 1000)", &d.acl.Limits.Grants},
 		{"max-records-per-hour", "maximum `NUMBER` of changes per person within an hour, such as claims and new keys; events are not counted (default 2000)", &d.acl.Limits.RecordsPerHour},
 	}
 }

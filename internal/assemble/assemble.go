@@ -195,6 +195,7 @@ func (s *Service) open(ctx context.Context, cfg Config) error {
 	c.Discovery.Globus.Scope = cfg.Globus.Scope
 	c.Discovery.MaxEventBytes = kafka.MaxEventBytes
 	c.Discovery.TokenURL = cfg.PublicURL + "/v1/token"
+	c.Discovery.Limits = rules.Published()
 	s.Discovery = c.Discovery
 	acl, err := server.New(c)
 	if err != nil {

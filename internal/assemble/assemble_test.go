@@ -81,6 +81,10 @@ func TestOpenOrder(t *testing.T) {
 	want := diaspora.Discovery{
 		Version: "devel", Security: "plaintext", MaxEventBytes: s.Discovery.MaxEventBytes, TokenURL: "http://127.0.0.1:1/v1/token",
 		Globus: diaspora.DiscoveryGlobus{Issuer: "http://127.0.0.1:1", ResourceServer: "service", Scope: "scope"},
+		Limits: s.Discovery.Limits,
+	}
+	if limits := s.Discovery.Limits; limits == nil || limits.Topics != 1000 || limits.DefaultRetentionMS != 7*24*60*60*1000 {
+		t.Errorf("the limits are %+v", limits)
 	}
 	if fmt.Sprint(s.Discovery) != fmt.Sprint(want) || want.MaxEventBytes == 0 {
 		t.Errorf("Discovery = %+v, want %+v", s.Discovery, want)

@@ -135,6 +135,9 @@ type Config struct {
 	// means forever. Default: 7 days.
 	DefaultRetention time.Duration
 
+	// MaxRetention is the longest time for which a topic may keep its events. Default: no limit.
+	MaxRetention time.Duration
+
 	// ReplicationFactor is the number of replicas of new topics. From 3 on, their
 	// min.insync.replicas is 2. Default: that of the ledger, which is created with 3, or with 1 in
 	// a cluster of one broker.
@@ -181,6 +184,9 @@ func (cfg Config) withDefaults() (Config, error) {
 	cfg.Diagnostics = cmp.Or(cfg.Diagnostics, slog.New(slog.DiscardHandler))
 	if err := cfg.Admission.Validate(); err != nil {
 		return cfg, fmt.Errorf("claims: %w", err)
+	}
+	if cfg.MaxRetention > 0 && (cfg.DefaultRetention < 0 || cfg.DefaultRetention > cfg.MaxRetention) {
+		return cfg, fmt.Errorf("claims: DefaultRetention is %v, and must be at most MaxRetention (%v)", cfg.DefaultRetention, cfg.MaxRetention)
 	}
 	if cfg.DefaultPartitions < 1 || cfg.DefaultPartitions > cfg.MaxPartitions {
 		return cfg, fmt.Errorf("claims: DefaultPartitions is %d, and must be 1 to MaxPartitions (%d)", cfg.DefaultPartitions, cfg.MaxPartitions)
@@ -329,10 +335,36 @@ func (s *Service) claimRecord(subject string, req diaspora.ClaimRequest) (record
 	switch {
 	case r.Partitions < 1 || r.Partitions > s.cfg.MaxPartitions:
 		err = fmt.Errorf("a topic has 1 to %d partitions", s.cfg.MaxPartitions)
-	case !validRetention(r.RetentionMS):
-		err = errors.New("events are kept for 1 ms to 100 years, or forever with -1")
+	default:
+		err = cmp.Or(err, s.checkRetention(r.RetentionMS))
 	}
 	return r, invalid(err)
+}
+
+// checkRetention checks how long a topic is to keep its events against the operator's limit.
+func (s *Service) checkRetention(ms int64) error {
+	switch limit := s.cfg.MaxRetention.Milliseconds(); {
+	case !validRetention(ms):
+		return errors.New("events are kept for 1 ms to 100 years, or forever with -1")
+	case limit > 0 && (ms < 0 || ms > limit):
+		return fmt.Errorf("this fabric keeps events %s at most (max-retention)", FormatRetention(limit))
+	}
+	return nil
+}
+
+// Published returns the limits that clients should know.
+func (s *Service) Published() *diaspora.DiscoveryLimits {
+	return &diaspora.DiscoveryLimits{
+		Topics:             s.cfg.Limits.Topics,
+		Partitions:         s.cfg.Limits.Partitions,
+		TopicPartitions:    s.cfg.MaxPartitions,
+		Keys:               s.cfg.Limits.Keys,
+		Shares:             s.cfg.Limits.Grants,
+		DefaultRetentionMS: max(s.cfg.DefaultRetention.Milliseconds(), -1),
+		MaxRetentionMS:     s.cfg.MaxRetention.Milliseconds(),
+		Compaction:         s.cfg.Compaction,
+		RestorableMS:       restorable.Milliseconds(),
+	}
 }
 
 func (s *Service) claim(ctx context.Context, r record, req diaspora.ClaimRequest) (diaspora.Topic, error) {

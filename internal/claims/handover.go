@@ -40,12 +40,15 @@ func (s *Service) checkSettings(set *settings) error {
 	switch {
 	case set.Partitions < 0 || set.Partitions > s.cfg.MaxPartitions:
 		return fmt.Errorf("a topic has 1 to %d partitions", s.cfg.MaxPartitions)
-	case set.RetentionMS != 0 && !validRetention(set.RetentionMS):
-		return errors.New("events are kept for 1 ms to 100 years, or forever with -1")
 	case set.MaxBytes != 0 && !validMaxBytes(set.MaxBytes):
 		return errors.New("the largest size of a partition is a number of bytes, or -1 for no limit")
 	case set.Compact != nil && *set.Compact && !s.cfg.Compaction:
 		return errors.New("this fabric cannot compact topics; one in front of Apache Kafka can")
+	}
+	if set.RetentionMS != 0 {
+		if err := s.checkRetention(set.RetentionMS); err != nil {
+			return err
+		}
 	}
 	return set.check()
 }

@@ -312,6 +312,15 @@ func TestSettings(t *testing.T) {
 			t.Errorf("%s: SetTopic = %v, want %v", name, err, refused.want)
 		}
 	}
+	short := c.open(func(cfg *Config) { cfg.MaxRetention, cfg.DefaultRetention = time.Hour, time.Minute })
+	for _, ms := range []int64{-1, 2 * time.Hour.Milliseconds()} {
+		if _, err := short.SetTopic(t.Context(), ada, "weather", diaspora.TopicSettings{RetentionMS: ms}); !errors.Is(err, diaspora.ErrInvalid) || !strings.Contains(err.Error(), "for 1 hour at most (max-retention)") {
+			t.Errorf("retention of %d ms above the limit: %v", ms, err)
+		}
+		if _, err := short.Claim(t.Context(), ada, diaspora.ClaimRequest{Name: "long", RetentionMS: ms}); !errors.Is(err, diaspora.ErrInvalid) {
+			t.Errorf("claim with %d ms above the limit: %v", ms, err)
+		}
+	}
 	if got := configs()["retention.ms"]; got != "60000" {
 		t.Errorf("retention.ms is %s after refusals", got)
 	}

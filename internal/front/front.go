@@ -158,9 +158,10 @@ type ACL struct {
 	Hosts          []string
 	TrustedProxies []netip.Prefix
 
-	// DefaultPartitions, DefaultRetention and Limits are as in [claims.Config].
+	// DefaultPartitions, DefaultRetention, MaxRetention and Limits are as in [claims.Config].
 	DefaultPartitions int
 	DefaultRetention  time.Duration
+	MaxRetention      time.Duration
 	Limits            claims.Limits
 }
 
@@ -493,7 +494,8 @@ func Open(ctx context.Context, cfg Config) (*assemble.Service, error) {
 		}}
 	}
 	if a := cfg.ACL; a != nil {
-		parts.Claims.DefaultPartitions, parts.Claims.DefaultRetention, parts.Claims.Limits = a.DefaultPartitions, a.DefaultRetention, a.Limits
+		parts.Claims.DefaultPartitions, parts.Claims.Limits = a.DefaultPartitions, a.Limits
+		parts.Claims.DefaultRetention, parts.Claims.MaxRetention = a.DefaultRetention, a.MaxRetention
 		security := "tls"
 		if cfg.TLS == nil && !cfg.InsecureAllowPlaintext {
 			security = "plaintext"
