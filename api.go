@@ -153,7 +153,7 @@ type GrantList struct {
 // TopicEvent is something that was done to a topic. Which fields are set depends on Op.
 type TopicEvent struct {
 	Time time.Time `json:"time"`
-	By   string    `json:"by"` // the subject who did it
+	By   string    `json:"by,omitempty"` // the subject who did it; "" means the service itself
 	// Username is that of By, if it is known.
 	Username string `json:"username,omitempty"`
 	// Op is "claim", "share", "unshare", "share_expired", "set", "offer", "accept", "retire" (released, and
@@ -322,7 +322,7 @@ func grantFault(g Grant) string {
 
 func topicEventFault(e TopicEvent) string {
 	switch {
-	case !aclclient.IsSubject(e.By), e.Subject != "" && !aclclient.IsSubject(e.Subject):
+	case e.By != "" && !aclclient.IsSubject(e.By), e.Subject != "" && !aclclient.IsSubject(e.Subject):
 		return "a subject is malformed"
 	case !aclclient.IsLine(e.Username) || !aclclient.IsLine(e.Op):
 		return "a username or an operation is not a line of text"

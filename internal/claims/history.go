@@ -139,7 +139,11 @@ func (l *ledger) readRecords(ctx context.Context, opts []kgo.Opt, offsets []int6
 
 // asAPI returns a record about a topic in the form of the API.
 func (r record) asAPI() diaspora.TopicEvent {
-	e := diaspora.TopicEvent{Time: r.Time.Truncate(time.Second), By: r.By, Op: r.Op, Subject: r.Subject, Key: r.Key, KeyName: r.Name}
+	by := r.By
+	if by == serviceSubject {
+		by = ""
+	}
+	e := diaspora.TopicEvent{Time: r.Time.Truncate(time.Second), By: by, Op: r.Op, Subject: r.Subject, Key: r.Key, KeyName: r.Name}
 	switch r.Op {
 	case opClaim:
 		e.Set = &diaspora.TopicSettings{Partitions: r.Partitions, RetentionMS: r.RetentionMS}

@@ -234,7 +234,7 @@ func (s *Service) endExpired(ctx context.Context) error {
 		for name, grants := range st.grants {
 			for grantee, g := range grants {
 				if g.expired(now) {
-					r := newRecord(opShareExpired, st.topics[name].owner)
+					r := newRecord(opShareExpired, serviceSubject)
 					r.Topic, r.Grantee = name, grantee
 					records = append(records, r)
 				}

@@ -361,7 +361,7 @@ func (s *state) effect(offset int64, r record) {
 		s.changeMembers(r.Grantee, r.Joined, r.Left)
 		return
 	}
-	if !isUUID(r.By) {
+	if !isUUID(r.By) && r.By != serviceSubject {
 		s.subjects[r.By] = struct{}{}
 	}
 	t := s.topics[r.Topic]
