@@ -55,7 +55,14 @@ func (e *env) spoolDiscard(ctx context.Context, args []string, to string, yes bo
 	if to == "-" && e.json() {
 		return misuse("", "spool discard: --to - and -o %s exclude each other", e.output)
 	}
-	dirs, n, err := e.spoolsWith(topic, args[1:])
+	flags := ""
+	if to != "" {
+		flags += " --to " + shellWord(to)
+	}
+	if yes {
+		flags += " --yes"
+	}
+	dirs, n, err := e.spoolsWith(topic, args[1:], flags)
 	if err != nil {
 		return err
 	}
@@ -128,8 +135,9 @@ func (e *env) spoolDiscard(ctx context.Context, args []string, to string, yes bo
 
 // spoolsWith returns the spools that have pending events for a topic, and the number of these events. It looks
 // into the spools that args name or else into those of the profile, because in another fabric a topic of the same
-// name is another topic.
-func (e *env) spoolsWith(topic string, args []string) (dirs []string, n int64, err error) {
+// name is another topic. flags are those of the command, for a hint: without --to, a hint to discard the events elsewhere
+// would delete what is to be saved.
+func (e *env) spoolsWith(topic string, args []string, flags string) (dirs []string, n int64, err error) {
 	all, home := args, ""
 	if len(args) == 0 {
 		p, err := e.pool()
@@ -165,7 +173,7 @@ func (e *env) spoolsWith(topic string, args []string) (dirs []string, n int64, e
 	if home != "" {
 		where = " in " + home
 		if other := e.otherSpoolWith(topic, all); other != "" {
-			hint = fmt.Sprintf("they are in a spool of another profile or credential; remove them there with \"diaspora spool discard %s %s\"", topic, shellWord(other))
+			hint = fmt.Sprintf("they are in a spool of another profile or credential; remove them there with \"diaspora spool discard %s %s%s\"", topic, shellWord(other), flags)
 		}
 	}
 	return nil, 0, fail(diaspora.ErrNotFound, hint, "spool discard: no events for topic %q are pending%s", topic, where)
@@ -190,6 +198,7 @@ type discarding struct {
 	spool     *spool.Spool
 	positions []uint64
 
+	note     string              // why events are pending, as the last process said
 	journals string              // folder with the journals of "produce --watch" for this spool
 	folders  []string            // folders that "produce --watch" has logged to this topic through this spool
 	watched  int                 // number of events whose file is still in one of the folders
@@ -209,7 +218,7 @@ func openDiscarding(ctx context.Context, dir, topic string) (*discarding, error)
 	if err != nil {
 		return nil, spoolFailure(err)
 	}
-	d := &discarding{dir: dir, topic: topic, spool: s, files: map[string][]string{}}
+	d := &discarding{dir: dir, topic: topic, spool: s, note: info.Note, files: map[string][]string{}}
 	if dir, err := filepath.Abs(dir); err == nil {
 		d.journals = journalFolder(filepath.Dir(dir))
 		d.folders = watch.Folders(d.journals, topic)
@@ -267,6 +276,9 @@ func (d *discarding) discard() error {
 		return hinted(fmt.Errorf("%s: %w", d.dir, err), `send the events of other topics that are between them first: "diaspora spool drain"`)
 	}
 	if err == nil {
+		if strings.Contains(d.note, fmt.Sprintf("topic %q", d.topic)) { // the events of other topics do not wait for this one
+			_ = d.spool.Note("") // only a text
+		}
 		for folder, files := range d.files { // only the first line of a later watch depends on this, so errors are ignored
 			_ = watch.Discarded(d.journals, folder, d.topic, files)
 		}

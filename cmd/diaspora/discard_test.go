@@ -131,11 +131,53 @@ func TestDiscardElsewhere(t *testing.T) {
 	delete(d.vars, "DIASPORA_KEY_FILE")
 	d.vars["DIASPORA_URL"] = "http://127.0.0.1:1"
 	d.err.Reset()
-	code := d.types(t.Context(), "spool", "discard", "scnas", "--yes")
-	said := d.err.String()
-	hint := `hint: they are in a spool of another profile or credential; remove them there with "diaspora spool discard scnas ` + dirs[0] + `"`
-	if code != 5 || !strings.Contains(said, `no events for topic "scnas" are pending in `) || !strings.Contains(said, hint) {
-		t.Errorf("discard exits with %d, and says:\n%swant\n%s", code, said, hint)
+	for _, flags := range []string{"", " --yes", " --to moved.ndjson --yes"} { // the hint must not delete what is to be saved
+		d.err.Reset()
+		code := d.types(t.Context(), append([]string{"spool", "discard", "scnas"}, strings.Fields(flags)...)...)
+		said := d.err.String()
+		hint := `hint: they are in a spool of another profile or credential; remove them there with "diaspora spool discard scnas ` + dirs[0] + flags + "\"\n"
+		if code != 5 || !strings.Contains(said, `no events for topic "scnas" are pending in `) || !strings.Contains(said, hint) {
+			t.Errorf("discard%s exits with %d, and says:\n%swant\n%s", flags, code, said, hint)
+		}
 	}
 	d.must(t, "spool", "discard", "scnas", dirs[0], "--yes")
+}
+
+// TestDiscardReason: once the events of a topic were discarded, that topic is not the reason why other events are pending.
+func TestDiscardReason(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	for _, topic := range []string{"wether", "scnas"} {
+		if code := d.types(t.Context(), "produce", topic, "--value", "1"); code != 4 {
+			t.Fatalf("produce to a topic that is not there exits with %d, want 4", code)
+		}
+	}
+	status := func() string {
+		t.Helper()
+		d.out.Reset()
+		d.must(t, "status")
+		return d.out.String()
+	}
+	said := status()
+	named, other := "wether", "scnas"
+	if strings.Contains(said, other) {
+		named, other = other, named
+	}
+	d.must(t, "spool", "discard", other, "--yes")
+	if again := status(); !strings.Contains(again, named) || !strings.Contains(again, "1 event ") {
+		t.Errorf("after discard %s, status says %q; before it said %q", other, again, said)
+	}
+	d.types(t.Context(), "produce", other, "--value", "1")
+	if said = status(); strings.Contains(said, other) {
+		named, other = other, named
+	}
+	d.must(t, "spool", "discard", named, "--yes")
+	if again := status(); strings.Contains(again, named) || !strings.Contains(again, "1 event ") {
+		t.Errorf("after discard %s, status says %q; before it said %q", named, again, said)
+	}
+	d.out.Reset()
+	d.types(t.Context(), "doctor", "-q")
+	if strings.Contains(d.out.String(), "discard "+named) {
+		t.Errorf("after discard %s, doctor says %q", named, d.out.String())
+	}
 }
