@@ -247,7 +247,7 @@ func (e *env) produce(ctx context.Context, o produceOptions, topic string, files
 		return e.aboutTopic(ctx, cfg, err)
 	}
 	if p.watch != nil {
-		e.say("%s; end with Ctrl-C", watchIntroduction(p.watch, o.watch.pattern))
+		p.introduceWatch(o.watch.pattern)
 		defer p.tidy(ctx)
 		return e.aboutTopic(ctx, cfg, p.run(ctx, p.runWatch))
 	}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/spool/pool"
 	"github.com/diaspora-streams/diaspora/internal/terminal"
 	"github.com/diaspora-streams/diaspora/internal/watch"
 )
@@ -64,15 +65,16 @@ func (p *produceRun) openWatch(o produceOptions, files []string) (*watch.Watcher
 	}
 	p.source = &source{}
 	w, err := watch.Open(watch.Config{
-		Dir:      o.watch.dir,
-		Pattern:  o.watch.pattern,
-		Settle:   o.watch.settle,
-		Journals: journalFolder(spools.Dir),
-		Topic:    p.topic,
-		Event:    p.parse,
-		Whole:    o.input == "file",
-		Notify:   func(n watch.Notice) { p.notice(n, o.watch.settle) },
-		Progress: func(file string, content io.Reader) io.ReadCloser { return p.source.begin(file, content) },
+		Dir:           o.watch.dir,
+		Pattern:       o.watch.pattern,
+		Settle:        o.watch.settle,
+		Journals:      journalFolder(spools.Dir),
+		Topic:         p.topic,
+		OtherJournals: p.env.otherJournals(spools),
+		Event:         p.parse,
+		Whole:         o.input == "file",
+		Notify:        func(n watch.Notice) { p.notice(n, o.watch.settle) },
+		Progress:      func(file string, content io.Reader) io.ReadCloser { return p.source.begin(file, content) },
 	})
 	if err == nil {
 		return w, nil
@@ -89,6 +91,7 @@ func (p *produceRun) openWatch(o produceOptions, files []string) (*watch.Watcher
 	switch {
 	case errors.Is(err, watch.ErrInUse):
 		condition = diaspora.ErrConflict
+		hint = "stop that process first; or, if it logs other files (another --pattern), log these to another topic, or set DIASPORA_STATE_DIR to a folder of their own"
 	case errors.Is(err, watch.ErrNoJournal):
 		condition, hint = diaspora.ErrSpoolFailed, "remove it to have all files logged again"
 	case unwritable(err):
@@ -100,6 +103,33 @@ func (p *produceRun) openWatch(o produceOptions, files []string) (*watch.Watcher
 // journalFolder returns the folder with the journals that belong to a folder of spools.
 func journalFolder(spools string) string {
 	return filepath.Join(filepath.Dir(filepath.Dir(spools)), "watch", filepath.Base(spools))
+}
+
+// otherJournals returns the folders of journals that a watch would use with another login or key for the same fabric.
+func (e *env) otherJournals(own pool.Pool) (dirs []string) {
+	profiles, err := diaspora.UserProfiles(e.getenv)
+	if err != nil {
+		return nil
+	}
+	stored, address := storedProfiles(profiles), own.URL
+	for _, p := range stored {
+		if p.Name == own.Profile {
+			address = p.URL
+		}
+	}
+	state := filepath.Dir(filepath.Dir(own.Dir))
+	pools := []pool.Pool{pool.New(state, "", address)}
+	for _, p := range stored {
+		if sameFabric(p.URL, address) {
+			pools = append(pools, pool.New(state, p.Name, ""))
+		}
+	}
+	for _, p := range pools {
+		if p.Dir != own.Dir {
+			dirs = append(dirs, journalFolder(p.Dir))
+		}
+	}
+	return dirs
 }
 
 // runWatch logs files until ctx ends, and then those with a last line that has no line feed.
@@ -144,7 +174,7 @@ func (p *produceRun) notice(n watch.Notice, settle time.Duration) {
 	case watch.Unreadable:
 		e.warn("%s: not logged yet: %s", n.File, innermost(n.Err))
 	case watch.Growing:
-		e.warn("%s has been changing for %v and is not logged yet: a file is logged when it has not changed for --settle (%v); write to a new file each minute, or pipe the lines into produce",
+		e.warn("%s has been changing for %v; it is logged once it has not changed for --settle (%v). If it never stops growing, begin a new file from time to time, or pipe the lines into produce",
 			n.File, n.After.Round(time.Second), settle)
 	case watch.HalfLine:
 		e.warn("%s: the last line has no line feed; such a file is logged when it has not changed for %v, or when you end this program", n.File, n.After)
@@ -158,13 +188,34 @@ func (p *produceRun) notice(n watch.Notice, settle time.Duration) {
 		e.warn("%s can be read again", p.watch.Dir())
 	case watch.FolderReplaced:
 		e.warn("%s is another folder now; files of the old folder that were not logged yet are not logged", p.watch.Dir())
+	case watch.NewFolders:
+		e.warn(`%s not watched: log the files in %s with another "diaspora produce --watch"`, p.newNames(n, "folder"), agree(n.Files, "it", "each of them"))
+	case watch.NewLinks:
+		e.warn("%s not watched: use hard links (ln without -s), or copies", p.newNames(n, "symbolic link"))
 	}
 }
 
-// watchIntroduction says which folder is watched, and which of its files were logged by an earlier run.
-func watchIntroduction(w *watch.Watcher, pattern string) string {
+// newNames begins a message about what is new in the folder: "the new folder /data/scans/tuesday is".
+func (p *produceRun) newNames(n watch.Notice, noun string) string {
+	if n.Files == 1 {
+		return fmt.Sprintf("the new %s %s is", noun, filepath.Join(p.watch.Dir(), n.File))
+	}
+	return fmt.Sprintf("%s in %s, such as %s, are", count(n.Files, "new "+noun), p.watch.Dir(), n.File)
+}
+
+// introduceWatch says which folder is watched, and which of its files were logged by an earlier run.
+func (p *produceRun) introduceWatch(pattern string) {
+	s, err := p.watch.Survey()
+	p.env.say("%s; end with Ctrl-C", watchIntroduction(p.watch, pattern, s, err))
+	if s.Before > 0 {
+		p.env.warn("%d of these files %s logged to %s before, with another login or key, and %s logged again: each has a journal of its own",
+			s.Before, agree(s.Before, "was", "were"), p.topic, agree(s.Before, "is", "are"))
+		p.env.hint("if you did not want that, end this program, and use the same profile or DIASPORA_KEY_FILE as before")
+	}
+}
+
+func watchIntroduction(w *watch.Watcher, pattern string, s watch.Survey, err error) string {
 	text := "watching " + w.Dir()
-	s, err := w.Survey()
 	var others []string
 	if s.Folders > 0 {
 		others = append(others, count(s.Folders, "folder"))
@@ -189,8 +240,11 @@ func watchIntroduction(w *watch.Watcher, pattern string) string {
 		return text + apart
 	}
 	text += fmt.Sprintf(": %s %s, %d %s logged already", count(s.Matching, "file"), agree(s.Matching, "matches", "match"), s.Logged, agree(s.Logged, "is", "are"))
+	if s.New > 0 {
+		text += fmt.Sprintf(", %d %s new", s.New, agree(s.New, "is", "are"))
+	}
 	if s.Refused > 0 {
-		text += fmt.Sprintf(", %d %s refused, or a line of it (touch a file to try it again)", s.Refused, agree(s.Refused, "was", "were"))
+		text += fmt.Sprintf(", %d %s refused as a whole or in part (touch a file to try it again)", s.Refused, agree(s.Refused, "was", "were"))
 	}
 	if s.Changed > 0 {
 		text += fmt.Sprintf(", %d %s changed since", s.Changed, agree(s.Changed, "has", "have"))

@@ -16,7 +16,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/internal/testkit"
+	"github.com/diaspora-streams/diaspora/internal/testkit/fabrictest"
 	"github.com/diaspora-streams/diaspora/internal/watch"
 )
 
@@ -455,7 +457,7 @@ func TestWatchGrowing(t *testing.T) {
 	d := emptyDesk(t)
 	p := &produceRun{env: d.env}
 	p.notice(watch.Notice{What: watch.Growing, File: "motor.csv", After: time.Minute + time.Millisecond}, 2*time.Second)
-	const want = "diaspora: motor.csv has been changing for 1m0s and is not logged yet: a file is logged when it has not changed for --settle (2s); write to a new file each minute, or pipe the lines into produce\n"
+	const want = "diaspora: motor.csv has been changing for 1m0s; it is logged once it has not changed for --settle (2s). If it never stops growing, begin a new file from time to time, or pipe the lines into produce\n"
 	if d.err.String() != want {
 		t.Errorf("it says %q, want %q", d.err.String(), want)
 	}
@@ -517,8 +519,8 @@ func TestWatchIntroduced(t *testing.T) {
 	put(t, dir, ".hidden", "3")
 	says(0, "scans", "json", "watching "+dir+": none of its 2 files matches the pattern 'json'; a pattern must match the whole name, like '*.json'")
 	says(0, "scans", "*.csv", "watching "+dir+": none of its 2 files matches the pattern '*.csv'")
-	says(1, "scnas", "*.json", "watching "+dir+": 1 file matches, 0 are logged already"+journals)
-	says(2, "scans", "*", "watching "+dir+": 2 files match, 0 are logged already"+journals+"; 1 of them was logged to scnas as well")
+	says(1, "scnas", "*.json", "watching "+dir+": 1 file matches, 0 are logged already, 1 is new"+journals)
+	says(2, "scans", "*", "watching "+dir+": 2 files match, 0 are logged already, 2 are new"+journals+"; 1 of them was logged to scnas as well")
 	says(2, "scans", "*", "watching "+dir+": 2 files match, 2 are logged already"+journals+"; 1 of them was logged to scnas as well")
 	put(t, dir, "a.json", "11")
 	says(2, "scans", "*", "watching "+dir+": 2 files match, 1 is logged already, 1 has changed since"+journals)
@@ -529,7 +531,7 @@ func TestWatchIntroduced(t *testing.T) {
 	testkit.Must(t, os.Mkdir(filepath.Join(dir, "monday"), 0o700))
 	testkit.Must(t, os.Symlink("a.json", filepath.Join(dir, "link.json")))
 	d.watching(t, 8, func() bool { return len(journalled(t, state)) == 3 }, "scans", "--watch", dir, "--settle", "0")
-	says(3, "scans", "*", "watching "+dir+": 3 files match, 2 are logged already, 1 was refused, or a line of it (touch a file to try it again)"+journals+"; it also has 1 folder and 1 symbolic link, which are not watched")
+	says(3, "scans", "*", "watching "+dir+": 3 files match, 2 are logged already, 1 was refused as a whole or in part (touch a file to try it again)"+journals+"; it also has 1 folder and 1 symbolic link, which are not watched")
 }
 
 // TestWatchMeant fails when a command line that nearly says what is meant is not told what to write.
@@ -654,5 +656,92 @@ func TestWatchToldOfRefusals(t *testing.T) {
 	d.watching(t, 0, func() bool { return strings.Contains(d.err.String(), "discard scnas --to FILE") }, "scans", "--watch", dir, "--settle", "0")
 	if want := `"diaspora spool discard scnas --to FILE" (first end this watch; a service: stop it; in a script, add --yes)`; !strings.Contains(d.err.String(), want) {
 		t.Errorf("the watch says\n%s\nwant %q", d.err.String(), want)
+	}
+}
+
+// TestWatchOtherKey: a watch that is started again with another login or key than before logs all files again, and says
+// so. A topic of the same name in another fabric is another topic.
+func TestWatchOtherKey(t *testing.T) {
+	d := newDesk(t)
+	d.must(t, "topic", "claim", "scans")
+	key := filepath.Join(t.TempDir(), "key.env")
+	d.must(t, "key", "create", "k", "--save-env", key)
+	dir, state := t.TempDir(), filepath.Join(d.vars["DIASPORA_CONFIG_DIR"], "state")
+	put(t, dir, "a.json", "1")
+	put(t, dir, "b.json", "2")
+	const warning = "diaspora: 2 of these files were logged to scans before, with another login or key, and are logged again: each has a journal of its own\nhint: "
+	watch := func(files int, warns bool, until func() bool) {
+		t.Helper()
+		d.err.Reset()
+		d.watching(t, 0, func() bool {
+			return until() && len(journalled(t, state)) == files && strings.Contains(d.err.String(), "Ctrl-C")
+		}, "scans", "--watch", dir, "--settle", "0")
+		if strings.Contains(d.err.String(), warning) != warns {
+			t.Errorf("the watch says\n%s\nwant %q: %v", d.err.String(), warning, warns)
+		}
+	}
+	always := func() bool { return true }
+	arrived := func(n int) func() bool { return func() bool { return len(d.events(t, "scans")) == n } }
+	d.vars["DIASPORA_KEY_FILE"] = key
+	watch(2, false, arrived(2))
+	delete(d.vars, "DIASPORA_KEY_FILE")
+	watch(2, true, arrived(4))
+	watch(2, false, always)
+	put(t, dir, "a.json", "11")
+	put(t, dir, "b.json", "22")
+	watch(2, false, arrived(6)) // both journals have them as they were
+	d.vars["DIASPORA_KEY_FILE"] = key
+	watch(2, true, arrived(8))
+
+	other := newDesk(t)
+	other.vars["DIASPORA_CONFIG_DIR"], other.vars["DIASPORA_STATE_DIR"] = filepath.Join(t.TempDir(), "config"), state
+	testkit.Must(t, storeLogin(diaspora.OpenProfiles(other.vars["DIASPORA_CONFIG_DIR"]), "elsewhere", other.fabric, fabrictest.Login(t, other.fabric, "ada@example.edu")))
+	other.must(t, "topic", "claim", "scans")
+	other.watching(t, 0, func() bool { return len(other.events(t, "scans")) == 2 }, "scans", "--watch", dir, "--settle", "0")
+	if strings.Contains(other.err.String(), "before") {
+		t.Errorf("in another fabric, the watch says\n%s", other.err.String())
+	}
+}
+
+// TestWatchNewFolder: files in a folder that is added while a watch runs are not logged, and the watch says so.
+func TestWatchNewFolder(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	d.must(t, "topic", "claim", "scans")
+	dir := t.TempDir()
+	d.watching(t, 0, func() bool {
+		return strings.Contains(d.err.String(), "Ctrl-C") && mkdir(filepath.Join(dir, "tuesday")) && strings.Contains(d.err.String(), "new folder")
+	},
+		"scans", "--watch", dir, "--settle", "0")
+	if want := "diaspora: the new folder " + filepath.Join(dir, "tuesday") + " is not watched: log the files in it with another \"diaspora produce --watch\"\n"; strings.Count(d.err.String(), want) != 1 {
+		t.Errorf("the watch says\n%s\nwant once %q", d.err.String(), want)
+	}
+	p := &produceRun{env: d.env, watch: new(watch.Watcher)}
+	d.err.Reset()
+	p.notice(watch.Notice{What: watch.NewLinks, File: "x.json", Files: 2}, 0)
+	if want := "diaspora: 2 new symbolic links in , such as x.json, are not watched: use hard links (ln without -s), or copies\n"; d.err.String() != want {
+		t.Errorf("it says %q, want %q", d.err.String(), want)
+	}
+}
+
+func mkdir(dir string) bool {
+	os.Mkdir(dir, 0o700) // it may exist already
+	return true
+}
+
+// TestWatchTwice: a second watch of the same folder and topic, for other files, is told what to do.
+func TestWatchTwice(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	d.must(t, "topic", "claim", "scans")
+	dir := t.TempDir()
+	stop, _ := d.started(t, "produce", "scans", "--watch", dir, "--pattern", "*.json")
+	testkit.Eventually(t, "the first watch", func() bool { return strings.Contains(d.err.String(), "Ctrl-C") })
+	if code := d.types(t.Context(), "produce", "scans", "--watch", dir, "--pattern", "*.csv"); code != 6 {
+		t.Errorf("the second watch exits with %d, want 6", code)
+	}
+	stop()
+	if want := "another process watches " + dir + " for topic \"scans\"\nhint: stop that process first; or, if it logs other files (another --pattern), log these to another topic, or set DIASPORA_STATE_DIR"; !strings.Contains(d.err.String(), want) {
+		t.Errorf("the second watch says\n%s\nwant %q", d.err.String(), want)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -31,6 +32,9 @@ type Config struct {
 	Journals string
 	// Topic is the topic to which the files are logged. Each folder has a journal for each topic.
 	Topic string
+	// OtherJournals are folders with journals of the same fabric that are not used, because they belong to
+	// other credentials of the user. [Watcher.Survey] reads them.
+	OtherJournals []string
 
 	// Event creates an event from a line. The watch adds the header [HeaderFile] and, if the event is a
 	// line, [HeaderLine]. If the event has no key, ID or time, the watch sets the key to the file's
@@ -88,6 +92,8 @@ const (
 	FolderUnreadable             // the folder cannot be read, because of Err; the watch tries again
 	FolderReadable               // the folder can be read again
 	FolderReplaced               // the folder's name now belongs to another folder, which is watched instead
+	NewFolders                   // there are new folders in the folder, which are not watched; Files is their number and File the first one
+	NewLinks                     // as NewFolders, for symbolic links that match the pattern
 )
 
 // JournalError reports that the journal cannot be opened or written.
@@ -110,6 +116,7 @@ type Watcher struct {
 
 	ending     bool            // set by Finish: files whose last line has no line feed are logged too
 	unreadable string          // why the folder cannot be read; "" if it can
+	apart      map[string]bool // the names of folders and links that Survey has counted or a notice has reported
 	sent       map[Notice]bool // notices that were sent and are not repeated; only What and File are set
 
 	mu       sync.Mutex      // guards finished
@@ -140,7 +147,7 @@ func Open(cfg Config) (_ *Watcher, err error) {
 	if cfg.Dir, err = filepath.Abs(cfg.Dir); err != nil {
 		return nil, err
 	}
-	w := &Watcher{cfg: cfg, pending: map[string]*pendingFile{}, sent: map[Notice]bool{}, wake: make(chan struct{}, 1)}
+	w := &Watcher{cfg: cfg, pending: map[string]*pendingFile{}, apart: map[string]bool{}, sent: map[Notice]bool{}, wake: make(chan struct{}, 1)}
 	real, root, err := w.openFolder()
 	if err != nil {
 		return nil, err
@@ -176,10 +183,12 @@ func (w *Watcher) openFolder() (real string, root *os.Root, err error) {
 type Survey struct {
 	Files     int64            // regular files that are not hidden
 	Matching  int64            // of Files: files that match the pattern
+	New       int64            // of Matching: files that have content and have not been logged
 	Logged    int64            // of Matching: files that were logged to the topic and have not changed
 	Refused   int64            // of Matching: files that were refused, or of which a line was, and that have not changed
 	Empty     int64            // of Matching: files without content that have not been logged
 	Changed   int64            // of Matching: files that have changed since they were logged
+	Before    int64            // of New and Changed: files that were logged to the topic according to [Config.OtherJournals]
 	Elsewhere map[string]int64 // of Matching: files that were logged to other topics, by topic, unless their events were discarded
 
 	Folders, Links int64 // folders and symbolic links that are not hidden; they are not watched
@@ -197,6 +206,17 @@ func (w *Watcher) Survey() (s Survey, err error) {
 		return s, err
 	}
 	journals := readJournals(w.cfg.Journals)
+	var others []pastJournal
+	for _, dir := range w.cfg.OtherJournals {
+		others = append(others, readJournals(dir)...)
+	}
+	before := func(name string, info fs.FileInfo) {
+		if slices.ContainsFunc(others, func(j pastJournal) bool {
+			return j.Watch == real && j.Topic == w.cfg.Topic && j.done[name] == markOf(info)
+		}) {
+			s.Before++
+		}
+	}
 	s.Elsewhere = map[string]int64{}
 	for _, entry := range entries {
 		name := entry.Name()
@@ -205,9 +225,11 @@ func (w *Watcher) Survey() (s Survey, err error) {
 			continue
 		case entry.IsDir():
 			s.Folders++
+			w.apart[name] = true
 			continue
 		case entry.Type()&fs.ModeSymlink != 0:
 			s.Links++
+			w.apart[name] = true
 			continue
 		case !entry.Type().IsRegular():
 			continue
@@ -228,8 +250,12 @@ func (w *Watcher) Survey() (s Survey, err error) {
 			s.Logged++
 		case ok:
 			s.Changed++
+			before(name, info)
 		case info.Size() == 0:
 			s.Empty++
+		default:
+			s.New++
+			before(name, info)
 		}
 		for _, j := range journals {
 			if j.Watch == real && j.Topic != w.cfg.Topic && j.done[name] == markOf(info) {
@@ -351,13 +377,22 @@ func (w *Watcher) scanFolder(ctx context.Context) error {
 		return err
 	}
 	there := make(map[string]bool, len(entries))
+	var folders, links []string // new ones
 	for _, entry := range entries {
 		name := entry.Name()
 		there[name] = true
 		if ctx.Err() != nil {
 			return nil
 		}
-		if match, _ := filepath.Match(w.cfg.Pattern, name); !match || strings.HasPrefix(name, ".") || !entry.Type().IsRegular() {
+		match, _ := filepath.Match(w.cfg.Pattern, name)
+		if !strings.HasPrefix(name, ".") && !w.apart[name] && (entry.IsDir() || match && entry.Type()&fs.ModeSymlink != 0) {
+			if w.apart[name] = true; entry.IsDir() {
+				folders = append(folders, name)
+			} else {
+				links = append(links, name)
+			}
+		}
+		if !match || strings.HasPrefix(name, ".") || !entry.Type().IsRegular() {
 			continue
 		}
 		if info, err := root.Lstat(name); err == nil && w.complete(name, markOf(info)) {
@@ -365,6 +400,12 @@ func (w *Watcher) scanFolder(ctx context.Context) error {
 		}
 	}
 	maps.DeleteFunc(w.pending, func(name string, f *pendingFile) bool { return !there[name] && !f.inFlight })
+	if len(folders) > 0 {
+		w.cfg.Notify(Notice{What: NewFolders, File: folders[0], Files: len(folders)})
+	}
+	if len(links) > 0 {
+		w.cfg.Notify(Notice{What: NewLinks, File: links[0], Files: len(links)})
+	}
 	return nil
 }
 

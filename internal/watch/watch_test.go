@@ -169,3 +169,38 @@ func TestGrowing(t *testing.T) {
 		}
 	})
 }
+
+// TestNotWatched: Survey counts the folders and links that are not watched. Those that are added later are reported, each
+// once: nobody else would notice that the files in a new folder are not logged.
+func TestNotWatched(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	folder := func(name string) { testkit.Must(t, os.Mkdir(filepath.Join(dir, name), 0o700)) }
+	link := func(name string) { testkit.Must(t, os.Symlink("a", filepath.Join(dir, name))) }
+	w, notices := open(t, dir, t.TempDir())
+	defer w.Close()
+	w.logger, w.cfg.Pattern = &fakeLogger{}, "*.json"
+	folder("monday")
+	link("old.json")
+	if s, err := w.Survey(); err != nil || s.Folders != 1 || s.Links != 1 {
+		t.Fatalf("Survey = %+v, %v; want one folder and one link", s, err)
+	}
+	for n, step := range []struct {
+		do   func()
+		want []Notice
+	}{
+		{func() {}, nil},
+		{func() { folder("tuesday"); folder(".hidden"); link("latest") }, []Notice{{What: NewFolders, File: "tuesday", Files: 1}}},
+		{func() { link("new.json") }, []Notice{{What: NewLinks, File: "new.json", Files: 1}}},
+		{func() {}, nil},
+		{func() { folder("wednesday"); folder("thursday") }, []Notice{{What: NewFolders, File: "thursday", Files: 2}}},
+		{func() { testkit.Must(t, os.Remove(filepath.Join(dir, "tuesday"))) }, nil},
+		{func() { folder("tuesday") }, nil},
+	} {
+		*notices = nil
+		step.do()
+		if w.scan(t.Context()); !slices.Equal(*notices, step.want) {
+			t.Errorf("step %d: the notices are %+v, want %+v", n, *notices, step.want)
+		}
+	}
+}
