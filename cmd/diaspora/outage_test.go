@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -292,7 +293,7 @@ func TestOutageIsRemembered(t *testing.T) {
 		outage.end()
 		testkit.Eventually(t, "a produce that finds the cluster back", func() bool { // the fabric has half a second to accept the login
 			said, _ := produce()
-			return strings.Contains(said, "1 event acknowledged")
+			return strings.Contains(said, fmt.Sprintf("diaspora: 1 event acknowledged, and %d of earlier runs\n", sent-before-1))
 		})
 		if remembered() {
 			t.Errorf("%s: afterwards, produce remembers it", outage.name)

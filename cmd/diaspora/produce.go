@@ -98,11 +98,12 @@ ends. These are ignored: folders in DIR, empty files, files that are not regular
 and files whose names begin with a dot or do not match --pattern.
 
 With --watch, a journal records which files were logged, so that each file is logged once. If a file
-changes later, the whole file is logged again. There is one journal for each folder and topic, in
-DIASPORA_STATE_DIR. So all files in DIR are logged again if you use another topic, another state
-folder, or another path to DIR, for instance through a link. If produce is killed, the files that it
-was logging are logged again, with the same IDs. If a file is too large, produce reports it and
-records it in the journal, and does not try it again. SIGTERM and Ctrl-C end produce --watch in the
+changes later, the whole file is logged again. There is one journal for each folder, topic and
+profile, in DIASPORA_STATE_DIR (all key files of a fabric count as one profile). So all files in DIR
+are logged again if you use another topic, profile or state folder, a key file instead of a login, or
+another path to DIR, for instance through a link. If produce is killed, the files that it was logging
+are logged again, with the same IDs. If a file is too large, produce reports it and records it in the
+journal, and does not try it again. SIGTERM and Ctrl-C end produce --watch in the
 normal way: it exits with 0, with 8 if a file or a line was not logged, or with 130 if somebody has
 to solve a problem before the pending events can be sent.
 
@@ -740,9 +741,16 @@ func (p *produceRun) summary(ctx context.Context, readErr, closeErr error) error
 	dropped := stats.Spool.Dropped - p.before.Dropped
 	earlier := p.leftByOthers(stats.Spool)
 	pending, reported := waiting(left)+" in "+p.env.spoolPlace(), left > 0 && !earlier
+	sent := p.acknowledgedByCluster()
 	text := count(p.acknowledged, "event") + " logged"
-	if !reported {
-		text = count(max(0, p.acknowledged-aside), "event") + " acknowledged"
+	switch own := max(0, p.acknowledged-aside); {
+	case !reported:
+		text = count(own, "event") + " acknowledged"
+		if p.spool && left == 0 && sent > own {
+			text += fmt.Sprintf(", and %d of earlier runs", sent-own)
+		}
+	case permanent(why) && sent == 0: // "logged" alone would sound like a success
+		text += " to this disk only"
 	}
 	if p.failed > 0 {
 		text += fmt.Sprintf(", %d failed", p.failed)
@@ -757,7 +765,9 @@ func (p *produceRun) summary(ctx context.Context, readErr, closeErr error) error
 	if open > 0 {
 		text += fmt.Sprintf(", %d not known to have arrived", open)
 	}
+	err := p.outcome(ctx, stats.Spool, aside+dropped+open, cmp.Or(outErr, readErr, closeErr))
 	switch {
+	case errors.Is(err, outcome.ErrSpooled): // its hint says how to send them
 	case earlier:
 		reason, _ := explanation(why)
 		text += fmt.Sprintf(". From earlier runs, %s: %s", pending, reason)
@@ -765,7 +775,6 @@ func (p *produceRun) summary(ctx context.Context, readErr, closeErr error) error
 		text += fmt.Sprintf("; the next produce sends %s, or %q", agree(left, "it", "them"), p.env.spoolCommand("drain"))
 	}
 	p.env.say("%s", text)
-	err := p.outcome(ctx, stats.Spool, aside+dropped+open, cmp.Or(outErr, readErr, closeErr))
 	if left > 0 && (err == nil || errors.Is(err, outcome.ErrIncomplete)) && why != nil && !earlier {
 		text, _ := explanation(why)
 		p.env.say("%s", text)
@@ -854,7 +863,12 @@ func (p *produceRun) outcome(ctx context.Context, left diaspora.SpoolStats, lost
 	case loginRejected(left.Why):
 		return fmt.Errorf("produce to topic %q: %w", p.topic, left.Why)
 	case p.requireAck:
-		return pendingError(left.Events, left.Why)
+		err := pendingError(left.Events, left.Why)
+		if errors.Is(err, outcome.ErrSpooled) { // a job that fails is often just run again
+			them := agree(left.Events, "it", "them")
+			err = hinted(err, fmt.Sprintf("do not log %s again: the next produce sends %s, or %q", them, them, p.env.spoolCommand("drain")))
+		}
+		return err
 	}
 	return nil
 }

@@ -642,7 +642,7 @@ func TestWatchToldOfRefusals(t *testing.T) {
 	for _, want := range []string{
 		"/state; 1 other line was not logged, as said before\n",
 		`if the name is wrong, end the watch (a service: stop it), type "diaspora spool discard scnas --yes", and watch with the right topic`,
-		"\ndiaspora: 1 event logged, 1 failed; 1 event waits in ",
+		"\ndiaspora: 1 event logged to this disk only, 1 failed; 1 event waits in ",
 		"\ndiaspora: log topic \"scnas\": permission denied", // at the end, again
 		": 1 of 2 events was not logged: bad.json line 1\n",
 	} {
