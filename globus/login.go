@@ -293,13 +293,19 @@ func (a *authorization) paste(ctx context.Context, why string) (tokenResponse, e
 	}
 }
 
+// errNoCode says that [LoginOptions.In] has ended. It matches io.ErrUnexpectedEOF.
+type errNoCode struct{}
+
+func (errNoCode) Error() string { return "the input ended before a code was pasted" }
+func (errNoCode) Unwrap() error { return io.ErrUnexpectedEOF }
+
 // nextCode waits until the person pastes a code.
 func (a *authorization) nextCode(ctx context.Context) (Secret, error) {
 	for {
 		select {
 		case line, ok := <-a.lines:
 			if !ok {
-				return "", errors.New("the input ended before a code was pasted")
+				return "", errNoCode{}
 			}
 			code, err := a.readPaste(line)
 			if code == "" && err == nil {

@@ -229,7 +229,11 @@ func (c *consumeRun) run(ctx context.Context) (err error) {
 		err = closeErr
 	}
 	if err == nil || errors.Is(err, context.Canceled) {
-		c.env.say("%s", count(c.read.Load(), "record"))
+		text := count(c.read.Load(), "record")
+		if c.read.Load() == 0 && err == nil && c.options.Group != "" && c.options.Until != (diaspora.Position{}) {
+			text += "; there is nothing new for the group " + c.options.Group
+		}
+		c.env.say("%s", text)
 	}
 	return err
 }
@@ -267,7 +271,7 @@ func (c *consumeRun) introduce(ctx context.Context) {
 	}
 	topics := strings.Join(c.options.Topics, ", ")
 	if c.options.Group != "" {
-		c.env.say("reading %s in group %s; partitions that it has never read, from %s", topics, c.options.Group, c.where())
+		c.env.say("reading %s from where group %s stopped; partitions that it has never read, from %s", topics, c.options.Group, c.where())
 		return
 	}
 	progress, err := c.consumer.Progress(ctx)

@@ -38,6 +38,7 @@ doctor writes one small test event to the topic in --topic or, without --topic, 
 "doctor", if you have one. Otherwise it writes no event and changes nothing.
 
 --quiet prints only warnings and failures. The exit code is 0 if nothing failed, and 1 otherwise.`,
+	args: arguments{surplus: "to check a topic, use --topic TOPIC"},
 }
 
 type doctorOptions struct {

@@ -249,6 +249,9 @@ func (s *session) explain(err error) error {
 		return hinted(err, fmt.Sprintf("chmod -R go-rwx %s", s.profiles.Dir()))
 	case errors.Is(err, globus.ErrDenied):
 		return hinted(err, "log in again and allow what the page asks for")
+	case errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, globus.ErrUnavailable) && !s.env.terminal(s.env.stdin): // nobody could paste a code
+		return hinted(err, fmt.Sprintf(`without a terminal, use the login of another machine: "ssh MACHINE diaspora token --refresh | diaspora login %s --with-token"`, s.profile.URL),
+			`a job or an instrument needs no login: "diaspora key create NAME --save-env FILE" where you are logged in makes a file for DIASPORA_KEY_FILE`)
 	case errors.Is(err, globus.ErrLoginRequired) && s.options.withToken:
 		return hinted(err, `get another one with "diaspora token --refresh" where you are logged in, or log in without --with-token`)
 	}

@@ -54,7 +54,9 @@ One process runs
   - a stand-in for Globus Auth
 All of them listen only on 127.0.0.1. The command also signs you in, without a browser, and stores
 the login as the profile "local", or as the one in --profile. It becomes the current profile if there
-is none. Other users of this machine can connect, but cannot log in.
+is none. Other users of this machine can connect. To log in, they need the secret of the stand-in,
+which is in a file that only you can read, and new at each start. Whoever has it can log in as
+anybody, also as you. So give it only to people whom you trust; blocking one of them has no effect.
 
 With --print-service-account, the command also prints environment variables with which a script can
 sign in as a service account. If the fabric is already running, the command prints only these
@@ -62,7 +64,8 @@ variables, for eval, and exits.
 
 With --kafka, there is no embedded broker. Events are stored in the Apache Kafka cluster that
 "make kafka-up" has started. A gateway runs in front of each node of the cluster, at the address
-that this node announces to clients.
+that this node announces to clients. Use --kafka each time that you run up for this cluster: without
+it, up starts the embedded broker, which has none of the cluster's topics, events and keys.
 
 The fabric runs until Ctrl-C. Acknowledged events are available again after the next start, even
 after kill -9.`,
@@ -97,10 +100,10 @@ func (e *env) upCommand() *cobra.Command {
 	return cmd
 }
 
-// portFlag is a flag that names a port, and its value.
+// portFlag is a flag that names a port or a cluster, and its value. "" stands for no such flag.
 type portFlag struct{ name, value string }
 
-// upLine returns the command line of an up with the same flags, but with other ports.
+// upLine returns the command line of an up with the same flags, but with other ports or another cluster.
 func upLine(flags *pflag.FlagSet, ports []portFlag) string {
 	line := "diaspora up"
 	flags.Visit(func(f *pflag.Flag) {
@@ -113,7 +116,9 @@ func upLine(flags *pflag.FlagSet, ports []portFlag) string {
 		}
 	})
 	for _, p := range ports {
-		line += " --" + p.name + " " + p.value
+		if p.value != "" {
+			line += " --" + p.name + " " + shellWord(p.value)
+		}
 	}
 	return line
 }
@@ -200,30 +205,57 @@ func (e *env) up(ctx context.Context, o upOptions, again func(...portFlag) strin
 	if err := e.printUp(u); err != nil {
 		return err
 	}
-	if o.kafka == "" {
-		e.tellMoved(dir, fabric.Info{URL: u.URL, Brokers: u.Brokers, Globus: u.Globus}, again)
+	now := lastRun{Info: fabric.Info{URL: u.URL, Brokers: u.Brokers, Globus: u.Globus}}
+	if o.kafka != "" {
+		if now.Kafka, err = filepath.Abs(o.kafka); err != nil {
+			return err
+		}
 	}
+	e.tellMoved(dir, now, again)
 	e.say("ready after %d ms; Ctrl-C stops it", time.Since(began).Milliseconds())
 	<-ctx.Done()
 	e.say("stopping; requests in flight are finished first")
 	return nil
 }
 
-// addressesFile, in the data folder, has the addresses at which the fabric last ran.
+// addressesFile, in the data folder, has the [lastRun].
 const addressesFile = "addresses.json"
 
-// tellMoved warns if the fabric last ran on other ports, because key files and profiles from then contain the
-// old addresses. It records the current addresses for the next start. Errors are ignored: the fabric works
-// without this file.
-func (e *env) tellMoved(dir string, now fabric.Info, again func(...portFlag) string) {
+// lastRun says where the fabric last ran: its addresses, and the file of its Apache Kafka, if it had one.
+type lastRun struct {
+	fabric.Info
+	Kafka string `json:"kafka,omitempty"`
+}
+
+// broker says where the events of a run are.
+func (r lastRun) broker() string {
+	if r.Kafka == "" {
+		return "the embedded broker"
+	}
+	return "--kafka " + shellWord(r.Kafka)
+}
+
+// tellMoved warns if the fabric last ran with another broker, because everything then seems to be lost, or on other
+// ports, because key files and profiles from then contain the old addresses. It records the current run for the next
+// start. Errors are ignored: the fabric works without this file.
+func (e *env) tellMoved(dir string, now lastRun, again func(...portFlag) string) {
 	if dir == "" {
 		return
 	}
 	file := filepath.Join(dir, addressesFile)
-	var last fabric.Info
+	var last lastRun
 	if text, err := os.ReadFile(file); err == nil && json.Unmarshal(text, &last) == nil {
-		was, is := portsOf(last), portsOf(now)
-		if was != is && was[0] != "" && was[1] != "" && was[2] != "" {
+		was, is := portsOf(last.Info), portsOf(now.Info)
+		switch {
+		case last.Kafka != now.Kafka:
+			port := portFlag{name: kafkaPort}
+			if last.Kafka == "" {
+				port.value = was[1]
+			}
+			e.warn("the last run used %s; this one uses %s, which has none of the topics, events and access keys of that one", last.broker(), now.broker())
+			e.hint(fmt.Sprintf(`to use them again, end this, and type "%s"`, again(portFlag{"kafka", last.Kafka}, port, portFlag{name: "sync"})))
+		case now.Kafka != "": // the ports of its gateways are fixed
+		case was != is && was[0] != "" && was[1] != "" && was[2] != "":
 			at := func(ports [3]string) string {
 				return again(portFlag{httpPort, ports[0]}, portFlag{kafkaPort, ports[1]}, portFlag{globusPort, ports[2]})
 			}
@@ -468,7 +500,8 @@ func (e *env) printUp(u upDocument) error {
 	}
 	secret := ""
 	if u.GlobusSecretFile != "" {
-		secret = "\n                 curl -H @" + u.GlobusSecretFile + " may use its controls, below /_dev/"
+		secret = "\n                 its secret, new at each start, is in " + u.GlobusSecretFile + ":\n" +
+			"                 whoever has it can log in as anybody, also as you"
 	}
 	who := "nobody is logged in"
 	if u.Username != "" {

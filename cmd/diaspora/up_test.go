@@ -23,8 +23,8 @@ func TestMoved(t *testing.T) {
 	other, err := net.Listen("tcp", "127.0.0.1:0")
 	testkit.Must(t, err)
 	_, port, _ := net.SplitHostPort(other.Addr().String())
-	fabricAt := func(port string) fabric.Info {
-		return fabric.Info{URL: "http://127.0.0.1:" + port, Brokers: []string{"127.0.0.1:2"}, Globus: "http://127.0.0.1:3"}
+	fabricAt := func(port string) lastRun {
+		return lastRun{Info: fabric.Info{URL: "http://127.0.0.1:" + port, Brokers: []string{"127.0.0.1:2"}, Globus: "http://127.0.0.1:3"}}
 	}
 	cmd := new(env).upCommand()
 	testkit.Must(t, cmd.ParseFlags([]string{"--http-port", "0"}))
@@ -48,6 +48,35 @@ func TestMoved(t *testing.T) {
 	want = moved + "\nhint: \"diaspora up --http-port " + port + " --kafka-port 2 --globus-port 3\" runs it there again\n"
 	if said := move(); !strings.HasSuffix(said, want) {
 		t.Errorf("with the former port free, it says\n%s\nwant\n%s", said, want)
+	}
+}
+
+// TestOtherBroker: after a run with --kafka, an up without it has none of the topics, and looks as if all was lost. So it
+// says so, and how to get them back.
+func TestOtherBroker(t *testing.T) {
+	t.Parallel()
+	d, dir := emptyDesk(t), t.TempDir()
+	run := func(kafka string, flags ...string) string {
+		t.Helper()
+		cmd := new(env).upCommand()
+		testkit.Must(t, cmd.ParseFlags(flags))
+		d.err.Reset()
+		info := fabric.Info{URL: "http://127.0.0.1:1", Brokers: []string{"127.0.0.1:2"}, Globus: "http://127.0.0.1:3"}
+		d.tellMoved(dir, lastRun{info, kafka}, func(ports ...portFlag) string { return upLine(cmd.Flags(), ports) })
+		return d.err.String()
+	}
+	const none = ", which has none of the topics, events and access keys of that one\nhint: to use them again, end this, and type "
+	for n, step := range []struct{ said, want string }{
+		{run("/k/cluster.json", "--kafka", "/k/cluster.json"), ""},
+		{run("/k/cluster.json", "--kafka", "/k/cluster.json"), ""},
+		{run("", "--kafka-port", "0", "--http-port", "1", "--sync"), "diaspora: the last run used --kafka /k/cluster.json; this one uses the embedded broker" + none + "\"diaspora up --http-port 1 --kafka /k/cluster.json\"\n"},
+		{run("", "--kafka-port", "0", "--http-port", "1"), ""},
+		{run("/k/cluster.json", "--kafka", "cluster.json"), "diaspora: the last run used the embedded broker; this one uses --kafka /k/cluster.json" + none + "\"diaspora up --kafka-port 2\"\n"},
+		{run("/l/cluster.json", "--kafka", "/l/cluster.json"), "diaspora: the last run used --kafka /k/cluster.json; this one uses --kafka /l/cluster.json" + none + "\"diaspora up --kafka /k/cluster.json\"\n"},
+	} {
+		if step.said != step.want {
+			t.Errorf("run %d says\n%s\nwant\n%s", n+1, step.said, step.want)
+		}
 	}
 }
 

@@ -174,7 +174,7 @@ func networkAdvice(err error, what string) string {
 	case describeNetworkError(err) == "no answer":
 		return "a firewall may drop it: check the network or VPN, and ask which ports are open"
 	case isRefused(err):
-		return "the machine is there, but not " + what + ": is it running? On this machine: diaspora up"
+		return "the machine is there, but not " + what + ": is it running? On this machine: diaspora up, with the same flags as before, such as --kafka FILE"
 	}
 	return "check the network or VPN"
 }
