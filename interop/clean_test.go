@@ -2,6 +2,7 @@ package interop
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -62,6 +63,27 @@ func TestClusterClean(t *testing.T) {
 				t.Errorf("cluster clean leaves %q, %v, want %q", left, err, try.left)
 			}
 		})
+	}
+}
+
+// TestClusterOtherSize fails if somebody who only wants to start a cluster again, with another number of nodes, is told
+// to delete it and nothing else.
+func TestClusterOtherSize(t *testing.T) {
+	t.Parallel()
+	for nodes, want := range map[int]string{
+		1: "has 1 node, not 2: to start it, use NODES=1 or omit NODES; it keeps its events. ",
+		3: "has 3 nodes, not 2: to start it, use NODES=3 or omit NODES; it keeps its events. ",
+	} {
+		dir := t.TempDir()
+		testkit.Must(t, os.WriteFile(filepath.Join(dir, "cluster-id"), []byte("x\n"), 0o600))
+		for n := range nodes {
+			testkit.Must(t, os.Mkdir(filepath.Join(dir, fmt.Sprintf("node-%d", n+1)), 0o700))
+		}
+		cmd := exec.Command("../deploy/kafka/cluster", "start", "2")
+		cmd.Env = append(os.Environ(), "KAFKA_DIR="+dir)
+		if said, err := cmd.CombinedOutput(); err == nil || !strings.Contains(string(said), want) {
+			t.Errorf("cluster start: %v, and it says %q, want %q", err, said, want)
+		}
 	}
 }
 

@@ -19,16 +19,21 @@ var adminBlockHelp = help{
 	use:   "block SUBJECT --why TEXT",
 	short: "block a person or a service account",
 	examples: `
-diaspora admin block 1168fe43-ef48-54e0-8aeb-e0dc24146888 --why "the key is on a public web page"`,
+diaspora admin block SUBJECT --why "the key is on a public web page"`,
 	long: `
 The fabric refuses the person's tokens and access keys, and closes their open connections within a
 minute (within ten seconds with "diaspora up"). The person can still sign in at Globus, but cannot
-use the login. Topics and keys are kept, and work again after "diaspora admin unblock". If somebody
-else has given an access key to the person, that key works until its owner revokes it. The ledger
-records who blocked whom, when and why. The person is not told why.
+use the login. Topics and keys are kept, and work again after "diaspora admin unblock". Events that
+the person logs in the meantime stay in the person's spool, and arrive after that. If somebody else
+has given an access key to the person, that key works until its owner revokes it. The ledger records
+who blocked whom, when and why. The person is not told why.
 
 You must be an operator of the fabric. The setting "operators" of "diaspora serve" lists the
-operators. With "diaspora up", you are one. Operators cannot be blocked.`,
+operators. Operators cannot be blocked.
+
+With "diaspora up", the person who started it is the operator. A person who has the secret of the
+stand-in for Globus cannot be kept out in this way: with the secret, everybody can log in as anybody,
+also as the operator, and unblock. Give access keys instead to people whom you may have to block.`,
 	args: arguments{min: 1, max: 1, missing: "the subject is missing: the person's UUID, which \"diaspora whoami --subject\" prints for the person, and \"diaspora topic show NAME\" for you, if a topic is theirs"},
 }
 
@@ -98,6 +103,9 @@ func (e *env) adminBlock(ctx context.Context, req diaspora.BlockRequest) error {
 		return err
 	}
 	blocked, err := client.Block(ctx, req)
+	if errors.Is(err, diaspora.ErrConflict) {
+		return hinted(err, `with "diaspora up", the person who started it is the operator; "diaspora whoami --subject" prints your own subject`)
+	}
 	if err != nil {
 		return e.notOperator(cfg, err)
 	}
@@ -107,7 +115,7 @@ func (e *env) adminBlock(ctx context.Context, req diaspora.BlockRequest) error {
 	if blocked.Why != req.Why {
 		e.say("this subject was already blocked, for another reason; nothing has changed")
 	}
-	e.say("the fabric cannot check that the subject exists; compare it with what the person's \"diaspora whoami --subject\" prints")
+	e.say("the fabric cannot check that the subject exists; compare it with what the person's \"diaspora whoami --subject\" prints. \"diaspora admin unblock %s\" takes this back", blocked.Subject)
 	return e.printf("%s has been blocked since %s: %s\n", blocked.Subject, blocked.Since.Local().Format(time.DateTime), oneLine(blocked.Why))
 }
 
@@ -115,7 +123,7 @@ var adminUnblockHelp = help{
 	use:   "unblock SUBJECT",
 	short: "unblock a person or a service account",
 	examples: `
-diaspora admin unblock 1168fe43-ef48-54e0-8aeb-e0dc24146888`,
+diaspora admin unblock SUBJECT`,
 	long: `
 The person's logins and access keys work again within ten seconds, except for keys that were revoked
 or have expired in the meantime.`,

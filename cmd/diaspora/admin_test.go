@@ -31,10 +31,11 @@ func TestAdmin(t *testing.T) {
 		{"admin unblock " + who, 5, "hint: `diaspora admin blocked` lists who is blocked"},
 		{"admin block " + who + " --why spam", 0, who + " has been blocked since "},
 		{"admin block " + who + " --why loops", 0, "nothing has changed"},
+		{"admin block " + who + " --why loops", 0, "\"diaspora admin unblock " + who + "\" takes this back\n"},
 		{"admin blocked", 0, "  spam"},
 		{"admin unblock " + who, 0, "not blocked any more"},
 		{"admin blocked", 0, "nobody is blocked"},
-		{"admin block " + ada.Identity.Subject + " --why oops", 6, "operator"},
+		{"admin block " + ada.Identity.Subject + " --why oops", 6, "hint: with \"diaspora up\", the person who started it is the operator"},
 	} {
 		d.out.Reset()
 		d.err.Reset()
