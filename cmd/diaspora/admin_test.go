@@ -167,7 +167,7 @@ func TestBlockedPerson(t *testing.T) {
 		}
 		d.out.Reset()
 		d.must(t, "status")
-		if !strings.Contains(d.out.String(), "the last one said: permission denied: the operators of this fabric have blocked you") {
+		if !strings.Contains(d.out.String(), ": permission denied: the operators of this fabric have blocked you") || !strings.Contains(d.out.String(), "(noted by the last process, ") {
 			t.Errorf("%s: status does not say why the events wait: %s\n%s", way, d.out.String(), d.err.String())
 		}
 		delete(d.vars, c.name)

@@ -204,17 +204,25 @@ func document(dir string, info spool.Info) spoolDocument {
 	switch {
 	case info.Events == 0 || d.Owner != "":
 	case d.Why != "": // it may be over
-		d.Why = "no process sends them; the last one said: " + d.Why
+		d.Why += " (" + lastNoted + "); " + notSent
 	default:
-		d.Why = "no process sends them"
+		d.Why = notSent
 	}
 	return d
 }
+
+const (
+	lastNoted = "noted by the last process"
+	notSent   = "no process sends them"
+)
 
 // reason returns why events are pending, and how long ago that was said.
 func (e *env) reason(why string, said time.Time) string {
 	if why == "" || said.IsZero() {
 		return why
+	}
+	if cause, ok := strings.CutSuffix(why, " ("+lastNoted+"); "+notSent); ok {
+		return fmt.Sprintf("%s (%s, %s ago); %s", cause, lastNoted, e.age(said), notSent)
 	}
 	return fmt.Sprintf("%s (noted %s ago)", why, e.age(said))
 }

@@ -436,7 +436,7 @@ var faults = []fault{
 
 	{"backlog", "nobody sends", Warning, `^2 events \(.*\) since \d+ s: no process sends them$`, `^run "diaspora spool drain"$`, fabric.Config{},
 		func(w *world) { w.spool(spool.Options{}, func(s *spool.Spool) { w.append(s, "a", "b") }) }},
-	{"backlog", "with a reason", Warning, `^1 event \(.*\) since \d+ s: unavailable: no broker \(noted \d+ s ago\)$`, `drain`, fabric.Config{},
+	{"backlog", "with a reason", Warning, `^1 event \(.*\) since \d+ s: unavailable: no broker \(noted \d+ s ago\)$`, `^once the cluster is reachable, run "diaspora spool drain"$`, fabric.Config{},
 		func(w *world) {
 			w.spool(spool.Options{}, func(s *spool.Spool) { w.append(s, "a"); testkit.Must(w, s.Note("unavailable: no broker")) })
 		}},
@@ -472,7 +472,7 @@ var faults = []fault{
 	{"backlog", "of a service with a revoked key", Warning, `: not authenticated: the access key was revoked`,
 		`^if the key file of the process that logs was replaced, restart the process: it reads the file only when it starts; otherwise mend what other checks say$`, fabric.Config{},
 		func(w *world) { w.service("not authenticated: the access key was revoked") }},
-	{"backlog", "of a service while the cluster is away", Warning, `: unavailable: no broker`, `^mend what other checks say, and the process that logs sends them`, fabric.Config{},
+	{"backlog", "of a service while the cluster is away", Warning, `: unavailable: no broker`, `^nothing to do for these events: the process that logs sends them once the cluster is reachable$`, fabric.Config{},
 		func(w *world) { w.service("unavailable: no broker") }},
 	{"backlog", "somebody else's", Warning, `of another identity`, `log in as`, fabric.Config{},
 		func(w *world) {

@@ -167,6 +167,7 @@ func checkBacklog(_ context.Context, v *visit) Finding {
 	age := v.Now().Sub(oldest)
 	text := fmt.Sprintf("%s (%s) since %s", count(int(events), "event"), terminal.Size(uint64(bytes)), span(max(0, age)))
 	of := topicOf(why)
+	unavailable := strings.Contains(why, diaspora.ErrUnavailable.Error())
 	unauthenticated := strings.Contains(why, diaspora.ErrUnauthenticated.Error())
 	switch {
 	case foreign != "":
@@ -183,10 +184,15 @@ func checkBacklog(_ context.Context, v *visit) Finding {
 	case owned && unauthenticated:
 		return warning("if the key file of the process that logs was replaced, restart the process: it reads the file only when it starts; otherwise mend what other checks say",
 			"%s: %s", text, why)
+	case owned && unavailable:
+		return warning("nothing to do for these events: the process that logs sends them once the cluster is reachable", "%s: %s", text, why)
 	case owned:
 		return warning("mend what other checks say, and the process that logs sends them; if its key file was replaced, restart it", "%s: %s", text, orElse(why, "they are slow"))
 	case unauthenticated || strings.Contains(why, diaspora.ErrPermission.Error()): // draining cannot help until this is fixed
 		return warning(`mend that first; then run "diaspora spool drain"`, "%s: %s", text, why)
+	}
+	if unavailable {
+		return warning(`once the cluster is reachable, run "diaspora spool drain"`, "%s: %s", text, why)
 	}
 	return warning(`run "diaspora spool drain"`, "%s: %s", text, orElse(why, "no process sends them"))
 }
