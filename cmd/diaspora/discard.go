@@ -173,7 +173,7 @@ func (e *env) spoolsWith(topic string, args []string, flags string) (dirs []stri
 	if home != "" {
 		where = " in " + home
 		if other := e.otherSpoolWith(topic, all); other != "" {
-			hint = fmt.Sprintf("they are in a spool of another profile or credential; remove them there with \"diaspora spool discard %s %s%s\"", topic, shellWord(other), flags)
+			hint = fmt.Sprintf("they are in a spool of another profile or credential; remove them there with \"diaspora spool discard %s %s%s\", or set DIASPORA_KEY_FILE or DIASPORA_PROFILE as when they were logged", topic, shellWord(other), flags)
 		}
 	}
 	return nil, 0, fail(diaspora.ErrNotFound, hint, "spool discard: no events for topic %q are pending%s", topic, where)

@@ -135,7 +135,7 @@ func TestDiscardElsewhere(t *testing.T) {
 		d.err.Reset()
 		code := d.types(t.Context(), append([]string{"spool", "discard", "scnas"}, strings.Fields(flags)...)...)
 		said := d.err.String()
-		hint := `hint: they are in a spool of another profile or credential; remove them there with "diaspora spool discard scnas ` + dirs[0] + flags + "\"\n"
+		hint := `hint: they are in a spool of another profile or credential; remove them there with "diaspora spool discard scnas ` + dirs[0] + flags + "\", or set DIASPORA_KEY_FILE or DIASPORA_PROFILE as when they were logged\n"
 		if code != 5 || !strings.Contains(said, `no events for topic "scnas" are pending in `) || !strings.Contains(said, hint) {
 			t.Errorf("discard%s exits with %d, and says:\n%swant\n%s", flags, code, said, hint)
 		}
