@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"strings"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/internal/claims"
 	"github.com/diaspora-streams/diaspora/internal/outcome"
+	"github.com/diaspora-streams/diaspora/internal/trust"
 )
 
 var adminBlockHelp = help{
@@ -116,7 +118,19 @@ func (e *env) adminBlock(ctx context.Context, req diaspora.BlockRequest) error {
 		e.say("this subject was already blocked, for another reason; nothing has changed")
 	}
 	e.say("the fabric cannot check that the subject exists; compare it with what the person's \"diaspora whoami --subject\" prints. \"diaspora admin unblock %s\" takes this back", blocked.Subject)
+	if hasStandIn(cfg) {
+		e.warn("this fabric has a stand-in for Globus Auth: a person who has its secret can still log in as somebody else, also as you")
+	}
 	return e.printf("%s has been blocked since %s: %s\n", blocked.Subject, blocked.Since.Local().Format(time.DateTime), oneLine(blocked.Why))
+}
+
+// hasStandIn reports whether people log in at the stand-in for Globus Auth, and not at Globus.
+func hasStandIn(cfg diaspora.Config) bool {
+	if cfg.Discovery == nil {
+		return false
+	}
+	u, err := url.Parse(cfg.Discovery.Globus.Issuer)
+	return err == nil && trust.IsLoopback(u.Hostname())
 }
 
 var adminUnblockHelp = help{

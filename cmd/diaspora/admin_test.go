@@ -32,6 +32,7 @@ func TestAdmin(t *testing.T) {
 		{"admin block " + who + " --why spam", 0, who + " has been blocked since "},
 		{"admin block " + who + " --why loops", 0, "nothing has changed"},
 		{"admin block " + who + " --why loops", 0, "\"diaspora admin unblock " + who + "\" takes this back\n"},
+		{"admin block " + who + " --why loops", 0, "stand-in for Globus Auth: a person who has its secret can still log in"},
 		{"admin blocked", 0, "  spam"},
 		{"admin unblock " + who, 0, "not blocked any more"},
 		{"admin blocked", 0, "nobody is blocked"},
