@@ -168,6 +168,10 @@ func (s *Service) Reconcile(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("reconcile: %w", clusterError(err))
 	}
+	different, err := s.differentTopics(ctx)
+	if err != nil {
+		return fmt.Errorf("reconcile: %w", clusterError(err))
+	}
 	if err := s.ledger.sync(ctx); err != nil {
 		return fmt.Errorf("reconcile: %w", err)
 	}
@@ -179,7 +183,7 @@ func (s *Service) Reconcile(ctx context.Context) error {
 	}
 	work, ctx := errgroup.WithContext(ctx)
 	work.SetLimit(8)
-	for _, name := range s.topicsToReconcile(topics, onTopics) {
+	for _, name := range s.topicsToReconcile(topics, onTopics, different) {
 		work.Go(func() error {
 			s.cfg.Diagnostics.Info("repairing a topic", "topic", name)
 			_, err := s.reconcileTopic(ctx, name, false)
@@ -191,6 +195,20 @@ func (s *Service) Reconcile(ctx context.Context) error {
 	return work.Wait()
 }
 
+// differentTopics returns the topics whose settings were changed through the service and differ in the
+// cluster: a replica may have stopped in between, or may have been slow.
+func (s *Service) differentTopics(ctx context.Context) (map[string]bool, error) {
+	var specs []kafka.TopicSpec
+	s.ledger.read(func(st *state) {
+		for name, t := range st.topics {
+			if t.phase == claimed && t.changed {
+				specs = append(specs, s.topicSpec(name, t))
+			}
+		}
+	})
+	return s.cluster.DifferentTopics(ctx, specs)
+}
+
 func (s *Service) aclsByName(ctx context.Context, kind kmsg.ACLResourceType) (map[string][]kafka.ACL, error) {
 	acls, err := s.cluster.ACLs(ctx, kind)
 	byName := make(map[string][]kafka.ACL)
@@ -200,13 +218,14 @@ func (s *Service) aclsByName(ctx context.Context, kind kmsg.ACLResourceType) (ma
 	return byName, err
 }
 
-// topicsToReconcile returns the names for which the cluster and the ledger differ.
-func (s *Service) topicsToReconcile(topics map[string]kafka.TopicInfo, acls map[string][]kafka.ACL) []string {
+// topicsToReconcile returns the names for which the cluster and the ledger differ. different are those
+// whose settings do.
+func (s *Service) topicsToReconcile(topics map[string]kafka.TopicInfo, acls map[string][]kafka.ACL, different map[string]bool) []string {
 	var names []string
 	s.ledger.read(func(st *state) {
 		for name, t := range st.topics {
 			info, exists := topics[name]
-			if t.phase == releasing || t.phase == claimed && (!exists || info.Led && info.Partitions < t.partitions) || !st.aclsMatch(acls[name], st.topicACLs(name, t)) {
+			if t.phase == releasing || different[name] || t.phase == claimed && (!exists || info.Led && info.Partitions < t.partitions) || !st.aclsMatch(acls[name], st.topicACLs(name, t)) {
 				names = append(names, name)
 			}
 			if t.phase == free && exists {
@@ -312,10 +331,11 @@ func isUUID(subject string) bool { return len(subject) == 36 && uuid.Validate(su
 // aclsMatch reports whether a topic has the ACLs that it should have. It ignores ACLs that are not
 // the service's own.
 func (s *state) aclsMatch(have, want []kafka.ACL) bool {
+	had, wanted := kafka.ACLSet(have), kafka.ACLSet(want)
 	for _, acl := range want {
-		if !slices.Contains(have, acl) {
+		if !had(acl) {
 			return false
 		}
 	}
-	return !slices.ContainsFunc(have, func(acl kafka.ACL) bool { return s.isOurs(acl) && !slices.Contains(want, acl) })
+	return !slices.ContainsFunc(have, func(acl kafka.ACL) bool { return !wanted(acl) && s.isOurs(acl) })
 }

@@ -90,21 +90,52 @@ func (a *Admin) mendACLs(ctx context.Context, views [][]ACL, want []ACL, made fu
 	if len(surplus) == 0 && len(missing) == 0 {
 		return true, nil
 	}
+	surplus, missing = unique(surplus), unique(missing) // several brokers report the same ones
 	if err := a.DeleteACLs(ctx, surplus); err != nil {
 		return false, err
 	}
 	return false, a.createACLs(ctx, missing)
 }
 
+// maxChange is how many ACLs one request creates or deletes. The controllers of Apache Kafka refuse a
+// request that makes more than 10,000 records.
+const maxChange = 2000
+
 // except returns the elements of a that are not in b.
 func except(a, b []ACL) []ACL {
 	var rest []ACL
+	in := ACLSet(b)
 	for _, acl := range a {
-		if !slices.Contains(b, acl) {
+		if !in(acl) {
 			rest = append(rest, acl)
 		}
 	}
 	return rest
+}
+
+// ACLSet returns a function that reports whether a list has an ACL. It is fast for long lists too.
+func ACLSet(list []ACL) (has func(ACL) bool) {
+	if len(list) < 32 { // as most are; a map would be slower
+		return func(acl ACL) bool { return slices.Contains(list, acl) }
+	}
+	set := make(map[ACL]struct{}, len(list))
+	for _, acl := range list {
+		set[acl] = struct{}{}
+	}
+	return func(acl ACL) bool {
+		_, has := set[acl]
+		return has
+	}
+}
+
+// unique returns a list without repetitions.
+func unique(list []ACL) []ACL {
+	seen := make(map[ACL]struct{}, len(list))
+	return slices.DeleteFunc(list, func(acl ACL) bool {
+		_, before := seen[acl]
+		seen[acl] = struct{}{}
+		return before
+	})
 }
 
 // describeACLs returns the ACLs of one resource or, if it has no name, those of all literal names.
@@ -134,9 +165,15 @@ func describeACLs(ctx context.Context, to kmsg.Requestor, resource Resource) ([]
 }
 
 func (a *Admin) createACLs(ctx context.Context, acls []ACL) error {
-	if len(acls) == 0 {
-		return nil
+	for acls := range slices.Chunk(acls, maxChange) {
+		if err := a.createSomeACLs(ctx, acls); err != nil {
+			return err
+		}
 	}
+	return nil
+}
+
+func (a *Admin) createSomeACLs(ctx context.Context, acls []ACL) error {
 	req := kmsg.NewPtrCreateACLsRequest()
 	for _, acl := range acls {
 		c := kmsg.NewCreateACLsRequestCreation()
@@ -162,9 +199,15 @@ func (a *Admin) createACLs(ctx context.Context, acls []ACL) error {
 
 // DeleteACLs deletes exactly these ACLs. It is not an error if one does not exist.
 func (a *Admin) DeleteACLs(ctx context.Context, acls []ACL) error {
-	if len(acls) == 0 {
-		return nil
+	for acls := range slices.Chunk(acls, maxChange) {
+		if err := a.deleteSomeACLs(ctx, acls); err != nil {
+			return err
+		}
 	}
+	return nil
+}
+
+func (a *Admin) deleteSomeACLs(ctx context.Context, acls []ACL) error {
 	req := kmsg.NewPtrDeleteACLsRequest()
 	for _, acl := range acls {
 		f := kmsg.NewDeleteACLsRequestFilter()

@@ -84,6 +84,14 @@ func (s TopicSpec) configs() map[string]string {
 	return configs
 }
 
+// lasting returns the settings that an existing topic should have. min.insync.replicas is the
+// operator's choice then.
+func (s TopicSpec) lasting() map[string]string {
+	configs := s.configs()
+	delete(configs, "min.insync.replicas")
+	return configs
+}
+
 // CheckTopic returns why CreateTopic would fail, without creating a topic. If the topic exists
 // already, the error is [kerr.TopicAlreadyExists].
 func (a *Admin) CheckTopic(ctx context.Context, spec TopicSpec) error {
@@ -389,8 +397,7 @@ func (a *Admin) addPartitions(ctx context.Context, name string, n int) error {
 // MendTopicConfigs changes the settings of an existing topic to those of spec. It returns the names
 // of the settings that it changed.
 func (a *Admin) MendTopicConfigs(ctx context.Context, spec TopicSpec) ([]string, error) {
-	want := spec.configs()
-	delete(want, "min.insync.replicas") // once the topic exists, this setting is the operator's choice
+	want := spec.lasting()
 	have, err := a.TopicConfigs(ctx, spec.Name)
 	if err != nil {
 		return nil, err
@@ -424,28 +431,70 @@ func (a *Admin) MendTopicConfigs(ctx context.Context, spec TopicSpec) ([]string,
 	return wrong, nil
 }
 
+// DifferentTopics returns which topics have other settings than they should have, by name. Topics that
+// do not exist are not among them.
+func (a *Admin) DifferentTopics(ctx context.Context, specs []TopicSpec) (map[string]bool, error) {
+	const atOnce = 500
+	different := make(map[string]bool)
+	for specs := range slices.Chunk(specs, atOnce) {
+		names := make([]string, len(specs))
+		for i, spec := range specs {
+			names[i] = spec.Name
+		}
+		have, err := a.describeConfigs(ctx, names)
+		if err != nil {
+			return nil, err
+		}
+		for _, spec := range specs {
+			configs, exists := have[spec.Name]
+			for name, want := range spec.lasting() {
+				if exists && configs[name] != want {
+					different[spec.Name] = true
+				}
+			}
+		}
+	}
+	return different, nil
+}
+
 // TopicConfigs returns the settings of a topic.
 func (a *Admin) TopicConfigs(ctx context.Context, name string) (map[string]string, error) {
-	resource := kmsg.NewDescribeConfigsRequestResource()
-	resource.ResourceType, resource.ResourceName = kmsg.ConfigResourceTypeTopic, name
+	configs, err := a.describeConfigs(ctx, []string{name})
+	if err == nil && configs[name] == nil {
+		err = kerr.UnknownTopicOrPartition
+	}
+	return configs[name], err
+}
+
+// describeConfigs returns the settings of those topics that exist, by name.
+func (a *Admin) describeConfigs(ctx context.Context, topics []string) (map[string]map[string]string, error) {
 	req := kmsg.NewPtrDescribeConfigsRequest()
-	req.Resources = append(req.Resources, resource)
+	for _, name := range topics {
+		resource := kmsg.NewDescribeConfigsRequestResource()
+		resource.ResourceType, resource.ResourceName = kmsg.ConfigResourceTypeTopic, name
+		req.Resources = append(req.Resources, resource)
+	}
 	resp, err := req.RequestWith(ctx, a.client)
 	if err != nil {
 		return nil, err
 	}
-	configs := make(map[string]string)
+	all := make(map[string]map[string]string, len(topics))
 	for _, r := range resp.Resources {
-		if err := codeError(r.ErrorCode, r.ErrorMessage); err != nil {
+		switch err := codeError(r.ErrorCode, r.ErrorMessage); {
+		case errors.Is(err, kerr.UnknownTopicOrPartition):
+			continue
+		case err != nil:
 			return nil, err
 		}
+		configs := make(map[string]string, len(r.Configs))
 		for _, config := range r.Configs {
 			if config.Value != nil {
 				configs[config.Name] = *config.Value
 			}
 		}
+		all[r.ResourceName] = configs
 	}
-	return configs, nil
+	return all, nil
 }
 
 // brokers returns the IDs of the live brokers, according to the cluster.
