@@ -88,7 +88,8 @@ type checkpointEntry struct {
 	History  []int64           // of the topic
 	Offered  string            // to whom the topic is
 	Members  []string          // of a Globus group, which Owner names
-	Linked   string            // an identity that belongs to the person who signs in as Owner
+	Linked   string            // an identity that belongs to the person who signs in as Owner, if to anybody
+	Revision string            // the ID of the last record about the group's members, or about the link
 }
 
 // checkpointGrant is a grant in a checkpoint.
@@ -222,13 +223,12 @@ func (s *state) entries(f func(checkpointEntry) error) error {
 			return err
 		}
 	}
-	for group, members := range s.members {
-		if err := f(checkpointEntry{Owner: group, Members: slices.Collect(maps.Keys(members))}); err != nil {
-			return err
+	for grantee, revision := range s.revisions {
+		e := checkpointEntry{Linked: grantee, Owner: s.links[grantee], Revision: revision}
+		if isGroup(grantee) {
+			e = checkpointEntry{Members: slices.Collect(maps.Keys(s.members[grantee])), Owner: grantee, Revision: revision}
 		}
-	}
-	for identity, subject := range s.links {
-		if err := f(checkpointEntry{Owner: subject, Linked: identity}); err != nil {
+		if err := f(e); err != nil {
 			return err
 		}
 	}
@@ -295,10 +295,12 @@ func (s *state) restore(e checkpointEntry, texts map[string]string) error {
 		if e.N > 0 {
 			s.recent[e.Subject] = hourlyCount{e.Hour, e.N, e.Before}
 		}
-	case e.Members != nil:
-		s.changeMembers(e.Owner, e.Members, nil)
 	case e.Linked != "":
 		s.link(e.Linked, e.Owner)
+		s.revisions[e.Linked] = e.Revision
+	case e.Revision != "":
+		s.changeMembers(e.Owner, e.Members, nil)
+		s.revisions[e.Owner] = e.Revision
 	case e.Blocked != "":
 		s.blocked[e.Blocked] = block{e.By, e.Why, e.Time}
 	default:
@@ -365,7 +367,7 @@ func (s *state) clone() *state {
 	c.topics, c.groups, c.keys = maps.Clone(s.topics), maps.Clone(s.groups), maps.Clone(s.keys)
 	c.subjects, c.blocked, c.keysIssued, c.recent = maps.Clone(s.subjects), maps.Clone(s.blocked), maps.Clone(s.keysIssued), maps.Clone(s.recent)
 	c.grants, c.members = cloneNested(s.grants), cloneNested(s.members)
-	c.links, c.offers = maps.Clone(s.links), maps.Clone(s.offers)
+	c.links, c.revisions, c.offers = maps.Clone(s.links), maps.Clone(s.revisions), maps.Clone(s.offers)
 	c.history = maps.Clone(s.history)                    // the lists are only appended to
 	c.sharedWith, c.memberOf, c.linkedTo = nil, nil, nil // derived from the others, as are these:
 	c.topicCount, c.groupCount, c.keysOf, c.partitions, c.ended = nil, nil, nil, nil, nil

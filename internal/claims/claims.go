@@ -69,16 +69,25 @@
 //	unshare *     grantee loses them. by may also be the grantee.
 //	share_expired the same, because they have expired at the record's time.
 //	link          the identity subject belongs to the person who signs in as by, so
-//	              what is shared with it holds for by.
-//	unlink        it does not any more.
+//	              what is shared with it holds for by. No effect unless after is the
+//	              ID of the last link or unlink of that identity (absent: there is
+//	              none).
+//	unlink        it does not any more. No effect as for link.
 //	members       the identities joined are in the Globus group grantee, and left are
-//	              not any more. No effect if nothing is shared with it.
+//	              not any more. No effect if nothing is shared with it, or unless after
+//	              is the ID of the last members of that group or, if there is none, of
+//	              the share since which something is shared with it.
 //	set *         the settings in "set" change. The number of partitions only grows.
 //	offer         subject may accept the topic. An offer to by withdraws the offer.
 //	accept        subject, to whom the topic is offered, becomes its owner. No effect
 //	              if subject owns limit topics already.
 //	retire        nobody has rights on the topic any more; at expires it is released.
 //	restore       a retired topic is as it was before.
+//	retire_ends   a retired topic is released, because expires has passed at the
+//	              record's time.
+//
+// The field after keeps a slow replica from giving back rights that have ended: what it knows about a
+// group or a person is older than what the ledger knows.
 //
 // The key of a record is "topic/NAME", "group/NAME", "key/ID", "subject/SUBJECT" or
 // "grantee/GRANTEE". Readers ignore
@@ -521,6 +530,7 @@ func (s *Service) Release(ctx context.Context, subject, name string) error {
 			s.reconcileSoon()
 		}
 	}
+	s.reconcileIfUnknown(err)
 	return topicError("release", name, err)
 }
 

@@ -28,8 +28,9 @@ const (
 
 // testCluster is a Kafka cluster with logins and ACLs.
 type testCluster struct {
-	t    testing.TB
-	fake *kfake.Cluster
+	t      testing.TB
+	fake   *kfake.Cluster
+	groups globusGroups
 }
 
 func numBrokers(n int) kfake.Opt { return kfake.NumBrokers(n) }
@@ -232,6 +233,8 @@ func (c *testCluster) differences() (found []string) {
 	var wantACLs []kafka.ACL
 	for name, t := range want.topics {
 		switch t.phase {
+		case retired:
+			wantTopics = append(wantTopics, name)
 		case claimed:
 			wantTopics = append(wantTopics, name)
 			wantACLs = append(wantACLs, want.topicACLs(name, t)...)
@@ -244,6 +247,11 @@ func (c *testCluster) differences() (found []string) {
 			haveTopics = append(haveTopics, name)
 		}
 	}
+	for name, t := range want.topics {
+		if _, exists := topics[name]; exists && t.phase == claimed && t.changed {
+			found = append(found, c.otherSettings(name, t)...)
+		}
+	}
 	slices.Sort(wantTopics)
 	slices.Sort(haveTopics)
 	if !slices.Equal(haveTopics, wantTopics) {
@@ -253,6 +261,22 @@ func (c *testCluster) differences() (found []string) {
 	testkit.Must(c.t, err)
 	if have, want := aclLines(haveACLs), aclLines(wantACLs); !slices.Equal(have, want) {
 		found = append(found, fmt.Sprintf("the cluster has ACLs\n%s\nand by the ledger it should have\n%s", strings.Join(have, "\n"), strings.Join(want, "\n")))
+	}
+	return found
+}
+
+// otherSettings returns which settings of a topic differ from those that were set.
+func (c *testCluster) otherSettings(name string, t topic) (found []string) {
+	c.t.Helper()
+	configs, err := c.admin().TopicConfigs(c.t.Context(), name)
+	testkit.Must(c.t, err)
+	info, _, err := c.admin().Topic(c.t.Context(), name)
+	testkit.Must(c.t, err)
+	if info.Partitions != t.partitions {
+		found = append(found, fmt.Sprintf("%q has %d partitions, and by the ledger it should have %d", name, info.Partitions, t.partitions))
+	}
+	if retention := fmt.Sprint(t.retentionMS); configs["retention.ms"] != retention {
+		found = append(found, fmt.Sprintf("%q has retention.ms %s, and by the ledger it should have %s", name, configs["retention.ms"], retention))
 	}
 	return found
 }

@@ -68,15 +68,19 @@ var (
 	errNotOwner      = errors.New("only its owner may do this")
 	errAlreadyLinked = errors.New("this link is known")
 	errNotLinked     = errors.New("there is no such link")
+	errOutdated      = errors.New("somebody else has changed it at the same time")
 	errNoChange      = errors.New("nothing would change")
 )
 
+// isGroup reports whether a grantee is a Globus group.
+func isGroup(grantee string) bool { return strings.HasPrefix(grantee, groupGrantee) }
+
 func checkGrantee(grantee string) error {
-	id, isGroup := strings.CutPrefix(grantee, groupGrantee)
+	id := strings.TrimPrefix(grantee, groupGrantee)
 	switch {
 	case grantee == publicGrantee, isUUID(id) && id == strings.ToLower(id):
 		return nil
-	case isGroup:
+	case isGroup(grantee):
 		return errors.New("a Globus group is named by its ID, a UUID in lower case: the page of the group at app.globus.org shows it")
 	}
 	return CheckPerson(grantee)
@@ -105,12 +109,28 @@ func (s *state) people(grantee string, f func(subject string)) {
 			f(subject)
 		}
 	}
-	if !strings.HasPrefix(grantee, groupGrantee) {
+	if !isGroup(grantee) {
 		one(grantee)
 		return
 	}
 	for member := range s.members[grantee] {
 		one(member)
+	}
+}
+
+// granteesOf is the reverse of people: it calls f for each grantee whose grants hold for a subject. It
+// may call it more than once for a Globus group.
+func (s *state) granteesOf(subject string, f func(grantee string)) {
+	f(publicGrantee)
+	one := func(identity string) {
+		f(identity)
+		for group := range s.memberOf[identity] {
+			f(group)
+		}
+	}
+	one(subject)
+	for identity := range s.linkedTo[subject] {
+		one(identity)
 	}
 }
 
@@ -132,19 +152,12 @@ func (s *state) rightsOf(subject, name string, now time.Time) (have rights) {
 	if s.topics[name].phase != claimed {
 		return 0
 	}
-	for grantee, g := range s.grants[name] {
-		if g.expired(now) {
-			continue
-		}
-		if grantee == publicGrantee {
+	grants := s.grants[name]
+	s.granteesOf(subject, func(grantee string) {
+		if g, shared := grants[grantee]; shared && !g.expired(now) {
 			have |= g.rights
 		}
-		s.people(grantee, func(other string) {
-			if other == subject {
-				have |= g.rights
-			}
-		})
-	}
+	})
 	if have&mayManage != 0 {
 		have |= mayRead | mayWrite
 	}
@@ -160,17 +173,22 @@ func (s *state) mayManage(subject, name string, now time.Time) bool {
 // mayChange returns why a record of version 4 about a topic would have no effect, or nil.
 func (s *state) mayChange(r record) error {
 	t := s.topics[r.Topic]
+	ofRetired := r.Op == opRestore || r.Op == opRetireEnds
 	switch {
 	case t.phase == free:
 		return errNotClaimed
 	case t.claimOffset != *r.Claim:
 		return errStale
+	case (r.Op == opOffer || r.Op == opRetire || r.Op == opRestore) && t.owner != r.By:
+		return errNotOwner
 	case t.phase == releasing:
 		return errReleasing
-	case t.phase == retired && r.Op != opRestore:
+	case t.phase == retired && !ofRetired:
 		return errRetired
-	case t.phase == claimed && r.Op == opRestore:
+	case t.phase == claimed && ofRetired:
 		return errNotRetired
+	case r.Op == opRetireEnds && r.Time.Unix() < t.deleteAt:
+		return errRestorable
 	}
 	switch r.Op {
 	case opShare, opSet:
@@ -180,10 +198,6 @@ func (s *state) mayChange(r record) error {
 	case opUnshare:
 		if r.By != r.Grantee && s.links[r.Grantee] != r.By && !s.mayManage(r.By, r.Topic, r.Time) {
 			return errNotYours
-		}
-	case opOffer, opRetire, opRestore:
-		if t.owner != r.By {
-			return errNotOwner
 		}
 	}
 	g, shared := s.grants[r.Topic][r.Grantee]
@@ -222,6 +236,9 @@ func (s *state) change(r record) {
 	t := s.topics[r.Topic]
 	switch r.Op {
 	case opShare:
+		if isGroup(r.Grantee) && len(s.sharedWith[r.Grantee]) == 0 {
+			s.revisions[r.Grantee] = r.ID
+		}
 		s.share(r.Topic, r.Grantee, &grant{r.rights(), intern(r.By), r.Time, r.Expires, r.Username})
 		t.public = t.public || r.Grantee == publicGrantee
 	case opUnshare, opShareExpired:
@@ -264,6 +281,9 @@ func (s *state) share(name, grantee string, g *grant) {
 				remove(s.memberOf, member, grantee)
 			}
 			delete(s.members, grantee)
+			if isGroup(grantee) {
+				delete(s.revisions, grantee)
+			}
 		}
 		return
 	}
@@ -313,16 +333,11 @@ func remove(sets map[string]map[string]struct{}, name, element string) {
 // with its identity, with one that is linked to it, or with a Globus group of either.
 func (s *state) sharedTopics(subject string) map[string]struct{} {
 	names := make(map[string]struct{})
-	one := func(identity string) {
-		maps.Copy(names, s.sharedWith[identity])
-		for group := range s.memberOf[identity] {
-			maps.Copy(names, s.sharedWith[group])
+	s.granteesOf(subject, func(grantee string) {
+		if grantee != publicGrantee {
+			maps.Copy(names, s.sharedWith[grantee])
 		}
-	}
-	one(subject)
-	for identity := range s.linkedTo[subject] {
-		one(identity)
-	}
+	})
 	return names
 }
 
@@ -337,6 +352,8 @@ func (s *state) mayLink(r record) error {
 		return errAlreadyLinked
 	case r.Op == opUnlink && !known:
 		return errNotLinked
+	case r.After != s.revisions[r.Subject]:
+		return errOutdated
 	}
 	return nil
 }
@@ -344,6 +361,9 @@ func (s *state) mayLink(r record) error {
 func (s *state) mayChangeMembers(r record) error {
 	if len(s.sharedWith[r.Grantee]) == 0 {
 		return errNoGrant
+	}
+	if r.After != s.revisions[r.Grantee] {
+		return errOutdated
 	}
 	members := s.members[r.Grantee]
 	for _, subject := range r.Joined {

@@ -138,6 +138,7 @@ func (s *Service) RevokeKey(ctx context.Context, subject, id string) error {
 			s.reconcileSoon()
 		}
 	}
+	s.reconcileIfUnknown(err)
 	return keyError("revoke", id, err)
 }
 

@@ -63,55 +63,80 @@ func (s *Service) groupMembers(ctx context.Context, grantee string) ([]string, e
 	return members, nil
 }
 
-// updateMembers makes the ledger agree with Globus about the members of a group, and the cluster with
-// the ledger.
-func (s *Service) updateMembers(ctx context.Context, grantee string) error {
+// updateMembers makes the ledger agree with Globus about the members of a group. If that changes
+// something, it makes the cluster agree with the ledger, and also for the named topics in any case.
+func (s *Service) updateMembers(ctx context.Context, grantee string, names ...string) error {
+	topics, err := s.recordMembers(ctx, grantee)
+	for errors.Is(err, errOutdated) && ctx.Err() == nil {
+		topics, err = s.recordMembers(ctx, grantee)
+	}
+	names = append(names, topics...)
+	slices.Sort(names)
+	for _, name := range slices.Compact(names) {
+		if err == nil {
+			_, err = s.reconcileTopic(ctx, name, false)
+		}
+	}
+	if err != nil && len(names) > 0 {
+		s.reconcileSoon()
+	}
+	return err
+}
+
+// recordMembers asks Globus for the members of a group and records them in the ledger. It returns the
+// topics whose ACLs change. If it fails, some of the members may be recorded.
+//
+// Another replica may do the same, and may have asked Globus later. So recordMembers remembers the last
+// record about the group that it knew before it asked. If that is not the last one any more, its record
+// has no effect, and the error is errOutdated.
+func (s *Service) recordMembers(ctx context.Context, grantee string) (topics []string, err error) {
+	var after string
+	s.ledger.read(func(st *state) { after = st.revisions[grantee] })
 	now, err := s.groupMembers(ctx, grantee)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := s.ledger.sync(ctx); err != nil {
-		return err
+		return nil, err
 	}
 	var joined, left []string
-	var topics []string
-	s.ledger.read(func(st *state) {
-		before := st.members[grantee]
-		for _, subject := range now {
-			if _, known := before[subject]; !known {
-				joined = append(joined, subject)
-			}
-		}
-		for subject := range before {
-			if !slices.Contains(now, subject) {
-				left = append(left, subject)
-			}
-		}
-		topics = slices.Collect(maps.Keys(st.sharedWith[grantee]))
-	})
-	if len(joined)+len(left) == 0 {
-		return nil
-	}
+	s.ledger.read(func(st *state) { joined, left = difference(st.members[grantee], now) })
 	for len(joined)+len(left) > 0 {
 		r := newRecord(opMembers, serviceSubject)
-		r.Grantee = grantee
+		r.Grantee, r.After = grantee, after
 		r.Left, left = cut(left, maxMembersAtOnce)
 		r.Joined, joined = cut(joined, maxMembersAtOnce-len(r.Left))
-		err := s.ledger.append(ctx, r)
+		err = s.ledger.append(ctx, r)
+		// Read them now: a topic that was shared with the group in the meantime may not have the new
+		// members yet.
+		s.ledger.read(func(st *state) { topics = slices.Collect(maps.Keys(st.sharedWith[grantee])) })
 		if errors.Is(err, errNoGrant) { // the last topic is not shared with the group any more
-			return nil
+			return topics, nil
 		}
-		if err != nil && !errors.Is(err, errNoChange) {
-			return err
+		if err != nil {
+			return topics, err
+		}
+		after = r.ID
+	}
+	return topics, nil
+}
+
+// difference returns which elements the list has and the set has not, and the reverse.
+func difference(set map[string]struct{}, list []string) (added, removed []string) {
+	listed := make(map[string]struct{}, len(list))
+	for _, element := range list {
+		listed[element] = struct{}{}
+		if _, known := set[element]; !known {
+			added = append(added, element)
 		}
 	}
-	for _, name := range topics {
-		if _, err := s.reconcileTopic(ctx, name, false); err != nil {
-			s.reconcileSoon()
-			return err
+	for element := range set {
+		if _, still := listed[element]; !still {
+			removed = append(removed, element)
 		}
 	}
-	return nil
+	slices.Sort(added)
+	return slices.Compact(added), removed
 }
 
 // cut returns the first n elements of a list, or all if it has fewer, and the rest.
@@ -126,7 +151,7 @@ func (s *Service) updateGroups(ctx context.Context) {
 	var groups []string
 	s.ledger.read(func(st *state) {
 		for grantee := range st.sharedWith {
-			if strings.HasPrefix(grantee, groupGrantee) {
+			if isGroup(grantee) {
 				groups = append(groups, grantee)
 			}
 		}

@@ -70,6 +70,7 @@ const (
 	opAccept       = "accept"        // subject becomes the owner of the topic that it was offered
 	opRetire       = "retire"        // by, the owner, releases the topic; until expires it can be restored
 	opRestore      = "restore"       // by, the owner, restores it
+	opRetireEnds   = "retire_ends"   // it cannot be restored any more; its events are being deleted
 )
 
 // versionOf returns the version of the format that an operation belongs to, or
@@ -82,7 +83,7 @@ func versionOf(op string) int {
 		return 2
 	case opBlock, opUnblock:
 		return 3
-	case opShare, opUnshare, opShareExpired, opLink, opUnlink, opMembers, opSet, opOffer, opAccept, opRetire, opRestore:
+	case opShare, opUnshare, opShareExpired, opLink, opUnlink, opMembers, opSet, opOffer, opAccept, opRetire, opRestore, opRetireEnds:
 		return 4
 	}
 	return 0
@@ -119,6 +120,7 @@ type record struct {
 	Manage   bool      `json:"manage,omitempty"`
 	Joined   []string  `json:"joined,omitempty"`
 	Left     []string  `json:"left,omitempty"`
+	After    string    `json:"after,omitempty"`
 	Set      *settings `json:"set,omitempty"`
 }
 
@@ -229,7 +231,7 @@ func (r record) check() error {
 	case opRevokeKey, opKeyExpired, opKeyUsed:
 		return checkKeyID(r.Key)
 	case opLink, opUnlink:
-		return cmp.Or(CheckPerson(r.By), CheckPerson(r.Subject))
+		return cmp.Or(r.checkAfter(), CheckPerson(r.By), CheckPerson(r.Subject))
 	case opMembers:
 		return r.checkMembers()
 	default:
@@ -264,8 +266,16 @@ func (r record) checkChange() error {
 	return nil
 }
 
+// checkAfter checks the ID of another record.
+func (r record) checkAfter() error {
+	if len(r.After) > maxIDBytes {
+		return errors.New("it follows a record with no usable id")
+	}
+	return nil
+}
+
 func (r record) checkMembers() error {
-	if !strings.HasPrefix(r.Grantee, groupGrantee) {
+	if !isGroup(r.Grantee) {
 		return errors.New("it is not about a group")
 	}
 	if n := len(r.Joined) + len(r.Left); n < 1 || n > maxMembersAtOnce {
@@ -276,7 +286,7 @@ func (r record) checkMembers() error {
 			return err
 		}
 	}
-	return checkGrantee(r.Grantee)
+	return cmp.Or(r.checkAfter(), checkGrantee(r.Grantee))
 }
 
 func (set *settings) check() error {

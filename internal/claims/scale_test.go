@@ -157,3 +157,12 @@ func BenchmarkTopics(b *testing.B) {
 		}
 	}
 }
+
+// people returns n subjects.
+func people(n int) []string {
+	all := make([]string, n)
+	for i := range all {
+		all[i] = fmt.Sprintf("%08x-0000-4000-8000-000000000000", i)
+	}
+	return all
+}

@@ -48,7 +48,7 @@ func (s *Service) share(ctx context.Context, by, name string, req diaspora.Grant
 	if err != nil {
 		return diaspora.Grant{}, invalid(err)
 	}
-	if strings.HasPrefix(r.Grantee, groupGrantee) {
+	if isGroup(r.Grantee) {
 		if err := s.checkGroup(ctx, by, name, r.Grantee); err != nil {
 			return diaspora.Grant{}, err
 		}
@@ -56,8 +56,8 @@ func (s *Service) share(ctx context.Context, by, name string, req diaspora.Grant
 	if err := s.change(ctx, &r, errAlreadyShared); err != nil {
 		return diaspora.Grant{}, err
 	}
-	if strings.HasPrefix(r.Grantee, groupGrantee) {
-		if err := s.updateMembers(ctx, r.Grantee); err != nil {
+	if isGroup(r.Grantee) {
+		if err := s.updateMembers(ctx, r.Grantee, name); err != nil {
 			return diaspora.Grant{}, err
 		}
 	}
@@ -117,12 +117,21 @@ func (s *Service) change(ctx context.Context, r *record, done ...error) error {
 	r.Claim = &t.claimOffset
 	err := s.ledger.append(ctx, *r)
 	if err != nil && !slices.ContainsFunc(done, func(ok error) bool { return errors.Is(err, ok) }) {
+		s.reconcileIfUnknown(err)
 		return s.refusal(err)
 	}
 	if _, err = s.reconcileTopic(ctx, r.Topic, false); err != nil {
 		s.reconcileSoon()
 	}
 	return err
+}
+
+// reconcileIfUnknown asks for a reconciliation if err says that nobody knows whether a record is in the
+// ledger. If it is, nothing else makes the cluster agree with it.
+func (s *Service) reconcileIfUnknown(err error) {
+	if errors.Is(err, diaspora.ErrUnavailable) || errors.Is(err, context.Canceled) {
+		s.reconcileSoon()
+	}
 }
 
 // Grants returns with whom a topic is shared, sorted by grantee. Its owner, those who may manage it
@@ -136,7 +145,7 @@ func (s *Service) Grants(ctx context.Context, subject, name string) ([]diaspora.
 	}
 	grants := []diaspora.Grant{}
 	s.ledger.read(func(st *state) {
-		all := st.mayManage(subject, name, time.Now()) || s.cfg.Admission.isOperator(subject)
+		all := st.topics[name].owner == subject || st.mayManage(subject, name, time.Now()) || s.cfg.Admission.isOperator(subject)
 		for grantee, g := range st.grants[name] {
 			shown := g.asAPI(grantee)
 			theirs := grantee == publicGrantee
@@ -234,28 +243,27 @@ func (s *Service) endExpired(ctx context.Context) error {
 		for name, grants := range st.grants {
 			for grantee, g := range grants {
 				if g.expired(now) {
-					r := newRecord(opShareExpired, serviceSubject)
-					r.Topic, r.Grantee = name, grantee
+					r, t := newRecord(opShareExpired, serviceSubject), st.topics[name]
+					r.Topic, r.Grantee, r.Claim = name, grantee, &t.claimOffset
 					records = append(records, r)
 				}
 			}
 		}
 		for name, t := range st.topics {
 			if t.phase == retired && now.Unix() >= t.deleteAt {
-				r := newRecord(opRelease, t.owner)
-				r.Topic = name
+				r := newRecord(opRetireEnds, serviceSubject)
+				r.Topic, r.Claim = name, &t.claimOffset
 				records = append(records, r)
 			}
 		}
 	})
 	for _, r := range records {
-		t := s.ledger.topic(r.Topic)
-		r.Claim = &t.claimOffset
 		err := s.ledger.append(ctx, r)
 		switch {
-		// Another replica may have done it, or its clock may be ahead.
+		// Another replica may have done it, or changed it, or its clock may be ahead.
 		case err == nil, errors.Is(err, errNoGrant), errors.Is(err, errNotExpired), errors.Is(err, errStale):
-		case errors.Is(err, errReleasing), errors.Is(err, errRetired), errors.Is(err, errNotClaimed):
+		case errors.Is(err, errReleasing), errors.Is(err, errNotClaimed):
+		case errors.Is(err, errRetired), errors.Is(err, errNotRetired), errors.Is(err, errRestorable):
 		default:
 			return err
 		}
@@ -291,17 +299,17 @@ func (s *Service) Linked(ctx context.Context, id globus.Identity) error {
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
 	var topics []string
-	s.ledger.read(func(st *state) {
-		for identity := range changes {
-			topics = slices.AppendSeq(topics, maps.Keys(st.sharedTopics(identity)))
-		}
-	})
-	for identity, op := range changes {
-		r := newRecord(op, id.Subject)
-		r.Subject = identity
-		if err := s.ledger.append(ctx, r); err != nil && !errors.Is(err, errAlreadyLinked) && !errors.Is(err, errNotLinked) {
+	for _, r := range changes {
+		err := s.ledger.append(ctx, r)
+		switch {
+		case errors.Is(err, errAlreadyLinked), errors.Is(err, errNotLinked):
+		case errors.Is(err, errOutdated): // another login has changed it, and may be later than this one
+		case err != nil:
+			s.reconcileSoon() // for those before it, and for this one if it is in the ledger
 			return fmt.Errorf("link identities: %w", s.refusal(err))
 		}
+		// Read them now: a topic that was shared in the meantime may not have the right ACLs yet.
+		s.ledger.read(func(st *state) { topics = slices.AppendSeq(topics, maps.Keys(st.sharedTopics(r.Subject))) })
 	}
 	slices.Sort(topics)
 	for _, name := range slices.Compact(topics) {
@@ -313,23 +321,26 @@ func (s *Service) Linked(ctx context.Context, id globus.Identity) error {
 	return nil
 }
 
-// linkChanges returns the identities of a person who has signed in that the ledger has to link to the
-// subject of the login, or to unlink from it, and the operation for each. Only identities with which
-// something is shared are linked.
-func (l *ledger) linkChanges(id globus.Identity) map[string]string {
+// linkChanges returns the records that link identities of a person who has signed in to the subject of
+// the login, or unlink them from it. Only identities with which something is shared are linked.
+func (l *ledger) linkChanges(id globus.Identity) (changes []record) {
 	if len(id.IdentitySet) == 0 {
 		return nil // unknown
 	}
-	changes := make(map[string]string)
 	l.read(func(st *state) {
+		change := func(op, identity string) {
+			r := newRecord(op, id.Subject)
+			r.Subject, r.After = identity, st.revisions[identity]
+			changes = append(changes, r)
+		}
 		for _, identity := range id.IdentitySet {
 			if identity != id.Subject && st.links[identity] != id.Subject && st.isGrantee(identity) && CheckPerson(identity) == nil {
-				changes[identity] = opLink
+				change(opLink, identity)
 			}
 		}
 		for identity := range st.linkedTo[id.Subject] {
 			if !slices.Contains(id.IdentitySet, identity) {
-				changes[identity] = opUnlink
+				change(opUnlink, identity)
 			}
 		}
 	})

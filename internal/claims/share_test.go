@@ -390,13 +390,9 @@ func TestRestore(t *testing.T) {
 	c.check()
 
 	// Once the day has passed, it is deleted.
-	_, err = s.Retire(t.Context(), ada, "weather")
-	testkit.Must(t, err)
-	s.ledger.mu.Lock()
-	retired := s.ledger.state.topics["weather"]
-	retired.deleteAt -= 24 * 60 * 60
-	s.ledger.state.topics["weather"] = retired
-	s.ledger.mu.Unlock()
+	yesterday := changeOf(s, opRetire, "weather")
+	yesterday.Expires = yesterday.Time.Add(-time.Minute)
+	testkit.Must(t, s.ledger.append(t.Context(), yesterday))
 	testkit.Must(t, s.Reconcile(t.Context()))
 	if c.hasTopic("weather") {
 		t.Error("the topic is still there")

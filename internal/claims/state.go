@@ -12,6 +12,7 @@ var (
 	errReleasing      = errors.New("it is being released; try again in a moment")
 	errRetired        = errors.New("it was released, and its owner can still restore it")
 	errNotRetired     = errors.New("it is not released")
+	errRestorable     = errors.New("it can still be restored")
 	errNotOffered     = errors.New("it was not offered to this person")
 	errFewer          = errors.New("a topic cannot have fewer partitions than it has")
 	errTopicQuota     = errors.New("you own as many topics as are allowed")
@@ -83,6 +84,7 @@ type state struct {
 	memberOf   map[string]map[string]struct{} // the same, by member
 	links      map[string]string              // by identity, the subject under which its person signs in
 	linkedTo   map[string]map[string]struct{} // the same, by subject
+	revisions  map[string]string              // by Globus group and identity, the ID of the last record about its members or link
 	offers     map[string]string              // by topic, the subject to whom its owner has offered it
 	history    map[string][]int64             // by topic, the offsets of the records about it, after its claim
 
@@ -163,6 +165,7 @@ func newState() *state {
 		memberOf:   make(map[string]map[string]struct{}),
 		links:      make(map[string]string),
 		linkedTo:   make(map[string]map[string]struct{}),
+		revisions:  make(map[string]string),
 		offers:     make(map[string]string),
 		history:    make(map[string][]int64),
 
@@ -353,12 +356,15 @@ func (s *state) effect(offset int64, r record) {
 		return
 	case opLink:
 		s.link(r.Subject, r.By)
+		s.revisions[r.Subject] = r.ID
 		return
 	case opUnlink:
 		s.link(r.Subject, "")
+		s.revisions[r.Subject] = r.ID
 		return
 	case opMembers:
 		s.changeMembers(r.Grantee, r.Joined, r.Left)
+		s.revisions[r.Grantee] = r.ID
 		return
 	}
 	if !isUUID(r.By) && r.By != serviceSubject {
@@ -373,7 +379,7 @@ func (s *state) effect(offset int64, r record) {
 			description: r.Description, claimed: r.Time, public: t.public,
 		}
 		s.countTopic(s.topics[r.Topic], 1)
-	case opRelease:
+	case opRelease, opRetireEnds:
 		t.phase, t.deleteAt = releasing, 0
 		s.topics[r.Topic] = t
 		s.unshareAll(r.Topic)

@@ -15,6 +15,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/disk"
 	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
@@ -25,7 +26,7 @@ func aRecord(t *rapid.T, place int, before time.Time) record {
 		ID:   fmt.Sprint(place),
 		Time: before.Add(rapid.SampledFrom([]time.Duration{time.Second, time.Second, time.Second, time.Hour, 5 * 24 * time.Hour, 50 * 24 * time.Hour}).Draw(t, "later")),
 		Op: rapid.SampledFrom([]string{opClaim, opClaim, opRelease, opReleased, opClear, opClaimGroup, opIssueKey, opRevokeKey, opKeyExpired, opKeyUsed, opBlock, opUnblock,
-			opShare, opShare, opUnshare, opShareExpired, opLink, opUnlink, opMembers, opSet, opOffer, opAccept, opRetire, opRestore}).Draw(t, "op"),
+			opShare, opShare, opUnshare, opShareExpired, opLink, opUnlink, opMembers, opSet, opOffer, opAccept, opRetire, opRestore, opRetireEnds}).Draw(t, "op"),
 		By: rapid.SampledFrom([]string{ada, ben, cleo}).Draw(t, "by"),
 	}
 	r.Version = versionOf(r.Op)
@@ -49,9 +50,10 @@ func aRecord(t *rapid.T, place int, before time.Time) record {
 		return r
 	case opLink, opUnlink:
 		r.Subject = rapid.SampledFrom([]string{ada, ben, cleo}).Draw(t, "subject")
+		r.After = anEarlierID(t, place)
 		return r
 	case opMembers:
-		r.Grantee = groupGrantee + lab
+		r.Grantee, r.After = groupGrantee+lab, anEarlierID(t, place)
 		r.Joined = rapid.SliceOfN(rapid.SampledFrom([]string{ada, ben, cleo}), 1, 2).Draw(t, "joined")
 		r.Left = rapid.SliceOfN(rapid.SampledFrom([]string{ada, ben, cleo}), 1, 2).Draw(t, "left")
 		return r
@@ -98,6 +100,11 @@ func aChange(t *rapid.T, r *record) {
 	}
 }
 
+// anEarlierID returns the ID of one of the last records, or none.
+func anEarlierID(t *rapid.T, place int) string {
+	return rapid.SampledFrom([]string{"", "", fmt.Sprint(place - 1), fmt.Sprint(place - 2), fmt.Sprint(place - 3)}).Draw(t, "after")
+}
+
 func aKeyID(t *rapid.T) string {
 	return keyIDPrefix + strings.Repeat(rapid.SampledFrom([]string{"a", "b", "c", "d", "e"}).Draw(t, "key"), keyIDLetters)
 }
@@ -128,6 +135,9 @@ func TestApply(t *testing.T) {
 		blocked := make(map[string]bool)    // by subject
 		offered := make(map[string]string)  // by topic
 		kept := make(map[string]bool)       // by topic, whether it was released and can be restored
+		until := make(map[string]time.Time) // by topic, until when
+		linked := make(map[string]string)   // by identity, the subject
+		links := make(map[string]string)    // by identity, the ID of the last record about its link
 		shared := make(map[string][]record) // by topic, the shares that have not ended
 		held := func(by map[string]string, subject string) (n int) {
 			for _, o := range by {
@@ -180,6 +190,20 @@ func TestApply(t *testing.T) {
 				delete(kept, r.Topic)
 				delete(offered, r.Topic)
 				delete(shared, r.Topic)
+			case opRetireEnds:
+				if !kept[r.Topic] || since[r.Topic] != *r.Claim || now.Before(until[r.Topic]) {
+					t.Fatalf("%q was deleted, which was released: %v, and can be restored until %v", r.Topic, kept[r.Topic], until[r.Topic])
+				}
+				ending[r.Topic] = true
+				delete(kept, r.Topic)
+				delete(shared, r.Topic)
+			case opLink, opUnlink:
+				if r.After != links[r.Subject] || (linked[r.Subject] == r.By) != (r.Op == opUnlink) {
+					t.Fatalf("%+v took effect after %q, when the identity was linked to %q", r, links[r.Subject], linked[r.Subject])
+				}
+				if links[r.Subject], linked[r.Subject] = r.ID, r.By; r.Op == opUnlink {
+					delete(linked, r.Subject)
+				}
 			case opShare, opSet, opUnshare, opShareExpired, opOffer, opAccept, opRetire, opRestore:
 				if since[r.Topic] != *r.Claim || ending[r.Topic] || owner[r.Topic] == "" || kept[r.Topic] != (r.Op == opRestore) {
 					t.Fatalf("%s of %q took effect, which %s has since %d", r.Op, r.Topic, owner[r.Topic], since[r.Topic])
@@ -198,7 +222,7 @@ func TestApply(t *testing.T) {
 					delete(offered, r.Topic)
 					shared[r.Topic] = slices.DeleteFunc(shared[r.Topic], func(other record) bool { return other.Grantee == r.Subject })
 				case opRetire, opRestore:
-					kept[r.Topic] = r.Op == opRetire
+					kept[r.Topic], until[r.Topic] = r.Op == opRetire, r.Expires
 					delete(offered, r.Topic)
 				case opShare:
 					shared[r.Topic] = append(slices.DeleteFunc(shared[r.Topic], same), r)
@@ -268,6 +292,33 @@ func TestApply(t *testing.T) {
 			}
 		}
 
+		// A grant to a group is what its members are known for, and nothing else; the two ways to ask for
+		// somebody's rights agree.
+		if _, shared := s.sharedWith[groupGrantee+lab]; !shared && (len(s.members) > 0 || len(s.memberOf) > 0 || s.revisions[groupGrantee+lab] != "") {
+			t.Fatalf("nothing is shared with the group, and its members are %v", s.members)
+		}
+		if !maps.Equal(s.links, linked) {
+			t.Fatalf("the links are %v, want %v", s.links, linked)
+		}
+		for name, topic := range s.topics {
+			for grantee, g := range s.grants[name] {
+				g.expires = time.Time{}
+				s.grants[name][grantee] = g // access does not look at the time
+			}
+			all := s.access(name)
+			for _, subject := range []string{ada, ben, cleo} {
+				want := all[subject] | all["*"]
+				if want&mayManage != 0 {
+					want |= mayRead | mayWrite
+				}
+				if got := s.rightsOf(subject, name, now); topic.phase == claimed && topic.owner != subject && got != want {
+					t.Fatalf("the right of %s on %q is to %v, and by the ACLs to %v", subject, name, got, want)
+				}
+			}
+		}
+		again := replay(records)
+		s.grants = again.grants
+
 		// What ended long ago is forgotten, and nothing else.
 		today := now.Unix() / 86400
 		for id, end := range ended {
@@ -321,7 +372,7 @@ func TestApply(t *testing.T) {
 		// The state depends on the records only: reading them again, in any number of steps, gives
 		// the same.
 		cut := rapid.IntRange(0, len(records)).Draw(t, "cut")
-		again := replay(records[:cut])
+		again = replay(records[:cut])
 		for i, r := range records[cut:] {
 			again.add(int64(cut+i), r)
 		}
@@ -359,6 +410,15 @@ var (
 	unshareJSON = `{"v":4,"op":"unshare","id":"5cf5a5b4","time":"2026-05-02T12:00:00Z","by":"` + ada + `","topic":"weather","claim":0,"grantee":"` + ben + `"}`
 	setJSON     = `{"v":4,"op":"set","id":"5cf5a5b5","time":"2026-05-02T12:00:00Z","by":"` + ada + `","topic":"weather","claim":0,"set":{"partitions":4,"retention_ms":-1,"compact":true}}`
 	membersJSON = `{"v":4,"op":"members","id":"5cf5a5b6","time":"2026-05-02T12:00:00Z","by":"_service","grantee":"group:` + lab + `","joined":["` + ben + `"],"left":["` + cleo + `"]}`
+	endsJSON    = `{"v":4,"op":"share_expired","id":"5cf5a5b7","time":"2026-07-02T12:00:00Z","by":"_service","topic":"weather","claim":0,"grantee":"` + ben + `"}`
+	offerJSON   = `{"v":4,"op":"offer","id":"5cf5a5b8","time":"2026-05-02T12:00:00Z","by":"` + ada + `","topic":"weather","claim":0,"subject":"` + ben + `"}`
+	acceptJSON  = `{"v":4,"op":"accept","id":"5cf5a5b9","time":"2026-05-02T12:00:00Z","by":"` + ben + `","topic":"weather","limit":1000,"claim":0,"subject":"` + ben + `"}`
+	retireJSON  = `{"v":4,"op":"retire","id":"5cf5a5ba","time":"2026-05-02T12:00:00Z","by":"` + ada + `","topic":"weather","claim":0,"expires":"2026-05-03T12:00:00Z"}`
+	restoreJSON = `{"v":4,"op":"restore","id":"5cf5a5bb","time":"2026-05-02T12:00:00Z","by":"` + ada + `","topic":"weather","claim":0}`
+	retiredJSON = `{"v":4,"op":"retire_ends","id":"5cf5a5bc","time":"2026-05-03T12:00:00Z","by":"_service","topic":"weather","claim":0}`
+	linkJSON    = `{"v":4,"op":"link","id":"5cf5a5bd","time":"2026-05-02T12:00:00Z","by":"` + ada + `","subject":"` + ben + `"}`
+	unlinkJSON  = `{"v":4,"op":"unlink","id":"5cf5a5be","time":"2026-05-02T12:00:00Z","by":"` + ada + `","subject":"` + ben + `","after":"5cf5a5bd"}`
+	sharingJSON = []string{shareJSON, unshareJSON, setJSON, membersJSON, endsJSON, offerJSON, acceptJSON, retireJSON, restoreJSON, retiredJSON, linkJSON, unlinkJSON}
 	expiredJSON = `{"v":2,"op":"key_expired","id":"5cf5a5b0","time":"2026-06-01T12:00:00Z","by":"` + ada + `","key":"key-abcdefghij234567"}`
 )
 
@@ -553,6 +613,24 @@ func TestDecodeRefuses(t *testing.T) {
 		"block, version 2":     strings.Replace(blockJSON, `"v":3`, `"v":2`, 1),
 		"unblock of nobody":    strings.Replace(unblockJSON, `,"subject":"`+ben+`"`, ``, 1),
 		"revocation of what":   strings.Replace(revokeJSON, `key-abcdefghij234567`, ``, 1),
+		"share, version 3":     strings.Replace(shareJSON, `"v":4`, `"v":3`, 1),
+		"share of nothing":     strings.Replace(shareJSON, `"read":true,`, ``, 1),
+		"share with everybody": strings.Replace(shareJSON, ben, `*`, 1),
+		"share, any claim":     strings.Replace(shareJSON, `,"claim":0`, ``, 1),
+		"share, no limit":      strings.Replace(shareJSON, `,"limit":1000`, ``, 1),
+		"public to write":      strings.Replace(strings.Replace(shareJSON, ben, publicGrantee, 1), `"read"`, `"write"`, 1),
+		"unshare of every one": strings.Replace(unshareJSON, ben, `group:*`, 1),
+		"set of nothing":       strings.Replace(setJSON, `{"partitions":4,"retention_ms":-1,"compact":true}`, `{}`, 1),
+		"no settings":          strings.Replace(setJSON, `{"partitions":4,"retention_ms":-1,"compact":true}`, `null`, 1),
+		"members of a person":  strings.Replace(membersJSON, `group:`, ``, 1),
+		"everybody joined":     strings.Replace(membersJSON, `["`+ben+`"]`, `["*"]`, 1),
+		"no members":           strings.Replace(strings.Replace(membersJSON, `"`+ben+`"`, ``, 1), `"`+cleo+`"`, ``, 1),
+		"link after what":      strings.Replace(unlinkJSON, `5cf5a5bd`, strings.Repeat("x", 65), 1),
+		"link of everybody":    strings.Replace(linkJSON, ben, `*`, 1),
+		"offer to everybody":   strings.Replace(offerJSON, ben, `*`, 1),
+		"accept, no limit":     strings.Replace(acceptJSON, `"limit":1000,`, ``, 1),
+		"retire for ever":      strings.Replace(retireJSON, `,"expires":"2026-05-03T12:00:00Z"`, ``, 1),
+		"restore of what":      strings.Replace(restoreJSON, `,"claim":0`, ``, 1),
 		"claim is not a claim": with(`"limit":1000`, `"limit":1000,"claim":"x"`),
 	} {
 		r, err := decode([]byte(value))
@@ -620,8 +698,96 @@ func TestParse(t *testing.T) {
 	}
 }
 
+// applyToShared applies a record to states in which most records take effect, and checks that what
+// they become survives a checkpoint.
+func applyToShared(t *testing.T, r record) {
+	for _, phase := range []string{"", retireJSON} {
+		s := newState()
+		for place, value := range []string{claimJSON, shareJSON, strings.Replace(shareJSON, `"`+ben+`"`, `"group:`+lab+`"`, 1), linkJSON, offerJSON, phase} {
+			if before, err := decode([]byte(value)); err == nil {
+				s.add(int64(place), before)
+			}
+		}
+		s.add(6, r)
+		for name, topic := range s.topics {
+			for _, acl := range s.topicACLs(name, topic) {
+				if acl.Name != name || !s.isOurs(acl) {
+					t.Errorf("after %+v the topic %q has the ACL %+v, which the service could not remove", r, name, acl)
+				}
+			}
+		}
+		var file bytes.Buffer
+		if err := encodeCheckpoint(&file, checkpoint{state: s, topic: aLedger, next: 7}); err != nil {
+			t.Fatal(err)
+		}
+		c := someCheckpoints(t, disk.Memory())
+		if err := disk.Replace(c.fs, checkpointFile, file.Bytes(), true); err != nil {
+			t.Fatal(err)
+		}
+		if back, err := c.read(aLedger); err != nil || !reflect.DeepEqual(back.state, s) {
+			t.Errorf("after %+v the checkpoint is\n%+v, %v, want\n%+v", r, back.state, err, s)
+		}
+	}
+}
+
+// TestSharingFormat fails if the records about sharing are written in another form, or have another
+// meaning.
+func TestSharingFormat(t *testing.T) {
+	for _, value := range sharingJSON {
+		r, err := decode([]byte(value))
+		if err != nil {
+			t.Errorf("decode(%s) = %v", value, err)
+			continue
+		}
+		if again, err := encode(r); err != nil || string(again) != value {
+			t.Errorf("encode = %s, %v, want %s", again, err, value)
+		}
+		applyToShared(t, r)
+	}
+	s := newState()
+	apply := func(place int64, value string) error {
+		t.Helper()
+		r, err := decode([]byte(value))
+		testkit.Must(t, err)
+		return s.apply(place, r)
+	}
+	for place, value := range []string{claimJSON, shareJSON, setJSON, linkJSON, retireJSON} {
+		testkit.Must(t, apply(int64(place), value))
+	}
+	want := topic{
+		phase: retired, owner: ada, partitions: 4, retentionMS: -1, compact: true, changed: true, description: "what it is like",
+		claimed: time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC), deleteAt: time.Date(2026, 5, 3, 12, 0, 0, 0, time.UTC).Unix(),
+	}
+	if got := s.topics["weather"]; got != want || s.links[ben] != ada || len(s.grants["weather"]) != 1 {
+		t.Errorf("the topic is %+v, want %+v", got, want)
+	}
+	early := strings.Replace(retiredJSON, "05-03T12:00:00Z", "05-03T11:59:59Z", 1)
+	if err := apply(5, early); !errors.Is(err, errRestorable) {
+		t.Errorf("%s = %v, want %v", early, err, errRestorable)
+	}
+	testkit.Must(t, apply(6, restoreJSON))
+	if err := apply(7, retiredJSON); !errors.Is(err, errNotRetired) {
+		t.Errorf("the end of a topic that was restored = %v, want %v", err, errNotRetired)
+	}
+	if err := apply(8, linkJSON); !errors.Is(err, errAlreadyLinked) {
+		t.Errorf("a second link = %v, want %v", err, errAlreadyLinked)
+	}
+	testkit.Must(t, apply(9, unlinkJSON))
+	if err := apply(10, linkJSON); !errors.Is(err, errOutdated) {
+		t.Errorf("a link that does not know that it was removed = %v, want %v", err, errOutdated)
+	}
+	testkit.Must(t, apply(11, retireJSON))
+	testkit.Must(t, apply(12, retiredJSON))
+	if got := s.topics["weather"]; got.phase != releasing || len(s.grants)+len(s.sharedWith) > 0 {
+		t.Errorf("the topic is %+v with the grants %v, want it being released", got, s.grants)
+	}
+}
+
 func FuzzDecode(f *testing.F) {
-	for _, value := range []string{claimJSON, releaseJSON, releasedJSON, clearJSON, groupJSON, keyJSON, keyUsedJSON, revokeJSON, expiredJSON, blockJSON, unblockJSON, `{"v":9}`, shareJSON, unshareJSON, setJSON, membersJSON, `{}`, ``, "\x00"} {
+	for _, value := range []string{claimJSON, releaseJSON, releasedJSON, clearJSON, groupJSON, keyJSON, keyUsedJSON, revokeJSON, expiredJSON, blockJSON, unblockJSON, `{"v":9}`, `{}`, ``, "\x00"} {
+		f.Add([]byte(value))
+	}
+	for _, value := range sharingJSON {
 		f.Add([]byte(value))
 	}
 	f.Fuzz(func(t *testing.T, value []byte) {
@@ -635,7 +801,13 @@ func FuzzDecode(f *testing.F) {
 		if strings.ContainsAny(r.By+r.Topic+r.Group, "*: \n\x00") || strings.ContainsAny(r.Subject, "*: \n\x00") || strings.ContainsAny(r.Why, "\n\x00\x1b") {
 			t.Errorf("decode(%q) takes %+v", value, r)
 		}
+		for _, grantee := range append(slices.Concat(r.Joined, r.Left), strings.TrimPrefix(r.Grantee, groupGrantee)) {
+			if strings.ContainsAny(grantee, "*: \n\x00") || strings.ContainsAny(r.Username, "\n\x00\x1b") {
+				t.Errorf("decode(%q) takes %+v", value, r)
+			}
+		}
 		newState().apply(0, r)
+		applyToShared(t, r)
 		again, err := json.Marshal(r)
 		if err != nil {
 			t.Fatalf("a record that was read cannot be written: %v", err)
