@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -55,9 +56,13 @@ func (a *Admission) Validate() error {
 
 // CheckPerson checks the subject of a person that somebody has typed. A subject of Globus is a UUID
 // in lower case. Any other value would be stored and apply to nobody. Ledgers may hold other
-// subjects, from earlier versions.
+// subjects, from earlier versions. The error repeats only text that is too short for a token in the
+// wrong place.
 func CheckPerson(subject string) error {
-	what := "not a subject"
+	what, shown := "not a subject", "this"
+	if len(subject) < 24 || isUUID(subject) {
+		shown = strconv.Quote(subject)
+	}
 	switch {
 	case isUUID(subject) && subject == strings.ToLower(subject):
 		return nil
@@ -66,7 +71,7 @@ func CheckPerson(subject string) error {
 	case strings.Contains(subject, "@"):
 		what = "a username"
 	}
-	return fmt.Errorf(`%q is %s; give the subject, a UUID in lower case: that person's "diaspora whoami --subject" prints it, and "diaspora topic show NAME" tells operators the owner of a topic`, truncate(subject), what)
+	return fmt.Errorf(`%s is %s; give the subject, a UUID in lower case: that person's "diaspora whoami --subject" prints it, and "diaspora topic show NAME" tells operators the owner of a topic`, shown, what)
 }
 
 // maxContactBytes keeps refusals short, because Kafka clients print them on one line.

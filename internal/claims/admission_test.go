@@ -155,17 +155,21 @@ func TestAllow(t *testing.T) {
 }
 
 // TestCheckPerson: a subject that no person can have is refused, and the message says what it is
-// instead.
+// instead. The message does not repeat text that may be a token, because others may read it.
 func TestCheckPerson(t *testing.T) {
+	const secretText = "dev-at-0123456789abcdefghijklmnopqrst"
 	for subject, want := range map[string]string{
 		"1168fe43-ef48-54e0-8aeb-e0dc24146888": "",
 		"1168FE43-EF48-54E0-8AEB-E0DC24146888": "lower case",
 		"ada@example.edu":                      "is a username",
 		"mary":                                 "is not a subject",
 		"":                                     "is not a subject",
+		secretText:                             "is not a subject",
+		secretText + "@example.edu":            "is a username",
+		"group:" + secretText:                  "is not a subject",
 	} {
-		if got := fmt.Sprint(CheckPerson(subject)); (got == "<nil>") != (want == "") || !strings.Contains(got, want) {
-			t.Errorf("CheckPerson(%q) = %q, want %q in it", subject, got, want)
+		if got := fmt.Sprint(CheckPerson(subject)); (got == "<nil>") != (want == "") || !strings.Contains(got, want) || strings.Contains(got, secretText) {
+			t.Errorf("CheckPerson(%q) = %q, want %q in it, and no token", subject, got, want)
 		}
 	}
 }

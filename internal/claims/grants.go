@@ -152,6 +152,12 @@ func (s *state) rightsOf(subject, name string, now time.Time) (have rights) {
 	if s.topics[name].phase != claimed {
 		return 0
 	}
+	return s.granted(subject, name, now)
+}
+
+// granted is like rightsOf, but also returns what the subject may do again once a topic that was
+// released is restored.
+func (s *state) granted(subject, name string, now time.Time) (have rights) {
 	grants := s.grants[name]
 	s.granteesOf(subject, func(grantee string) {
 		if g, shared := grants[grantee]; shared && !g.expired(now) {
@@ -162,12 +168,6 @@ func (s *state) rightsOf(subject, name string, now time.Time) (have rights) {
 		have |= mayRead | mayWrite
 	}
 	return have
-}
-
-// mayManage reports whether a subject may share a topic and change its settings.
-func (s *state) mayManage(subject, name string, now time.Time) bool {
-	t := s.topics[name]
-	return t.phase == claimed && (t.owner == subject || s.rightsOf(subject, name, now)&mayManage != 0)
 }
 
 // mayChange returns why a record of version 4 about a topic would have no effect, or nil.
@@ -183,22 +183,27 @@ func (s *state) mayChange(r record) error {
 		return errNotOwner
 	case t.phase == releasing:
 		return errReleasing
+	}
+	// Before anything else about the topic, because the reason is shown to by. If a topic was released
+	// before, Retire succeeds, and shows it.
+	manages := t.owner == r.By || s.granted(r.By, r.Topic, r.Time)&mayManage != 0
+	switch r.Op {
+	case opShare, opSet:
+		if !manages {
+			return errNotYours
+		}
+	case opUnshare:
+		if r.By != r.Grantee && s.links[r.Grantee] != r.By && !manages {
+			return errNotYours
+		}
+	}
+	switch {
 	case t.phase == retired && !ofRetired:
 		return errRetired
 	case t.phase == claimed && ofRetired:
 		return errNotRetired
 	case r.Op == opRetireEnds && r.Time.Unix() < t.deleteAt:
 		return errRestorable
-	}
-	switch r.Op {
-	case opShare, opSet:
-		if !s.mayManage(r.By, r.Topic, r.Time) {
-			return errNotYours
-		}
-	case opUnshare:
-		if r.By != r.Grantee && s.links[r.Grantee] != r.By && !s.mayManage(r.By, r.Topic, r.Time) {
-			return errNotYours
-		}
 	}
 	g, shared := s.grants[r.Topic][r.Grantee]
 	switch r.Op {

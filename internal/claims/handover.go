@@ -79,18 +79,29 @@ func (s *Service) Accept(ctx context.Context, by, name string) (diaspora.Topic, 
 }
 
 func (s *Service) accept(ctx context.Context, by, name string) (api diaspora.Topic, err error) {
+	if err := diaspora.ValidTopic(name); err != nil {
+		return api, errors.Unwrap(err)
+	}
 	if err := s.ledger.sync(ctx); err != nil {
 		return api, err
+	}
+	if s.ledger.topic(name).phase == free {
+		return api, s.refusal(errNotClaimed)
 	}
 	r := newRecord(opAccept, by)
 	r.Topic, r.Subject, r.Limit = name, s.offeredTo(name), s.cfg.Limits.Topics
 	if r.Subject != by && (r.Subject == "" || !s.cfg.Admission.isOperator(by)) {
 		return api, s.refusal(errNotOffered)
 	}
-	if err := s.change(ctx, &r); err != nil {
+	return s.changed(ctx, &r)
+}
+
+// changed is like change, and returns the topic as it is then.
+func (s *Service) changed(ctx context.Context, r *record, done ...error) (api diaspora.Topic, err error) {
+	if err := s.change(ctx, r, done...); err != nil {
 		return api, err
 	}
-	s.ledger.read(func(st *state) { api = st.describe(name, st.topics[name], by, time.Now()) })
+	s.ledger.read(func(st *state) { api = st.describe(r.Topic, st.topics[r.Topic], r.By, time.Now()) })
 	return api, nil
 }
 
@@ -102,8 +113,8 @@ func (s *Service) Retire(ctx context.Context, by, name string) (diaspora.Topic, 
 	defer cancel()
 	r := newRecord(opRetire, by)
 	r.Topic, r.Expires = name, r.Time.Add(restorable).Truncate(time.Second)
-	err := s.change(ctx, &r, errRetired)
-	return s.ledger.topic(name).asAPI(name), topicError("release", name, err)
+	api, err := s.changed(ctx, &r, errRetired)
+	return api, topicError("release", name, err)
 }
 
 // Restore takes back a release by [Service.Retire]. Those with whom the topic was shared have their
@@ -113,6 +124,6 @@ func (s *Service) Restore(ctx context.Context, by, name string) (diaspora.Topic,
 	defer cancel()
 	r := newRecord(opRestore, by)
 	r.Topic = name
-	err := s.change(ctx, &r)
-	return s.ledger.topic(name).asAPI(name), topicError("restore", name, err)
+	api, err := s.changed(ctx, &r)
+	return api, topicError("restore", name, err)
 }

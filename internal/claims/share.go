@@ -42,7 +42,7 @@ func (s *Service) share(ctx context.Context, by, name string, req diaspora.Grant
 	r.Topic, r.Grantee, r.Username = name, granteeOf(req), req.Username
 	r.Read, r.Write, r.Manage, r.Expires, r.Limit = req.Read, req.Write, req.Manage, req.Expires.UTC().Truncate(time.Second), s.cfg.Limits.Grants
 	err := cmp.Or(checkGrant(r.Grantee, r.rights()), checkLine("a username", r.Username, maxUsernameBytes))
-	if life := r.Expires.Sub(r.Time); err == nil && !r.Expires.IsZero() && (life <= 0 || life > maxGrantLifetime) {
+	if life := r.Expires.Sub(r.Time); err == nil && !req.Expires.IsZero() && (life <= 0 || life > maxGrantLifetime) {
 		err = errors.New("a share ends at a time within a hundred years from now, or never")
 	}
 	if err != nil {
@@ -145,7 +145,7 @@ func (s *Service) Grants(ctx context.Context, subject, name string) ([]diaspora.
 	}
 	grants := []diaspora.Grant{}
 	s.ledger.read(func(st *state) {
-		all := st.topics[name].owner == subject || st.mayManage(subject, name, time.Now()) || s.cfg.Admission.isOperator(subject)
+		all := st.topics[name].owner == subject || st.rightsOf(subject, name, time.Now())&mayManage != 0 || s.cfg.Admission.isOperator(subject)
 		for grantee, g := range st.grants[name] {
 			shown := g.asAPI(grantee)
 			theirs := grantee == publicGrantee

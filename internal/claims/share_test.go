@@ -99,6 +99,7 @@ func TestShareRefusals(t *testing.T) {
 		"a username":          {ada, "weather", diaspora.GrantRequest{Subject: "cleo@example.org", Read: true}, diaspora.ErrInvalid},
 		"the owner":           {ada, "weather", diaspora.GrantRequest{Subject: ada, Read: true}, diaspora.ErrConflict},
 		"in the past":         {ada, "weather", diaspora.GrantRequest{Subject: cleo, Read: true, Expires: time.Now().Add(-time.Hour)}, diaspora.ErrInvalid},
+		"before all time":     {ada, "weather", diaspora.GrantRequest{Subject: cleo, Read: true, Expires: time.Time{}.Add(time.Millisecond)}, diaspora.ErrInvalid},
 		"a group, unreadable": {ada, "weather", diaspora.GrantRequest{Group: lab, Read: true}, diaspora.ErrInvalid},
 		"a line of text":      {ada, "weather", diaspora.GrantRequest{Subject: cleo, Username: "a\nb", Read: true}, diaspora.ErrInvalid},
 	} {
@@ -336,6 +337,11 @@ func TestTransfer(t *testing.T) {
 	if _, err := s.Accept(t.Context(), ben, "weather"); !errors.Is(err, diaspora.ErrPermission) {
 		t.Errorf("Accept without an offer = %v, want ErrPermission", err)
 	}
+	for name, want := range map[string]error{"rain": diaspora.ErrNotFound, "*": diaspora.ErrInvalid} {
+		if _, err := s.Accept(t.Context(), ben, name); !errors.Is(err, want) {
+			t.Errorf("Accept of %q = %v, want %v", name, err, want)
+		}
+	}
 	testkit.Must(t, s.Offer(t.Context(), ada, "weather", ben))
 	if list, err := s.Topics(t.Context(), ben); err != nil || len(list.Offered) != 1 {
 		t.Errorf("ben's topics are %+v, %v", list, err)
@@ -381,8 +387,24 @@ func TestRestore(t *testing.T) {
 	if _, err := s.Restore(t.Context(), ben, "weather"); !errors.Is(err, diaspora.ErrPermission) {
 		t.Errorf("another's Restore = %v, want ErrPermission", err)
 	}
-	_, err = s.Restore(t.Context(), ada, "weather")
-	testkit.Must(t, err)
+	if got, err := s.Retire(t.Context(), ben, "weather"); !errors.Is(err, diaspora.ErrPermission) || got != (diaspora.Topic{}) {
+		t.Errorf("another's Retire = %+v, %v, want ErrPermission and nothing about the topic", got, err)
+	}
+	if _, err := s.Share(t.Context(), cleo, "weather", diaspora.GrantRequest{Subject: cleo, Read: true}); !errors.Is(err, diaspora.ErrPermission) {
+		t.Errorf("a stranger's Share = %v, want ErrPermission", err)
+	}
+	if _, err := s.Share(t.Context(), ada, "weather", diaspora.GrantRequest{Subject: cleo, Read: true}); !errors.Is(err, diaspora.ErrConflict) {
+		t.Errorf("the owner's Share = %v, want ErrConflict", err)
+	}
+	if got, err := s.Retire(t.Context(), ada, "weather"); err != nil || got.Owner != ada || got.Released.IsZero() {
+		t.Errorf("a second Retire = %+v, %v", got, err)
+	}
+	if grants, err := s.Grants(t.Context(), ada, "weather"); err != nil || len(grants) != 1 {
+		t.Errorf("the owner sees the grants %+v, %v", grants, err)
+	}
+	if got, err = s.Restore(t.Context(), ada, "weather"); err != nil || !got.Read || !got.Write || !got.Manage || !got.Released.IsZero() {
+		t.Errorf("Restore = %+v, %v, want a topic that its owner can use", got, err)
+	}
 	if event, err := c.consume(ben, "weather"); err != nil || event != "sunny" {
 		t.Errorf("ben reads %q, %v", event, err)
 	}
