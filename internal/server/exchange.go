@@ -33,7 +33,7 @@ type exchange struct {
 // keepConnOpen protects the connection from being closed to make room for others, once the request
 // has arrived completely and is authenticated.
 func (x *exchange) keepConnOpen() {
-	if x.caller.Subject != "" && (x.bodyRead || x.r.Method != http.MethodPost) {
+	if x.caller.Subject != "" && (x.bodyRead || x.r.ContentLength == 0) {
 		keepOpen(x.r)
 	}
 }

@@ -320,8 +320,14 @@ func TestHalfRequests(t *testing.T) {
 		"header":     post[:30],
 		"body":       post + "\r\n{",
 		"known body": post + "Authorization: " + adaBearer + "\r\n\r\n{",
+		"change":     strings.Replace(post, "POST /v1/topics", "PATCH /v1/topics/weather", 1) + "Authorization: " + adaBearer + "\r\n\r\n{",
 		"form":       "POST /acl HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 1000\r\n\r\ntoken=",
 	} {
+		// What is being answered meanwhile has arrived completely, because it has no body.
+		request := listTopics
+		if name == "change" {
+			request = strings.Replace(listTopics, "GET /v1/topics", "POST /v1/topics/weather/accept", 1)
+		}
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				const most = 40
@@ -335,7 +341,7 @@ func TestHalfRequests(t *testing.T) {
 				}
 				busy := dial("192.0.2.1:1000")
 				answered := make(chan int)
-				go func() { answered <- get(t, busy, listTopics) }()
+				go func() { answered <- get(t, busy, request) }()
 				<-held.entered
 				flood := func(addresses int) {
 					for i := range most {
@@ -428,7 +434,7 @@ func (emptyClaims) Topics(context.Context, string) (diaspora.TopicList, error) {
 	return diaspora.TopicList{}, nil
 }
 
-// heldClaims delays every list until it is released.
+// heldClaims delays every list, and every transfer that is accepted, until it is released.
 type heldClaims struct {
 	Claims
 	entered, release chan struct{}
@@ -438,6 +444,12 @@ func (h *heldClaims) Topics(context.Context, string) (diaspora.TopicList, error)
 	close(h.entered)
 	<-h.release
 	return diaspora.TopicList{}, nil
+}
+
+func (h *heldClaims) Accept(context.Context, string, string) (diaspora.Topic, error) {
+	close(h.entered)
+	<-h.release
+	return diaspora.Topic{}, nil
 }
 
 const listTopics = "GET /v1/topics HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: " + adaBearer + "\r\n\r\n"
