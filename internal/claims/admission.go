@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
@@ -60,7 +61,7 @@ func (a *Admission) Validate() error {
 // wrong place.
 func CheckPerson(subject string) error {
 	what, shown := "not a subject", "this"
-	if len(subject) < 24 || isUUID(subject) {
+	if len(subject) < 24 && !strings.ContainsRune(subject, utf8.RuneError) || isUUID(subject) {
 		shown = strconv.Quote(subject)
 	}
 	switch {

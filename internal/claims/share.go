@@ -41,7 +41,14 @@ func (s *Service) share(ctx context.Context, by, name string, req diaspora.Grant
 	r := newRecord(opShare, by)
 	r.Topic, r.Grantee, r.Username = name, granteeOf(req), req.Username
 	r.Read, r.Write, r.Manage, r.Expires, r.Limit = req.Read, req.Write, req.Manage, req.Expires.UTC().Truncate(time.Second), s.cfg.Limits.Grants
-	err := cmp.Or(checkGrant(r.Grantee, r.rights()), checkLine("a username", r.Username, maxUsernameBytes))
+	var err error
+	switch {
+	case r.Grantee == "":
+		err = errors.New("a share is with one grantee: give the subject or the username of a person, or the ID of a Globus group, or make the topic public")
+	case req.Subject != "":
+		err = CheckPerson(req.Subject) // not the name of a grantee that is not a person
+	}
+	err = cmp.Or(err, checkGrant(r.Grantee, r.rights()), checkLine("a username", r.Username, maxUsernameBytes))
 	if life := r.Expires.Sub(r.Time); err == nil && !req.Expires.IsZero() && (life <= 0 || life > maxGrantLifetime) {
 		err = errors.New("a share ends at a time within a hundred years from now, or never")
 	}

@@ -88,20 +88,22 @@ func TestShareRefusals(t *testing.T) {
 		with      diaspora.GrantRequest
 		want      error
 	}{
-		"a stranger":          {cleo, "weather", diaspora.GrantRequest{Subject: cleo, Read: true}, diaspora.ErrPermission},
-		"a writer":            {ben, "weather", diaspora.GrantRequest{Subject: cleo, Read: true}, diaspora.ErrPermission},
-		"nobody's topic":      {ada, "wether", diaspora.GrantRequest{Subject: ben, Read: true}, diaspora.ErrNotFound},
-		"no right":            {ada, "weather", diaspora.GrantRequest{Subject: cleo}, diaspora.ErrInvalid},
-		"public to write":     {ada, "weather", diaspora.GrantRequest{Public: true, Read: true, Write: true}, diaspora.ErrInvalid},
-		"nobody":              {ada, "weather", diaspora.GrantRequest{Read: true}, diaspora.ErrInvalid},
-		"two":                 {ada, "weather", diaspora.GrantRequest{Subject: cleo, Public: true, Read: true}, diaspora.ErrInvalid},
-		"a wildcard":          {ada, "weather", diaspora.GrantRequest{Subject: "*", Read: true}, diaspora.ErrInvalid},
-		"a username":          {ada, "weather", diaspora.GrantRequest{Subject: "cleo@example.org", Read: true}, diaspora.ErrInvalid},
-		"the owner":           {ada, "weather", diaspora.GrantRequest{Subject: ada, Read: true}, diaspora.ErrConflict},
-		"in the past":         {ada, "weather", diaspora.GrantRequest{Subject: cleo, Read: true, Expires: time.Now().Add(-time.Hour)}, diaspora.ErrInvalid},
-		"before all time":     {ada, "weather", diaspora.GrantRequest{Subject: cleo, Read: true, Expires: time.Time{}.Add(time.Millisecond)}, diaspora.ErrInvalid},
-		"a group, unreadable": {ada, "weather", diaspora.GrantRequest{Group: lab, Read: true}, diaspora.ErrInvalid},
-		"a line of text":      {ada, "weather", diaspora.GrantRequest{Subject: cleo, Username: "a\nb", Read: true}, diaspora.ErrInvalid},
+		"a stranger":             {cleo, "weather", diaspora.GrantRequest{Subject: cleo, Read: true}, diaspora.ErrPermission},
+		"a writer":               {ben, "weather", diaspora.GrantRequest{Subject: cleo, Read: true}, diaspora.ErrPermission},
+		"nobody's topic":         {ada, "wether", diaspora.GrantRequest{Subject: ben, Read: true}, diaspora.ErrNotFound},
+		"no right":               {ada, "weather", diaspora.GrantRequest{Subject: cleo}, diaspora.ErrInvalid},
+		"public to write":        {ada, "weather", diaspora.GrantRequest{Public: true, Read: true, Write: true}, diaspora.ErrInvalid},
+		"nobody":                 {ada, "weather", diaspora.GrantRequest{Read: true}, diaspora.ErrInvalid},
+		"two":                    {ada, "weather", diaspora.GrantRequest{Subject: cleo, Public: true, Read: true}, diaspora.ErrInvalid},
+		"a wildcard":             {ada, "weather", diaspora.GrantRequest{Subject: "*", Read: true}, diaspora.ErrInvalid},
+		"a username":             {ada, "weather", diaspora.GrantRequest{Subject: "cleo@example.org", Read: true}, diaspora.ErrInvalid},
+		"the owner":              {ada, "weather", diaspora.GrantRequest{Subject: ada, Read: true}, diaspora.ErrConflict},
+		"in the past":            {ada, "weather", diaspora.GrantRequest{Subject: cleo, Read: true, Expires: time.Now().Add(-time.Hour)}, diaspora.ErrInvalid},
+		"before all time":        {ada, "weather", diaspora.GrantRequest{Subject: cleo, Read: true, Expires: time.Time{}.Add(time.Millisecond)}, diaspora.ErrInvalid},
+		"everybody, as a person": {ada, "weather", diaspora.GrantRequest{Subject: publicGrantee, Read: true}, diaspora.ErrInvalid},
+		"a group, as a person":   {ada, "weather", diaspora.GrantRequest{Subject: groupGrantee + lab, Read: true}, diaspora.ErrInvalid},
+		"a group, unreadable":    {ada, "weather", diaspora.GrantRequest{Group: lab, Read: true}, diaspora.ErrInvalid},
+		"a line of text":         {ada, "weather", diaspora.GrantRequest{Subject: cleo, Username: "a\nb", Read: true}, diaspora.ErrInvalid},
 	} {
 		if _, err := s.Share(t.Context(), refused.by, refused.topic, refused.with); !errors.Is(err, refused.want) {
 			t.Errorf("%s: Share = %v, want %v", name, err, refused.want)
