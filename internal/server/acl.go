@@ -108,7 +108,10 @@ func (s *Server) claimAs(x *exchange, form *aclForm) (diaspora.Topic, error) {
 			hint:   "`diaspora whoami` shows the subject claim that goes with your token.",
 		}
 	}
-	return s.claim(x, diaspora.ClaimRequest{Name: form.Topic})
+	if err := x.rejectToken("topic", form.Topic); err != nil {
+		return diaspora.Topic{}, err
+	}
+	return s.cfg.Claims.Claim(x.r.Context(), x.caller.Subject, diaspora.ClaimRequest{Name: form.Topic})
 }
 
 // formLink returns a link to the form with subject and topic filled in. It has no token: the

@@ -8,9 +8,6 @@ func (s *Server) block(x *exchange) error {
 	if err := readRequest(x, &req); err != nil {
 		return err
 	}
-	if err := x.rejectToken(req.Subject, req.Why); err != nil {
-		return err
-	}
 	return x.answer(s.cfg.Claims.Block(x.r.Context(), x.caller.Subject, req))
 }
 

@@ -12,13 +12,25 @@ import (
 	"github.com/diaspora-streams/diaspora"
 )
 
-// readRequest decodes the JSON body of an API request.
+// readRequest decodes the JSON body of an API request. It refuses one with the caller's token in any
+// field.
 func readRequest(x *exchange, into any) error {
 	body, _, err := readBody(x, typeJSON)
 	if err != nil {
 		return err
 	}
-	return decodeJSON(body, into)
+	if err := decodeJSON(body, into); err != nil {
+		return err
+	}
+	names, fields := fieldsOf(into)
+	for _, name := range names {
+		for _, text := range textsOf(fields[name]) {
+			if err := x.rejectToken(name, text); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // claimStatus returns 201 for a new topic, and 200 for one that the caller owned already.
@@ -54,22 +66,12 @@ func nonNil[T any](list []T) []T {
 	return list
 }
 
-// rejectToken fails if one of the fields, which others can read, contains the caller's token.
-func (x *exchange) rejectToken(fields ...string) error {
-	for _, field := range fields {
-		if strings.Contains(field, x.token.Reveal()) {
-			return invalid("the access token is in a field that others can read")
-		}
+// rejectToken fails if a field, which others can read, contains the caller's token.
+func (x *exchange) rejectToken(field, text string) error {
+	if strings.Contains(text, x.token.Reveal()) {
+		return invalid("the access token is in the field %q, which others can read", field)
 	}
 	return nil
-}
-
-// claim makes a claim for the caller, from the form or the API.
-func (s *Server) claim(x *exchange, req diaspora.ClaimRequest) (diaspora.Topic, error) {
-	if err := x.rejectToken(req.Name, req.Description); err != nil {
-		return diaspora.Topic{}, err
-	}
-	return s.cfg.Claims.Claim(x.r.Context(), x.caller.Subject, req)
 }
 
 // showIdentity returns the owner of the token, for clients that have only a token.
@@ -80,7 +82,7 @@ func (s *Server) claimTopic(x *exchange) error {
 	if err := readRequest(x, &req); err != nil {
 		return err
 	}
-	t, err := s.claim(x, req)
+	t, err := s.cfg.Claims.Claim(x.r.Context(), x.caller.Subject, req)
 	if err != nil {
 		return err
 	}

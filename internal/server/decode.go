@@ -110,6 +110,10 @@ func decodeJSON(body []byte, into any) error {
 		if err := checkText(name, field); err != nil {
 			return err
 		}
+		// The zero time would mean that there is none, and never what the client meant by it.
+		if at, ok := field.Interface().(time.Time); ok && at.Year() < 1970 {
+			return invalid("the field %q must be %s", name, jsonKind(field))
+		}
 	}
 	if _, err := dec.Token(); err != nil {
 		return invalid("the body is not valid JSON")
@@ -167,21 +171,27 @@ func decodeForm(encoded string, into any, lenient bool) error {
 // checkText refuses strings that are not valid UTF-8. It refuses U+FFFD too, because encoding/json
 // puts it in place of invalid UTF-8 and of unpaired surrogates.
 func checkText(name string, field reflect.Value) error {
-	if field.Kind() == reflect.Pointer {
-		field = field.Elem() // what is sent is not null
-	}
-	if field.Kind() == reflect.Slice {
-		for i := range field.Len() {
-			if err := checkText(name, field.Index(i)); err != nil {
-				return err
-			}
+	for _, text := range textsOf(field) {
+		if !utf8.ValidString(text) || strings.ContainsRune(text, utf8.RuneError) {
+			return invalid("the field %q is not valid UTF-8", name)
 		}
 	}
-	if field.Kind() != reflect.String {
-		return nil
-	}
-	if text := field.String(); !utf8.ValidString(text) || strings.ContainsRune(text, utf8.RuneError) {
-		return invalid("the field %q is not valid UTF-8", name)
-	}
 	return nil
+}
+
+// textsOf returns the text of a field, or the texts of a list.
+func textsOf(field reflect.Value) (texts []string) {
+	switch field.Kind() {
+	case reflect.String:
+		texts = append(texts, field.String())
+	case reflect.Pointer:
+		if !field.IsNil() {
+			texts = textsOf(field.Elem())
+		}
+	case reflect.Slice:
+		for i := range field.Len() {
+			texts = append(texts, textsOf(field.Index(i))...)
+		}
+	}
+	return texts
 }

@@ -12,6 +12,9 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"strconv"
+	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 
@@ -49,6 +52,7 @@ var problemTypes = map[int][2]string{
 	http.StatusRequestHeaderFieldsTooLarge: {"header-too-large", "The request's header is too large"},
 	http.StatusServiceUnavailable:          {"unavailable", "Not available at the moment"},
 	http.StatusInternalServerError:         {"internal", "Something went wrong on our side"},
+	http.StatusNotImplemented:              {"not-offered", "This fabric cannot do that"},
 }
 
 // hints are, by status, the hints for errors that have none of their own.
@@ -163,10 +167,11 @@ func describe(err error) (topic, detail, hint string) {
 	return topic, detail, hint
 }
 
-// mayRepeat reports whether a topic name that a client sent may be repeated: it is valid, or too
-// short for a token.
+// mayRepeat reports whether a topic name that a client sent may be repeated: it is valid, or it is
+// printable and too short for a token.
 func mayRepeat(name string) bool {
-	return len(name) < 24 || diaspora.ValidTopic(name) == nil
+	strange := func(r rune) bool { return !unicode.IsPrint(r) || r == utf8.RuneError }
+	return len(name) < 24 && !strings.ContainsFunc(name, strange) || diaspora.ValidTopic(name) == nil
 }
 
 // fail writes an error to the client. Browsers get a page, which is the form again if the form was
@@ -177,7 +182,7 @@ func (s *Server) fail(x *exchange, err error) {
 		p.Hint = hint
 	}
 	p.Detail, p.Topic = x.conceal(p.Detail), x.conceal(p.Topic)
-	if p.Status >= 500 {
+	if p.Status >= 500 && p.Status != http.StatusNotImplemented {
 		level := slog.LevelError
 		if p.Status == http.StatusServiceUnavailable {
 			level = slog.LevelWarn

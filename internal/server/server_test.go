@@ -62,11 +62,15 @@ func (identities) Authenticate(_ context.Context, token globus.Secret) (globus.T
 }
 
 // openClaims opens a real claims.Service on a broker of its own, in memory.
-func openClaims(t *testing.T) *claims.Service {
+func openClaims(t *testing.T, changes ...func(*claims.Config)) *claims.Service {
 	t.Helper()
 	b, err := broker.Open(broker.Config{Advertise: "127.0.0.1:9092"})
 	testkit.Must(t, err)
-	service, err := claims.Open(t.Context(), claims.Config{Admin: b.AdminOpts()})
+	cfg := claims.Config{Admin: b.AdminOpts()}
+	for _, change := range changes {
+		change(&cfg)
+	}
+	service, err := claims.Open(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(errors.Join(err, b.Close()))
 	}
