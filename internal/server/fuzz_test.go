@@ -3,15 +3,19 @@ package server
 import (
 	"context"
 	"encoding/json"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
@@ -22,33 +26,87 @@ func seeds() []badRequest {
 	})
 }
 
-// FuzzDecodeJSON checks that everything that is accepted has the same meaning to encoding/json, and
-// that refusals repeat nothing of the input.
+// requests returns one of each type that decodeJSON decodes into.
+func requests() (all []any) {
+	for _, pattern := range slices.Sorted(maps.Keys(bodies)) {
+		if body := bodies[pattern]; body.into != nil {
+			all = append(all, body.into())
+		}
+	}
+	return all
+}
+
+// FuzzDecodeJSON checks, for each type of request, that everything that is accepted has the same
+// meaning to encoding/json, and that refusals repeat nothing of the input.
 func FuzzDecodeJSON(f *testing.F) {
 	for _, tt := range seeds() {
 		f.Add([]byte(tt.body))
 	}
+	for _, body := range bodies {
+		for _, good := range body.good {
+			f.Add([]byte(good))
+		}
+	}
 	f.Add([]byte(`{"name":"weather","partitions":3,"retention_ms":-1,"description":"für Ada"}`))
+	f.Add([]byte(`{"subject":"` + ada + `","read":true,"expires":"2040-01-01T00:00:00.5+14:00"}`))
 	f.Fuzz(func(t *testing.T, body []byte) {
-		var got diaspora.ClaimRequest
-		if err := decodeJSON(body, &got); err != nil {
-			checkRefusal(t, err)
+		again := requests()
+		for i, got := range requests() {
+			if err := decodeJSON(body, got); err != nil {
+				checkRefusal(t, err)
+				continue
+			}
+			want := reflect.New(reflect.TypeOf(got).Elem()).Interface()
+			dec := json.NewDecoder(strings.NewReader(string(body)))
+			dec.DisallowUnknownFields()
+			if err := dec.Decode(want); err != nil || !reflect.DeepEqual(got, want) || !json.Valid(body) {
+				t.Errorf("decodeJSON(%q) = %+v, encoding/json has %+v, %v", body, got, want, err)
+			}
+			names, fields := fieldsOf(got)
+			for _, name := range names {
+				for _, text := range textsOf(fields[name]) {
+					if !utf8.ValidString(text) || strings.ContainsRune(text, utf8.RuneError) {
+						t.Errorf("decodeJSON(%q) = %+v, which is not UTF-8", body, got)
+					}
+				}
+			}
+			if _, secret := fields["token"]; secret {
+				continue // it is redacted when it is encoded
+			}
+			encoded, err := json.Marshal(got)
+			testkit.Must(t, err)
+			if err := decodeJSON(encoded, again[i]); err != nil || !sameRequest(again[i], got) {
+				t.Errorf("decodeJSON(%s) = %+v, %v, want %+v", encoded, again[i], err, got)
+			}
+		}
+	})
+}
+
+// sameRequest reports whether two requests say the same; times may be in other zones, and an empty
+// list is not encoded.
+func sameRequest(a, b any) bool {
+	names, one := fieldsOf(a)
+	_, other := fieldsOf(b)
+	return !slices.ContainsFunc(names, func(name string) bool {
+		x, y := one[name].Interface(), other[name].Interface()
+		if at, ok := x.(time.Time); ok {
+			return !at.Equal(y.(time.Time))
+		}
+		return !reflect.DeepEqual(x, y) && !(one[name].Kind() == reflect.Slice && one[name].Len()+other[name].Len() == 0)
+	})
+}
+
+// FuzzUsername checks that what goes to Globus as a username is one line, and one username.
+func FuzzUsername(f *testing.F) {
+	for _, text := range append([]string{"ada@example.edu", "a@b@c", "@", "a@b,c@d", "ä@ö", "a b@c", "a@b\xff"}, hostile...) {
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		if !isUsername(text) {
 			return
 		}
-		var want diaspora.ClaimRequest
-		dec := json.NewDecoder(strings.NewReader(string(body)))
-		dec.DisallowUnknownFields()
-		if err := dec.Decode(&want); err != nil || got != want || !json.Valid(body) {
-			t.Errorf("decodeJSON(%q) = %+v, encoding/json has %+v, %v", body, got, want, err)
-		}
-		if !utf8.ValidString(got.Name + got.Description) {
-			t.Errorf("decodeJSON(%q) = %+v, which is not UTF-8", body, got)
-		}
-		again, err := json.Marshal(got)
-		testkit.Must(t, err)
-		var twice diaspora.ClaimRequest
-		if err := decodeJSON(again, &twice); err != nil || twice != got {
-			t.Errorf("decodeJSON(%s) = %+v, %v, want %+v", again, twice, err, got)
+		if !strings.Contains(text, "@") || len(text) > maxUsernameBytes || !utf8.ValidString(text) || strings.ContainsAny(text, "\x00\x1b\n\r\t ,\u2028\u2029\u202e\ufffd") {
+			t.Errorf("isUsername(%q) = true", text)
 		}
 	})
 }
@@ -101,6 +159,13 @@ func FuzzRequest(f *testing.F) {
 		}
 		f.Add(tt.method, tt.target, header.Get("Authorization"), header.Get("Content-Type"), header.Get("Accept"), tt.body)
 	}
+	for _, rt := range routeTable {
+		method, path, _ := strings.Cut(rt.pattern, " ")
+		for _, body := range append([]string{""}, bodies[rt.pattern].good...) {
+			f.Add(method, fill(path), adaBearer, typeJSON, typeJSON, body)
+		}
+		f.Add(method, fill(strings.ReplaceAll(path, "{", adaToken+"{")), adaBearer, typeJSON, typeJSON, `{"subject":"`+adaToken+`"}`)
+	}
 	f.Add("POST", "/acl", "", typeForm, typeHTML, form(ada, adaToken, "weather"))
 	f.Add("POST", "/v1/token", basicAuth(keyID, keySecret), typeForm, typeJSON, tokenForm())
 	f.Add("POST", "/v1/token", "", typeForm, typeJSON, tokenForm("client_id", keyID, "client_secret", keySecret))
@@ -109,7 +174,7 @@ func FuzzRequest(f *testing.F) {
 		if err != nil || u.Host != "" || method == "" {
 			return // net/http refuses it
 		}
-		srv, err := New(Config{Claims: yesClaims{}, Authenticator: identities{}, Tokens: exchanger{}, PublicURL: "http://127.0.0.1"})
+		srv, err := New(Config{Claims: yesClaims{}, Authenticator: identities{}, Tokens: exchanger{}, People: directory{}, PublicURL: "http://127.0.0.1"})
 		testkit.Must(t, err)
 		r := httptest.NewRequest("POST", "/", strings.NewReader(body))
 		r.Method, r.URL, r.RequestURI, r.Host = method, u, target, "127.0.0.1"
@@ -199,3 +264,20 @@ func (yesClaims) Key(_ context.Context, subject, _ string) (diaspora.AccessKey, 
 }
 
 func (yesClaims) RevokeKey(context.Context, string, string) error { return nil }
+
+func (yesClaims) AuthenticateKey(_ context.Context, id string, secret globus.Secret) (diaspora.AccessKey, error) {
+	if id != keyID || secret != keySecret {
+		return diaspora.AccessKey{}, &globus.RefusedError{Reason: "there is no such access key"}
+	}
+	return diaspora.AccessKey{ID: keyID, Owner: ada}, nil
+}
+
+func (yesClaims) Block(_ context.Context, by string, req diaspora.BlockRequest) (diaspora.Blocked, error) {
+	return diaspora.Blocked{Subject: req.Subject, Why: req.Why, By: by}, nil
+}
+
+func (yesClaims) Unblock(context.Context, string, string) error { return nil }
+
+func (yesClaims) Blocked(_ context.Context, by string) ([]diaspora.Blocked, error) {
+	return []diaspora.Blocked{{Subject: bob, Why: "spam", By: by}}, nil
+}
