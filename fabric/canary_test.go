@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -147,12 +148,80 @@ func useHTTP(t *testing.T, said io.Writer, f *fabric.Fabric, subject string, goo
 			if request.Header.Get("Content-Type") == "" && r.body != "" {
 				request.Header.Set("Content-Type", "application/json")
 			}
-			response, err := http.DefaultClient.Do(request)
-			testkit.Must(t, err)
-			dump, err := httputil.DumpResponse(response, true)
-			response.Body.Close()
-			testkit.Must(t, err)
-			fmt.Fprintf(said, "%s\n", dump)
+			dump(t, said, request)
+		}
+	}
+	useFields(t, said, f, good, good, bad)
+	useFields(t, said, f, good+"x", good+"x", bad)
+}
+
+// dump sends a request and writes the response to said.
+func dump(t *testing.T, said io.Writer, request *http.Request) {
+	t.Helper()
+	response, err := http.DefaultClient.Do(request)
+	testkit.Must(t, err)
+	text, err := httputil.DumpResponse(response, true)
+	response.Body.Close()
+	testkit.Must(t, err)
+	fmt.Fprintf(said, "%s\n", text)
+}
+
+// useFields signs in with a token, and has that token and another one in each field of each request of
+// the API, in the names of fields, and in each part of the paths.
+func useFields(t *testing.T, said io.Writer, f *fabric.Fabric, token, same, other globus.Secret) {
+	t.Helper()
+	send := func(method, path, body string) {
+		t.Helper()
+		request, err := http.NewRequestWithContext(t.Context(), method, f.URL()+path, strings.NewReader(body))
+		testkit.Must(t, err)
+		request.Header.Set("Authorization", "Bearer "+token.Reveal())
+		if body != "" {
+			request.Header.Set("Content-Type", "application/json")
+		}
+		dump(t, said, request)
+	}
+	for _, r := range []struct {
+		method, path string
+		body         any
+		rest         string // further fields, so that the request gets as far as possible
+	}{
+		{"POST", "/v1/topics", diaspora.ClaimRequest{}, `"partitions":1`},
+		{"PATCH", "/v1/topics/weather", diaspora.TopicSettings{}, `"partitions":1`},
+		{"POST", "/v1/topics/weather/grants", diaspora.GrantRequest{}, `"read":true`},
+		{"POST", "/v1/topics/weather/transfer", diaspora.Transfer{}, ``},
+		{"POST", "/v1/keys", diaspora.AccessKeyRequest{}, `"read":true`},
+		{"POST", "/v1/admin/blocked", diaspora.BlockRequest{}, ``},
+	} {
+		fields := reflect.TypeOf(r.body)
+		for i := range fields.NumField() {
+			name, _, _ := strings.Cut(fields.Field(i).Tag.Get("json"), ",")
+			for _, secret := range []globus.Secret{same, other} {
+				// Nobody can tell whether one of these has the token of somebody else in it.
+				if secret == other && (name == "description" || name == "why" || r.path == "/v1/keys" && name == "name") {
+					continue
+				}
+				for _, value := range []string{`"` + secret.Reveal() + `"`, `["` + secret.Reveal() + `"]`, `"see ` + secret.Reveal() + `"`, `{"` + secret.Reveal() + `":1}`} {
+					send(r.method, r.path, strings.ReplaceAll(fmt.Sprintf(`{%q:%s,%s}`, name, value, r.rest), ",}", "}"))
+				}
+			}
+		}
+		send(r.method, r.path, fmt.Sprintf(`{%q:1}`, same.Reveal()))
+	}
+	for _, secret := range []globus.Secret{same, other} {
+		value := secret.Reveal()
+		for _, path := range []string{
+			"/v1/topics/" + value, "/v1/topics/" + value + "/grants", "/v1/topics/" + value + "/grants/public", "/v1/topics/weather/grants/" + value, "/v1/topics/weather/grants/group:" + value,
+			"/v1/topics/" + value + "/transfer", "/v1/topics/" + value + "/accept", "/v1/topics/" + value + "/release", "/v1/topics/" + value + "/restore",
+			"/v1/identities/" + value, "/v1/keys/" + value, "/v1/admin/blocked/" + value, "/v1/topics/weather/" + value,
+		} {
+			for _, method := range []string{"GET", "POST", "PATCH", "DELETE"} {
+				body := ""
+				if method == "POST" || method == "PATCH" {
+					body = `{"public":true,"read":true}`
+				}
+				send(method, path, body)
+				send(method, path, "")
+			}
 		}
 	}
 }
