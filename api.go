@@ -294,6 +294,8 @@ func topicAnswerFault(t Topic, name string) string {
 		return "it is about another topic"
 	case !aclclient.IsSubject(t.Owner):
 		return "the topic's owner is malformed"
+	case !aclclient.IsSubject(t.OfferedTo):
+		return "the subject to whom the topic is offered is malformed"
 	case len(t.Description) > maxDescriptionBytes || !aclclient.IsLine(t.Description):
 		return "the topic's description is not a line of text"
 	}

@@ -150,7 +150,12 @@ func (c *Client) Share(ctx context.Context, name string, with GrantRequest) (Gra
 	if !kafkaTopic(name) {
 		return Grant{}, noTopic("share", name)
 	}
-	return ask(ctx, c, "share", name, aclclient.Request{Method: http.MethodPost, Path: topicPath(name) + "/grants", In: with, Again: true}, grantFault)
+	return ask(ctx, c, "share", name, aclclient.Request{Method: http.MethodPost, Path: topicPath(name) + "/grants", In: with, Again: true}, func(g Grant) string {
+		if with.Subject != "" && !strings.EqualFold(g.Subject, with.Subject) || g.Group != with.Group || g.Public != with.Public {
+			return "it is about another grantee"
+		}
+		return grantFault(g)
+	})
 }
 
 // Unshare takes away the rights that a grantee has on a topic: a subject, "group:" and the ID of a
@@ -160,7 +165,7 @@ func (c *Client) Unshare(ctx context.Context, name, grantee string) error {
 	if !kafkaTopic(name) {
 		return noTopic("unshare", name)
 	}
-	if !aclclient.IsSubject(strings.TrimPrefix(grantee, "group:")) {
+	if id := strings.TrimPrefix(grantee, "group:"); !isPathPart(id) || !aclclient.IsSubject(id) {
 		return &TopicError{"unshare", name, invalid("give a subject, group: and the ID of a Globus group, or public")}
 	}
 	return c.do(ctx, "unshare", name, aclclient.Request{Method: http.MethodDelete, Path: topicPath(name) + "/grants/" + url.PathEscape(grantee)})
@@ -202,10 +207,18 @@ func (c *Client) Readers(ctx context.Context, name string) ([]Reader, error) {
 // LookUp asks the fabric who has a username at Globus. A topic can be shared with the subject that it
 // returns. It returns [ErrNotFound] if nobody has it.
 func (c *Client) LookUp(ctx context.Context, username string) (globus.Identity, error) {
-	if username == "" || len(username) > 256 || !aclclient.IsLine(username) {
-		return globus.Identity{}, fmt.Errorf("look up a username: %w", invalid("this is not a username"))
+	if !aclclient.IsUsername(username) {
+		return globus.Identity{}, fmt.Errorf("look up a username: %w", invalid("this is not a username, such as ada@example.edu"))
 	}
-	return ask(ctx, c, "look up "+username, "", aclclient.Request{Path: "/v1/identities/" + url.PathEscape(username), Again: true}, identityFault)
+	return ask(ctx, c, "look up "+username, "", aclclient.Request{Path: "/v1/identities/" + url.PathEscape(username), Again: true}, func(id globus.Identity) string {
+		switch {
+		case id.Subject == "":
+			return "the subject is missing"
+		case !strings.EqualFold(id.Username, username):
+			return "it is about another username"
+		}
+		return identityFault(id)
+	})
 }
 
 // Transfer offers a topic to another person, who becomes its owner by accepting it. An offer to the
@@ -272,6 +285,11 @@ func (c *Client) Topic(ctx context.Context, name string) (Topic, error) {
 		func(t Topic) string { return topicAnswerFault(t, name) })
 }
 
+// isPathPart reports whether text can be a part of a path. A proxy in front of the ACL endpoint may
+// resolve dots, or drop an empty part, which leads to another path: ending a share with ".." would
+// release the topic.
+func isPathPart(text string) bool { return text != "" && text != "." && text != ".." }
+
 // noTopic is the error for a name that no topic can have. Such a name is not sent, because it could
 // lead to another path of the ACL endpoint.
 func noTopic(op, name string) error {
@@ -304,6 +322,9 @@ func (c *Client) Key(ctx context.Context, id string) (AccessKey, error) {
 }
 
 func (c *Client) showKey(ctx context.Context, op, id string) (AccessKey, error) {
+	if !isPathPart(id) {
+		return AccessKey{}, fmt.Errorf("%s: %w", op, invalid("no access key has this ID"))
+	}
 	return ask(ctx, c, op, "", aclclient.Request{Path: "/v1/keys/" + url.PathEscape(id), Again: true, Key: true}, func(key AccessKey) string {
 		if key.ID != id {
 			return "it is about another access key"
@@ -315,6 +336,9 @@ func (c *Client) showKey(ctx context.Context, op, id string) (AccessKey, error) 
 // RevokeKey revokes one of the caller's access keys. Nobody can sign in with it any more, and open
 // connections that use it are closed soon. Revoking it again succeeds.
 func (c *Client) RevokeKey(ctx context.Context, id string) error {
+	if !isPathPart(id) {
+		return fmt.Errorf("revoke access key: %w", invalid("no access key has this ID"))
+	}
 	return c.do(ctx, "revoke access key", "", aclclient.Request{Method: http.MethodDelete, Path: "/v1/keys/" + url.PathEscape(id), Again: true})
 }
 
@@ -329,6 +353,9 @@ func (c *Client) Block(ctx context.Context, block BlockRequest) (Blocked, error)
 // Unblock ends the block of a subject; the caller must be an operator. It returns [ErrNotFound] if
 // the subject is not blocked.
 func (c *Client) Unblock(ctx context.Context, subject string) error {
+	if !isPathPart(subject) {
+		return fmt.Errorf("unblock: %w", invalid("nobody has this subject"))
+	}
 	return c.do(ctx, "unblock", "", aclclient.Request{Method: http.MethodDelete, Path: "/v1/admin/blocked/" + url.PathEscape(subject)})
 }
 

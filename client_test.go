@@ -9,10 +9,13 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
+	"unicode"
 
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/aclclient"
@@ -58,6 +61,62 @@ func calls(c *Client) map[string]func(context.Context) error {
 		"Release":  func(ctx context.Context) error { return c.Release(ctx, "weather") },
 		"Topics":   func(ctx context.Context) error { _, err := c.Topics(ctx); return err },
 		"Topic":    func(ctx context.Context) error { _, err := c.Topic(ctx, "weather"); return err },
+		"Set": func(ctx context.Context) error {
+			_, err := c.Set(ctx, "weather", TopicSettings{Partitions: 2})
+			return err
+		},
+		"Share": func(ctx context.Context) error {
+			_, err := c.Share(ctx, "weather", GrantRequest{Subject: adaSubject, Read: true})
+			return err
+		},
+		"Unshare": func(ctx context.Context) error { return c.Unshare(ctx, "weather", adaSubject) },
+		"Grants":  func(ctx context.Context) error { _, err := c.Grants(ctx, "weather"); return err },
+		"LookUp":  func(ctx context.Context) error { _, err := c.LookUp(ctx, "ada@example.edu"); return err },
+		"Transfer": func(ctx context.Context) error {
+			_, err := c.Transfer(ctx, "weather", Transfer{Subject: adaSubject})
+			return err
+		},
+		"Accept":  func(ctx context.Context) error { _, err := c.Accept(ctx, "weather"); return err },
+		"Retire":  func(ctx context.Context) error { _, err := c.Retire(ctx, "weather"); return err },
+		"Restore": func(ctx context.Context) error { _, err := c.Restore(ctx, "weather"); return err },
+		"CreateKey": func(ctx context.Context) error {
+			_, err := c.CreateKey(ctx, AccessKeyRequest{Name: "weather"})
+			return err
+		},
+		"Keys":      func(ctx context.Context) error { _, err := c.Keys(ctx); return err },
+		"Key":       func(ctx context.Context) error { _, err := c.Key(ctx, "key-abcdefghij234567"); return err },
+		"RevokeKey": func(ctx context.Context) error { return c.RevokeKey(ctx, "key-abcdefghij234567") },
+		"Block": func(ctx context.Context) error {
+			_, err := c.Block(ctx, BlockRequest{Subject: adaSubject, Why: "spam"})
+			return err
+		},
+		"Unblock": func(ctx context.Context) error { return c.Unblock(ctx, adaSubject) },
+		"Blocked": func(ctx context.Context) error { _, err := c.Blocked(ctx); return err },
+	}
+}
+
+const adaSubject = "1168fe43-ef48-54e0-8aeb-e0dc24146888"
+
+// goodForAll is an answer that all methods accept.
+const goodForAll = `{"name":"weather","brokers":["127.0.0.1:1"],"security":"plaintext","before":{"name":"weather"},"after":{"name":"weather"},
+	"subject":"` + adaSubject + `","username":"ada@example.edu","id":"key-abcdefghij234567","secret":"dks_0123456789abcdefghijABCDEFGHIJ_-0123456789a"}`
+
+// Methods that are not retried when the answer to the first attempt may be lost, because a second one
+// would fail, or make another key; and those whose answer has no content.
+var (
+	onlyOnce  = []string{"Release", "Unshare", "Accept", "Retire", "Restore", "CreateKey", "Unblock"}
+	noContent = []string{"Release", "Unshare", "RevokeKey", "Unblock"}
+)
+
+// TestCallsAreComplete fails when a method of Client is missing from the tests of all methods.
+func TestCallsAreComplete(t *testing.T) {
+	t.Parallel()
+	methods := reflect.TypeFor[*Client]()
+	known := calls(nil)
+	for i := range methods.NumMethod() {
+		if name := methods.Method(i).Name; known[name] == nil {
+			t.Errorf("calls has no %s", name)
+		}
 	}
 }
 
@@ -122,12 +181,12 @@ func TestRepeats(t *testing.T) {
 					return
 				}
 				w.Header().Set("Content-Type", "application/json")
-				io.WriteString(w, `{"name":"weather","brokers":["127.0.0.1:1"],"security":"plaintext"}`)
+				io.WriteString(w, goodForAll)
 			})
 			for name, call := range calls(c) {
 				tries.Store(0)
 				want := int32(1)
-				if again && name != "Release" { // Release is not retried: a second one would fail with ErrNotFound
+				if again && !slices.Contains(onlyOnce, name) {
 					want = 2
 				}
 				err := call(within(t))
@@ -167,7 +226,7 @@ func TestAnswersThatAreNone(t *testing.T) {
 		"cut":              {"application/json", `{"topics":[`},
 		"more than one":    {"application/json", `{} {}`},
 		"another type":     {"application/json", `[1,2,3]`},
-		"a member's type":  {"application/json", `{"name":17,"topics":{},"group":1,"username":1,"brokers":1}`},
+		"a member's type":  {"application/json", `{"name":17,"topics":{},"group":1,"username":1,"brokers":1,"grants":1,"before":1,"keys":1,"id":1,"blocked":1,"subject":1}`},
 		"a long type":      {strings.Repeat("x", 1000), "{}"},
 		"more than bounds": {"application/json", `{"x":"` + strings.Repeat("x", aclclient.MaxAnswerBytes) + `"}`},
 	} {
@@ -176,8 +235,8 @@ func TestAnswersThatAreNone(t *testing.T) {
 			io.WriteString(w, answer.body)
 		})
 		for method, call := range calls(c) {
-			if method == "Release" && name != "more than bounds" {
-				continue // its response has no content
+			if slices.Contains(noContent, method) && name != "more than bounds" {
+				continue
 			}
 			err := call(within(t))
 			if !errors.Is(err, ErrInvalid) || len(err.Error()) > 600 {
@@ -248,7 +307,7 @@ func TestWhereTokensGo(t *testing.T) {
 			t.Error("a token in a URL")
 		}
 		w.Header().Set("Content-Type", "application/json")
-		io.WriteString(w, `{"name":"weather","brokers":["127.0.0.1:1"],"security":"plaintext"}`)
+		io.WriteString(w, goodForAll)
 	}
 	c, _ := endpoint(t, handler)
 	for name, call := range calls(c) {
@@ -322,21 +381,51 @@ func TestEndpointThatIsAway(t *testing.T) {
 	}
 }
 
-// TestBadNames fails when a malformed name changes which resource is requested.
+// TestBadNames fails when a malformed name changes which resource is requested. A proxy in front of an
+// ACL endpoint may resolve dots in a path, so that ending a share with ".." would release the topic.
 func TestBadNames(t *testing.T) {
 	t.Parallel()
+	var asked string
 	c, _ := endpoint(t, func(w http.ResponseWriter, r *http.Request) {
-		if p := r.URL.EscapedPath(); strings.Count(p, "/") != 3 || !strings.HasPrefix(p, "/v1/topics/") || p == "/v1/topics/" {
-			t.Errorf("the path is %q", p)
-		}
+		asked = r.Method + " " + r.URL.EscapedPath()
 		w.WriteHeader(http.StatusNotFound)
 	})
-	for _, name := range []string{"", ".", "..", "a/b", "../identity", "a?b", "a#b", "a%2fb", "ünï", strings.Repeat("x", 250), "_diaspora_ledger"} {
-		release := c.Release(within(t), name)
-		_, show := c.Topic(within(t), name)
-		for what, err := range map[string]error{"Release": release, "Topic": show} {
-			if !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrInvalid) {
-				t.Errorf("%s(%.20q) = %v, want ErrNotFound or ErrInvalid", what, name, err)
+	type call func(ctx context.Context, bad string) error
+	ofTopics := map[string]call{
+		"DELETE /v1/topics/*":               c.Release,
+		"GET /v1/topics/*":                  func(ctx context.Context, bad string) error { _, err := c.Topic(ctx, bad); return err },
+		"PATCH /v1/topics/*":                func(ctx context.Context, bad string) error { _, err := c.Set(ctx, bad, TopicSettings{}); return err },
+		"POST /v1/topics/*/grants":          func(ctx context.Context, bad string) error { _, err := c.Share(ctx, bad, GrantRequest{}); return err },
+		"GET /v1/topics/*/grants":           func(ctx context.Context, bad string) error { _, err := c.Grants(ctx, bad); return err },
+		"DELETE /v1/topics/*/grants/public": func(ctx context.Context, bad string) error { return c.Unshare(ctx, bad, "public") },
+		"POST /v1/topics/*/transfer":        func(ctx context.Context, bad string) error { _, err := c.Transfer(ctx, bad, Transfer{}); return err },
+		"POST /v1/topics/*/accept":          func(ctx context.Context, bad string) error { _, err := c.Accept(ctx, bad); return err },
+		"POST /v1/topics/*/release":         func(ctx context.Context, bad string) error { _, err := c.Retire(ctx, bad); return err },
+		"POST /v1/topics/*/restore":         func(ctx context.Context, bad string) error { _, err := c.Restore(ctx, bad); return err },
+	}
+	others := map[string]call{
+		"DELETE /v1/topics/weather/grants/*": func(ctx context.Context, bad string) error { return c.Unshare(ctx, "weather", bad) },
+		"GET /v1/identities/*":               func(ctx context.Context, bad string) error { _, err := c.LookUp(ctx, bad); return err },
+		"GET /v1/keys/*":                     func(ctx context.Context, bad string) error { _, err := c.Key(ctx, bad); return err },
+		"DELETE /v1/keys/*":                  c.RevokeKey,
+		"DELETE /v1/admin/blocked/*":         c.Unblock,
+	}
+	for _, name := range []string{"", ".", "..", "a/b", "../identity", "a?b", "a#b", "a%2fb", "ünï", "a\nb", "\x1b[2J", "a\xff", "a\u202eb@c", "a,b@c", strings.Repeat("x", 250), strings.Repeat("x@", 250), "_diaspora_ledger"} {
+		for _, all := range []map[string]call{ofTopics, others} {
+			for want, call := range all {
+				asked = ""
+				err := call(within(t), name)
+				if !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrInvalid) {
+					t.Errorf("%s with %.20q = %v, want ErrNotFound or ErrInvalid", want, name, err)
+				} else if strings.ContainsFunc(err.Error(), terminal.Commands) || len(err.Error()) > 600 {
+					t.Errorf("%s with %.20q: the error is %.1000q", want, name, err)
+				}
+				before, after, _ := strings.Cut(want, "*")
+				part, ok := strings.CutPrefix(asked, before)
+				part, ok2 := strings.CutSuffix(part, after)
+				if asked != "" && (!ok || !ok2 || part == "" || part == "." || part == ".." || strings.Contains(part, "/")) {
+					t.Errorf("%s with %.20q requests %s", want, name, asked)
+				}
 			}
 		}
 		if _, err := c.Claim(within(t), ClaimRequest{Name: name}); !errors.Is(err, ErrInvalid) {
@@ -395,6 +484,9 @@ func TestOneQuestionKeepsNoConnection(t *testing.T) {
 const (
 	goodIdentity  = `{"subject":"1168fe43-ef48-54e0-8aeb-e0dc24146888","username":"ada@example.edu","name":"Ada 日本"}`
 	goodTopic     = `{"name":"weather","owner":"1168fe43-ef48-54e0-8aeb-e0dc24146888","partitions":1,"description":"Wetter für Ada"}`
+	goodGrant     = `{"subject":"1168fe43-ef48-54e0-8aeb-e0dc24146888","username":"ada@example.edu","read":true,"by":"2268fe43-ef48-54e0-8aeb-e0dc24146888","since":"2026-05-01T12:00:00Z"}`
+	goodGroup     = `{"group":"1168fe43-ef48-54e0-8aeb-e0dc24146888","members":["3368fe43-ef48-54e0-8aeb-e0dc24146888"],"read":true,"by":"2268fe43-ef48-54e0-8aeb-e0dc24146888","since":"2026-05-01T12:00:00Z"}`
+	goodOffer     = `{"name":"weather","owner":"1168fe43-ef48-54e0-8aeb-e0dc24146888","offered_to":"2268fe43-ef48-54e0-8aeb-e0dc24146888","description":"Wetter für Ada"}`
 	goodKey       = `{"id":"key-abcdefghij234567","name":"laptop","owner":"1168fe43-ef48-54e0-8aeb-e0dc24146888","topics":["weather"],"read":true,"secret":"dks_0123456789abcdefghijABCDEFGHIJ_-0123456789a"}`
 	goodDiscovery = `{"version":"v1.2.3+dirty (a build)","brokers":["a.example.org:9092","[::1]:9092"],"security":"tls","token_url":"https://a.example.org/v1/token",
 		"globus":{"issuer":"https://auth.globus.org","client_id":"4b116d3c-1703-4f8f-9f6f-39921e5864df","resource_server":"diaspora.example.org",
@@ -413,7 +505,12 @@ func TestAnswersAreChecked(t *testing.T) {
 	})
 	list := func(name, item string) string { return fmt.Sprintf(`{%q:[%s]}`, name, item) }
 	bad := []string{"x\nmetric.reporters=evil", "x\r", "\x1b]0;owned\a", "\u009b31m", "x\u2028y", strings.Repeat("x", 16<<10)}
-	strict := append([]string{`x" evil="`, "a b", "a\u202eb", "ä", "a\\nb"}, bad...)
+	strict := slices.Clip(append([]string{`x" evil="`, "a b", "a\u202eb", "ä", "a\\nb"}, bad...))
+	ofTopic := map[string][]string{"weather": append(strict, ""), adaSubject: strict, "Wetter für Ada": bad}
+	ofOneTopic := map[string][]string{"weather": append(strict, "", "other"), adaSubject: strict, "Wetter für Ada": bad}
+	ofOffer := map[string][]string{"weather": append(strict, ""), "2268fe43-ef48-54e0-8aeb-e0dc24146888": strict, "Wetter für Ada": bad}
+	ofOneOffer := map[string][]string{"weather": append(strict, "", "other"), "2268fe43-ef48-54e0-8aeb-e0dc24146888": strict}
+	ofGrant := map[string][]string{adaSubject: append(strict, ""), "2268fe43-ef48-54e0-8aeb-e0dc24146888": strict, "ada@example.edu": bad}
 	for _, tt := range []struct {
 		name   string
 		call   func(context.Context) (any, error)
@@ -431,6 +528,35 @@ func TestAnswersAreChecked(t *testing.T) {
 		}},
 		{"Topics", func(ctx context.Context) (any, error) { return c.Topics(ctx) }, list("topics", goodTopic), map[string][]string{
 			"weather": append(strict, ""), "Wetter für Ada": bad,
+		}},
+		{"Topics, shared", func(ctx context.Context) (any, error) { return c.Topics(ctx) }, list("shared", goodTopic), ofTopic},
+		{"Topics, public", func(ctx context.Context) (any, error) { return c.Topics(ctx) }, list("public", goodTopic), ofTopic},
+		{"Topics, offered", func(ctx context.Context) (any, error) { return c.Topics(ctx) }, list("offered", goodOffer), ofOffer},
+		{"Set, before", func(ctx context.Context) (any, error) { return c.Set(ctx, "weather", TopicSettings{Partitions: 2}) }, `{"before":` + goodTopic + `,"after":` + goodTopic + `}`, ofOneTopic},
+		{"Set, after", func(ctx context.Context) (any, error) { return c.Set(ctx, "weather", TopicSettings{Partitions: 2}) }, `{"after":` + goodTopic + `,"before":` + goodTopic + `}`, ofOneTopic},
+		{"Transfer", func(ctx context.Context) (any, error) {
+			return c.Transfer(ctx, "weather", Transfer{Username: "ada@example.edu"})
+		}, goodOffer, ofOneOffer},
+		{"Accept", func(ctx context.Context) (any, error) { return c.Accept(ctx, "weather") }, goodTopic, ofOneTopic},
+		{"Retire", func(ctx context.Context) (any, error) { return c.Retire(ctx, "weather") }, goodTopic, ofOneTopic},
+		{"Restore", func(ctx context.Context) (any, error) { return c.Restore(ctx, "weather") }, goodTopic, ofOneTopic},
+		{"Share", func(ctx context.Context) (any, error) {
+			return c.Share(ctx, "weather", GrantRequest{Username: "ada@example.edu", Read: true})
+		}, goodGrant, ofGrant},
+		{"Share with a subject", func(ctx context.Context) (any, error) {
+			return c.Share(ctx, "weather", GrantRequest{Subject: adaSubject, Read: true})
+		}, goodGrant, map[string][]string{adaSubject: append(strict, "", "another")}},
+		{"Share with a group", func(ctx context.Context) (any, error) {
+			return c.Share(ctx, "weather", GrantRequest{Group: adaSubject, Read: true})
+		}, goodGroup, map[string][]string{
+			adaSubject: append(strict, "", "another"), "3368fe43-ef48-54e0-8aeb-e0dc24146888": strict,
+		}},
+		{"Grants", func(ctx context.Context) (any, error) { return c.Grants(ctx, "weather") }, list("grants", goodGrant), ofGrant},
+		{"Grants, of a group", func(ctx context.Context) (any, error) { return c.Grants(ctx, "weather") }, list("grants", goodGroup), map[string][]string{
+			adaSubject: append(strict, ""), "3368fe43-ef48-54e0-8aeb-e0dc24146888": strict,
+		}},
+		{"LookUp", func(ctx context.Context) (any, error) { return c.LookUp(ctx, "ada@example.edu") }, goodIdentity, map[string][]string{
+			adaSubject: append(strict, ""), "ada@example.edu": append(bad, "ben@example.org"), "Ada 日本": bad,
 		}},
 		{"CreateKey", func(ctx context.Context) (any, error) { return c.CreateKey(ctx, AccessKeyRequest{Name: "laptop"}) }, goodKey, map[string][]string{
 			"key-abcdefghij234567": append(strict, "", "key-abcdefghij23456", "KEY-abcdefghij234567"), "laptop": append(strict, ""),
@@ -473,6 +599,64 @@ func TestAnswersAreChecked(t *testing.T) {
 			}
 		}
 	}
+}
+
+// FuzzAnswers checks, for each type of answer, that no text in one that a Client would return can
+// control a terminal, or add a line to a file.
+func FuzzAnswers(f *testing.F) {
+	for _, answer := range []string{
+		goodForAll, goodIdentity, goodTopic, goodGrant, goodGroup, goodOffer, goodKey, goodDiscovery, `{"topics":[` + goodTopic + `],"shared":[` + goodTopic + `],"offered":[` + goodOffer + `]}`,
+		`{"grants":[` + goodGrant + `,` + goodGroup + `]}`, `{"subject":"` + adaSubject + `","why":"spam","by":"` + adaSubject + `"}`, `{"before":` + goodTopic + `,"after":` + goodTopic + `}`,
+	} {
+		f.Add([]byte(answer))
+		f.Add([]byte(strings.ReplaceAll(answer, "a", `\u001b`)))
+		f.Add([]byte(strings.ReplaceAll(answer, "r", `\n`)))
+	}
+	f.Fuzz(func(t *testing.T, answer []byte) {
+		checkTexts(t, answer, identityFault)
+		checkTexts(t, answer, func(topic Topic) string { return topicAnswerFault(topic, "") })
+		checkTexts(t, answer, grantFault)
+		checkTexts(t, answer, keyFault)
+		checkTexts(t, answer, func(b Blocked) string { return blockedFault(b, "") })
+		checkTexts(t, answer, func(d Discovery) string {
+			d.CA = "" // has lines, and is parsed before it is used
+			return fmt.Sprint(d.validate())
+		})
+	})
+}
+
+func checkTexts[T any](t *testing.T, answer []byte, fault func(T) string) {
+	t.Helper()
+	var value T
+	if json.Unmarshal(answer, &value) != nil {
+		return
+	}
+	if text := fault(value); text != "" && text != "<nil>" {
+		if len(text) > 1000 || strings.ContainsFunc(text, func(r rune) bool { return unicode.IsControl(r) }) {
+			t.Errorf("the fault of %q is %q", answer, text)
+		}
+		return
+	}
+	var check func(reflect.Value)
+	check = func(v reflect.Value) {
+		switch v.Kind() {
+		case reflect.String:
+			if !aclclient.IsLine(v.String()) {
+				t.Errorf("%T of %q has the text %q", value, answer, v.String())
+			}
+		case reflect.Slice:
+			for i := range v.Len() {
+				check(v.Index(i))
+			}
+		case reflect.Struct:
+			for i := range v.NumField() {
+				if field := v.Type().Field(i); field.IsExported() && field.Name != "CA" {
+					check(v.Field(i))
+				}
+			}
+		}
+	}
+	check(reflect.ValueOf(value))
 }
 
 // TestProblemsAreTidied has an endpoint send error texts that would control a terminal, or look

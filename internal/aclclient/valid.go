@@ -23,6 +23,8 @@ const (
 	maxShownBytes   = 8 << 10 // for text that is only displayed
 	// MaxFieldBytes is the largest size of a URL, a scope or the ID of a client.
 	MaxFieldBytes = 1000
+	// MaxUsernameBytes is the largest size of a username.
+	MaxUsernameBytes = 256
 )
 
 // IsQuotable reports whether s consists only of ASCII letters, digits and punctuation other than
@@ -41,6 +43,14 @@ func notInWord(r rune) bool {
 
 // IsSubject reports whether s is short enough for the ID of an identity, and a word. The empty string is.
 func IsSubject(s string) bool { return len(s) <= maxSubjectBytes && IsWord(s) }
+
+// IsUsername reports whether s has the form of a username at Globus. A comma would separate two of them
+// in a request to Globus.
+func IsUsername(s string) bool {
+	at := strings.LastIndexByte(s, '@')
+	return at > 0 && at < len(s)-1 && len(s) <= MaxUsernameBytes &&
+		!strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) || r == ' ' || r == ',' || r == utf8.RuneError })
+}
 
 // IsLine reports whether s is one line of valid text of limited length. It must still be escaped before
 // it goes to a terminal.

@@ -10,13 +10,12 @@ import (
 	"strings"
 	"sync"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"golang.org/x/time/rate"
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/aclclient"
 )
 
 // People looks up who has a username at Globus. The error wraps [diaspora.ErrNotFound] if nobody has
@@ -61,9 +60,9 @@ func (l *lookups) take(subject string) bool {
 // lookUp asks Globus who has a username, on behalf of the caller.
 func (s *Server) lookUp(x *exchange, username string) (globus.Identity, error) {
 	switch {
-	case !isUsername(username):
+	case !aclclient.IsUsername(username):
 		// Globus is not asked, and the text not repeated: it may be a token in the wrong place.
-		return globus.Identity{}, invalid("the username must be one of Globus, such as ada@example.edu, of at most %d bytes", maxUsernameBytes)
+		return globus.Identity{}, invalid("the username must be one of Globus, such as ada@example.edu, of at most %d bytes", aclclient.MaxUsernameBytes)
 	case s.cfg.People == nil:
 		return globus.Identity{}, &refusal{
 			status: http.StatusNotImplemented,
@@ -99,16 +98,6 @@ func lookupRefusal(err error) error {
 		}
 	}
 	return err
-}
-
-const maxUsernameBytes = 256
-
-// isUsername reports whether text has the form of a username at Globus. A comma would separate two of
-// them in the request to Globus.
-func isUsername(text string) bool {
-	at := strings.LastIndexByte(text, '@')
-	return at > 0 && at < len(text)-1 && len(text) <= maxUsernameBytes &&
-		!strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) || r == ' ' || r == ',' || r == utf8.RuneError })
 }
 
 // subjectOf returns the subject that a request names: by its ID, by a username, or by both, which must
