@@ -2,6 +2,7 @@ package interop
 
 import (
 	"hash/crc32"
+	"slices"
 	"testing"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -19,7 +20,7 @@ type row struct {
 	finish  func(cell, rawConn, kmsg.Response) // puts things back after the answer; or nil
 
 	// want has the error codes in the answer for each actor, see [expected].
-	want map[string]string
+	want answers
 
 	// changes has, for each actor, prefixes of the parts of the snapshot that the request may
 	// change. All other parts stay as they are.
@@ -43,6 +44,7 @@ const (
 	groupDenied   = "GROUP_AUTHORIZATION_FAILED"
 	clusterDenied = "CLUSTER_AUTHORIZATION_FAILED"
 	memberUnknown = "UNKNOWN_MEMBER_ID"
+	groupUnknown  = "GROUP_ID_NOT_FOUND"
 	txnDenied     = "TRANSACTIONAL_ID_AUTHORIZATION_FAILED"
 )
 
@@ -53,8 +55,60 @@ const sinceV3 = "0: closed, 3: "
 // mayJoin is what a group answers that is not somebody else's.
 const mayJoin = "0: ok, 4: MEMBER_ID_REQUIRED"
 
-func everybody(codes string) map[string]string {
-	return map[string]string{theOwner: codes, theStranger: codes, theWriter: codes, theReader: codes}
+// right is what somebody may do with the topic of the sweep.
+type right string
+
+const (
+	toDescribe right = "describe" // whoever may do anything else may do this
+	toRead     right = "read"
+	toWrite    right = "write"
+	toManage   right = "manage"
+)
+
+// holders have the rights.
+var holders = map[right][]string{
+	toDescribe: {theOwner, theManager, theWriter, theWriteKey, theReader, theReadersKey, theVisitor},
+	toRead:     {theOwner, theManager, theReader, theReadersKey, theVisitor},
+	toWrite:    {theOwner, theManager, theWriter, theWriteKey},
+	toManage:   {theOwner, theManager},
+}
+
+// answers has the error codes in the answer for each actor, see [expected].
+type answers map[string]string
+
+func everybody(codes string) answers {
+	return answers{}.but(codes, theOwner, theManager, theWriter, theWriteKey, theReader, theReadersKey, theVisitor, theStranger, theOtherKey)
+}
+
+// needs is the answer to requests for which one needs a right on the topic.
+func needs(r right, codes string) answers { return everybody(topicDenied).but(codes, holders[r]...) }
+
+// ofGroup is the answer to requests about groups. Everybody has groups but a key that may not read.
+func ofGroup(a answers) answers { return a.but(groupDenied, theWriteKey) }
+
+// but has other codes for some actors.
+func (a answers) but(codes string, actors ...string) answers {
+	for _, name := range actors {
+		a[name] = codes
+	}
+	return a
+}
+
+// after has all codes after what holds for earlier versions.
+func (a answers) after(earlier string) answers {
+	for name, codes := range a {
+		a[name] = earlier + codes
+	}
+	return a
+}
+
+// changedBy says that those who have a right may change parts of the snapshot.
+func changedBy(r right, parts ...string) map[string][]string {
+	changes := map[string][]string{}
+	for _, name := range holders[r] {
+		changes[name] = parts
+	}
+	return changes
 }
 
 func ptr[T any](v T) *T { return &v }
@@ -63,8 +117,8 @@ func ptr[T any](v T) *T { return &v }
 // about different things.
 var sweep = []row{
 	{key: kmsg.Produce, names: []string{theTopic}, request: func(c cell) kmsg.Request { return c.produce(c.topic) },
-		want:    map[string]string{theOwner: sinceV3 + "ok", theStranger: sinceV3 + topicDenied, theWriter: sinceV3 + "ok", theReader: sinceV3 + topicDenied},
-		changes: map[string][]string{theOwner: {"end of {topic}", "producers of {topic}"}, theWriter: {"end of {topic}", "producers of {topic}"}}},
+		want:    needs(toWrite, "ok").after(sinceV3),
+		changes: changedBy(toWrite, "end of {topic}", "producers of {topic}")},
 	{key: kmsg.Produce, of: " to the ledger", request: func(c cell) kmsg.Request { return c.produce(claims.LedgerTopic) }, want: everybody(sinceV3 + topicDenied)},
 	{key: kmsg.Produce, of: " in a transaction", names: []string{theTopic}, request: func(c cell) kmsg.Request {
 		q := c.produce(c.topic)
@@ -73,8 +127,8 @@ var sweep = []row{
 		return q
 	}, want: everybody(sinceV3 + txnDenied)},
 	{key: kmsg.Fetch, names: []string{theTopic}, request: func(c cell) kmsg.Request { return c.fetch(c.topic) },
-		want:  map[string]string{theOwner: "ok", theStranger: topicDenied, theWriter: topicDenied, theReader: topicDenied},
-		shows: map[string][]string{theRecord: {theOwner}}},
+		want:  needs(toRead, "ok"),
+		shows: map[string][]string{theRecord: holders[toRead]}},
 	{key: kmsg.Fetch, of: " of the ledger", request: func(c cell) kmsg.Request { return c.fetch(claims.LedgerTopic) }, want: everybody(topicDenied)},
 	{key: kmsg.ListOffsets, names: []string{theTopic}, request: func(c cell) kmsg.Request {
 		p := kmsg.NewListOffsetsRequestTopicPartition()
@@ -82,26 +136,26 @@ var sweep = []row{
 		q := kmsg.NewPtrListOffsetsRequest()
 		q.Topics = []kmsg.ListOffsetsRequestTopic{{Topic: c.topic, Partitions: []kmsg.ListOffsetsRequestTopicPartition{p}}}
 		return q
-	}, want: map[string]string{theOwner: "ok", theStranger: topicDenied, theWriter: "ok", theReader: topicDenied}},
+	}, want: needs(toDescribe, "ok")},
 	{key: kmsg.Metadata, names: []string{theTopic}, request: func(c cell) kmsg.Request {
 		q := kmsg.NewPtrMetadataRequest()
 		q.Topics = []kmsg.MetadataRequestTopic{{Topic: &c.topic}}
 		return q
-	}, want: map[string]string{theOwner: "ok", theStranger: topicDenied, theWriter: "ok", theReader: topicDenied}},
+	}, want: needs(toDescribe, "ok")},
 	{key: kmsg.Metadata, of: " of all topics", request: func(c cell) kmsg.Request { return kmsg.NewPtrMetadataRequest() }, want: everybody("ok"),
-		shows: map[string][]string{theTopic: {theOwner, theWriter}}},
+		shows: map[string][]string{theTopic: holders[toDescribe]}},
 	{key: kmsg.Metadata, of: " that creates a topic", request: func(c cell) kmsg.Request {
 		q := kmsg.NewPtrMetadataRequest()
 		q.AllowAutoTopicCreation, q.Topics = true, []kmsg.MetadataRequestTopic{{Topic: ptr("nobodys")}}
 		return q
 	}, want: everybody(topicDenied)},
 	{key: kmsg.OffsetCommit, names: []string{theTopic}, request: func(c cell) kmsg.Request { return c.commit(c.group(committedGroup)) },
-		want: map[string]string{theOwner: "ok", theStranger: topicDenied, theWriter: groupDenied, theReader: topicDenied}},
+		want: ofGroup(needs(toRead, "ok"))},
 	{key: kmsg.OffsetCommit, of: " as a member", names: []string{theTopic}, request: func(c cell) kmsg.Request {
 		q := c.commit(c.group(liveGroup))
 		q.MemberID, q.Generation = c.member, c.generation
 		return q
-	}, want: map[string]string{theOwner: "0: ILLEGAL_GENERATION, 9: GROUP_ID_NOT_FOUND", theStranger: topicDenied, theWriter: groupDenied, theReader: topicDenied}},
+	}, want: ofGroup(needs(toRead, "0: ILLEGAL_GENERATION, 9: GROUP_ID_NOT_FOUND"))},
 	{key: kmsg.OffsetFetch, names: []string{theTopic}, request: func(c cell) kmsg.Request {
 		q := kmsg.NewPtrOffsetFetchRequest()
 		q.Group = committedGroup
@@ -110,7 +164,7 @@ var sweep = []row{
 		g.Group, g.Topics = committedGroup, []kmsg.OffsetFetchRequestGroupTopic{{Topic: c.topic, TopicID: c.ids[c.topic], Partitions: []int32{0}}}
 		q.Groups = []kmsg.OffsetFetchRequestGroup{g}
 		return q
-	}, want: map[string]string{theOwner: "ok", theStranger: topicDenied, theWriter: groupDenied, theReader: topicDenied},
+	}, want: ofGroup(needs(toDescribe, "ok")),
 		shows: map[string][]string{theMetadata: {theOwner}}},
 	{key: kmsg.OffsetFetch, of: " of all topics", request: func(c cell) kmsg.Request {
 		q := kmsg.NewPtrOffsetFetchRequest()
@@ -119,43 +173,43 @@ var sweep = []row{
 		g.Group = committedGroup
 		q.Groups = []kmsg.OffsetFetchRequestGroup{g}
 		return q
-	}, want: map[string]string{theOwner: "ok", theStranger: "ok", theWriter: "0: ok, 2: " + groupDenied, theReader: "ok"}, showsSince: 2, names: []string{theTopic},
+	}, want: everybody("ok").but("0: ok, 2: "+groupDenied, theWriteKey), showsSince: 2, names: []string{theTopic},
 		shows: map[string][]string{theMetadata: {theOwner}}}, // version 1 cannot ask for all
 	{key: kmsg.FindCoordinator, request: func(c cell) kmsg.Request {
 		q := kmsg.NewPtrFindCoordinatorRequest()
 		q.CoordinatorKey, q.CoordinatorKeys = committedGroup, []string{committedGroup}
 		return q
-	}, want: map[string]string{theOwner: "ok", theStranger: "ok", theWriter: groupDenied, theReader: "ok"}},
+	}, want: ofGroup(everybody("ok"))},
 	{key: kmsg.FindCoordinator, of: " of a transaction", request: func(c cell) kmsg.Request {
 		q := kmsg.NewPtrFindCoordinatorRequest()
 		q.CoordinatorType, q.CoordinatorKey, q.CoordinatorKeys = 1, "transaction", []string{"transaction"}
 		return q
-	}, want: map[string]string{theOwner: "0: ok, 1: " + txnDenied, theStranger: "0: ok, 1: " + txnDenied, theWriter: "0: " + groupDenied + ", 1: " + txnDenied, theReader: "0: ok, 1: " + txnDenied}}, // version 0 is about groups
+	}, want: everybody("0: ok, 1: "+txnDenied).but("0: "+groupDenied+", 1: "+txnDenied, theWriteKey)}, // version 0 is about groups
 	{key: kmsg.JoinGroup, request: func(c cell) kmsg.Request { return c.join("") }, finish: leaveGroup,
-		want: map[string]string{theOwner: mayJoin, theStranger: mayJoin, theWriter: groupDenied, theReader: mayJoin}},
+		want: ofGroup(everybody(mayJoin))},
 	{key: kmsg.JoinGroup, of: " as a member", names: []string{theMember}, request: func(c cell) kmsg.Request { return c.join(c.member) },
-		want: map[string]string{theOwner: memberUnknown, theStranger: memberUnknown, theWriter: groupDenied, theReader: memberUnknown}},
+		want: ofGroup(everybody(memberUnknown))},
 	{key: kmsg.Heartbeat, names: []string{theMember}, request: func(c cell) kmsg.Request {
 		q := kmsg.NewPtrHeartbeatRequest()
 		q.Group, q.MemberID, q.Generation = c.group(liveGroup), c.member, c.generation
 		return q
-	}, want: map[string]string{theOwner: memberUnknown, theStranger: memberUnknown, theWriter: groupDenied, theReader: memberUnknown}},
+	}, want: ofGroup(everybody(memberUnknown))},
 	{key: kmsg.LeaveGroup, names: []string{theMember}, request: func(c cell) kmsg.Request {
 		q := kmsg.NewPtrLeaveGroupRequest()
 		q.Group, q.MemberID, q.Members = c.group(liveGroup), c.member, []kmsg.LeaveGroupRequestMember{{MemberID: c.member}}
 		return q
-	}, want: map[string]string{theOwner: memberUnknown, theStranger: memberUnknown, theWriter: groupDenied, theReader: memberUnknown}},
+	}, want: ofGroup(everybody(memberUnknown))},
 	{key: kmsg.SyncGroup, names: []string{theMember}, request: func(c cell) kmsg.Request {
 		q := kmsg.NewPtrSyncGroupRequest()
 		q.Group, q.MemberID, q.Generation, q.ProtocolType, q.Protocol = c.group(liveGroup), c.member, c.generation, ptr("consumer"), ptr("range")
 		return q
-	}, want: map[string]string{theOwner: memberUnknown, theStranger: memberUnknown, theWriter: groupDenied, theReader: memberUnknown}},
+	}, want: ofGroup(everybody(memberUnknown))},
 	{key: kmsg.DescribeGroups, request: func(c cell) kmsg.Request {
 		q := kmsg.NewPtrDescribeGroupsRequest()
 		q.Groups = []string{liveGroup}
 		return q
-	}, want: map[string]string{theOwner: "ok", theStranger: "ok", theWriter: groupDenied, theReader: "ok"},
-		shows: map[string][]string{theMember: {theOwner, theReader}, theTopic: {theOwner, theReader}}},
+	}, want: ofGroup(everybody("ok")),
+		shows: map[string][]string{theMember: {theOwner, theOtherKey}, theTopic: {theOwner, theOtherKey}}},
 	{key: kmsg.ListGroups, request: func(cell) kmsg.Request { return kmsg.NewPtrListGroupsRequest() }, want: everybody("ok")},
 	{key: kmsg.SASLHandshake, request: func(cell) kmsg.Request {
 		q := kmsg.NewPtrSASLHandshakeRequest()
@@ -196,15 +250,15 @@ var sweep = []row{
 		q := kmsg.NewPtrDeleteRecordsRequest()
 		q.Topics = []kmsg.DeleteRecordsRequestTopic{{Topic: c.topic, Partitions: []kmsg.DeleteRecordsRequestTopicPartition{{Offset: 1}}}}
 		return q
-	}, want: map[string]string{theOwner: "ok", theStranger: topicDenied, theWriter: topicDenied, theReader: topicDenied},
-		changes: map[string][]string{theOwner: {"start of {topic}"}}},
+	}, want: needs(toManage, "ok"),
+		changes: changedBy(toManage, "start of {topic}")},
 	{key: kmsg.DeleteRecords, of: " of the ledger", request: func(c cell) kmsg.Request {
 		q := kmsg.NewPtrDeleteRecordsRequest()
 		q.Topics = []kmsg.DeleteRecordsRequestTopic{{Topic: claims.LedgerTopic, Partitions: []kmsg.DeleteRecordsRequestTopicPartition{{Offset: 1}}}}
 		return q
 	}, want: everybody(topicDenied)},
 	{key: kmsg.InitProducerID, request: func(cell) kmsg.Request { return kmsg.NewPtrInitProducerIDRequest() },
-		want: map[string]string{theOwner: "ok", theStranger: "ok", theWriter: "ok", theReader: clusterDenied}},
+		want: everybody("ok").but(clusterDenied, theOtherKey, theReader, theReadersKey, theVisitor)},
 	{key: kmsg.InitProducerID, of: " for transactions", request: func(cell) kmsg.Request {
 		q := kmsg.NewPtrInitProducerIDRequest()
 		q.TransactionalID, q.TransactionTimeoutMillis = ptr("transaction"), 1000
@@ -215,7 +269,7 @@ var sweep = []row{
 		q := kmsg.NewPtrOffsetForLeaderEpochRequest()
 		q.Topics = []kmsg.OffsetForLeaderEpochRequestTopic{{Topic: c.topic, Partitions: []kmsg.OffsetForLeaderEpochRequestTopicPartition{p}}}
 		return q
-	}, want: map[string]string{theOwner: "ok", theStranger: topicDenied, theWriter: "ok", theReader: topicDenied}},
+	}, want: needs(toDescribe, "ok")},
 	{key: kmsg.DescribeACLs, request: func(cell) kmsg.Request {
 		q := kmsg.NewPtrDescribeACLsRequest()
 		q.ResourceType, q.ResourcePatternType, q.Operation, q.PermissionType = kmsg.ACLResourceTypeAny, kmsg.ACLResourcePatternTypeAny, kmsg.ACLOperationAny, kmsg.ACLPermissionTypeAny
@@ -234,10 +288,10 @@ var sweep = []row{
 		return q
 	}, want: everybody(clusterDenied)},
 	{key: kmsg.DescribeConfigs, names: []string{theTopic}, request: func(c cell) kmsg.Request { return describeConfigs(kmsg.ConfigResourceTypeTopic, c.topic) },
-		want: map[string]string{theOwner: "ok", theStranger: topicDenied, theWriter: topicDenied, theReader: topicDenied}},
+		want: needs(toManage, "ok")},
 	{key: kmsg.DescribeConfigs, of: " of the broker", request: func(cell) kmsg.Request { return describeConfigs(kmsg.ConfigResourceTypeBroker, "") }, want: everybody(clusterDenied)},
 	{key: kmsg.DescribeConfigs, of: " of a group", apacheOnly: true, request: func(cell) kmsg.Request { return describeConfigs(groupConfigs, liveGroup) },
-		want: map[string]string{theOwner: "ok", theStranger: "ok", theWriter: groupDenied, theReader: "ok"}},
+		want: ofGroup(everybody("ok"))},
 	{key: kmsg.AlterConfigs, names: []string{theTopic}, request: func(c cell) kmsg.Request { return alterConfigs(kmsg.ConfigResourceTypeTopic, c.topic) }, want: everybody(topicDenied),
 		hint: "diaspora topic set {topic} --retention"},
 	{key: kmsg.AlterConfigs, of: " of the brokers", request: func(cell) kmsg.Request { return alterConfigs(kmsg.ConfigResourceTypeBroker, "") }, want: everybody(clusterDenied)},
@@ -258,46 +312,46 @@ var sweep = []row{
 		q := kmsg.NewPtrDeleteGroupsRequest()
 		q.Groups = []string{c.group(committedGroup)}
 		return q
-	}, prepare: commitScratch, want: map[string]string{theOwner: "ok", theStranger: "GROUP_ID_NOT_FOUND", theWriter: groupDenied, theReader: "ok"}},
+	}, prepare: commitScratch, want: ofGroup(everybody("ok").but(groupUnknown, theStranger, theWriter))},
 	{key: kmsg.OffsetDelete, names: []string{theTopic}, request: func(c cell) kmsg.Request {
 		q := kmsg.NewPtrOffsetDeleteRequest()
 		q.Group, q.Topics = c.group(committedGroup), []kmsg.OffsetDeleteRequestTopic{{Topic: c.topic, Partitions: []kmsg.OffsetDeleteRequestTopicPartition{{}}}}
 		return q
-	}, prepare: commitScratch, want: map[string]string{theOwner: "ok", theStranger: "GROUP_ID_NOT_FOUND", theWriter: groupDenied, theReader: topicDenied}},
+	}, prepare: commitScratch, want: ofGroup(needs(toRead, "ok").but(groupUnknown, theStranger, theWriter))},
 	{key: kmsg.DescribeCluster, request: func(cell) kmsg.Request { return kmsg.NewPtrDescribeClusterRequest() }, want: everybody("ok")},
 	{key: kmsg.DescribeProducers, names: []string{theTopic}, request: func(c cell) kmsg.Request {
 		q := kmsg.NewPtrDescribeProducersRequest()
 		q.Topics = []kmsg.DescribeProducersRequestTopic{{Topic: c.topic, Partitions: []int32{0}}}
 		return q
-	}, want: map[string]string{theOwner: "ok", theStranger: topicDenied, theWriter: topicDenied, theReader: topicDenied}},
+	}, want: needs(toRead, "ok")},
 	{key: kmsg.ConsumerGroupHeartbeat, names: []string{theTopic}, request: func(c cell) kmsg.Request { return c.consumerHeartbeat() }, finish: leaveConsumerGroup,
-		want: map[string]string{theOwner: "ok", theStranger: topicDenied, theWriter: groupDenied, theReader: topicDenied}},
+		want: ofGroup(needs(toDescribe, "ok"))},
 	{key: kmsg.ConsumerGroupHeartbeat, of: " that leaves a classic group", request: func(c cell) kmsg.Request {
 		q := kmsg.NewPtrConsumerGroupHeartbeatRequest()
 		q.Group, q.MemberID, q.MemberEpoch = c.group(liveGroup), c.member, -1
 		return q
-	}, want: map[string]string{theOwner: "GROUP_ID_NOT_FOUND", theStranger: "GROUP_ID_NOT_FOUND", theWriter: groupDenied, theReader: "GROUP_ID_NOT_FOUND"}},
+	}, want: ofGroup(everybody(groupUnknown))},
 	{key: kmsg.ConsumerGroupDescribe, request: func(c cell) kmsg.Request {
 		q := kmsg.NewPtrConsumerGroupDescribeRequest()
 		q.Groups = []string{consumerGroup}
 		return q
-	}, want: map[string]string{theOwner: "ok", theStranger: "GROUP_ID_NOT_FOUND", theWriter: groupDenied, theReader: "ok"}},
+	}, want: ofGroup(everybody("ok").but(groupUnknown, theStranger))},
 	{key: kmsg.DescribeTopicPartitions, names: []string{theTopic}, request: func(c cell) kmsg.Request {
 		q := kmsg.NewPtrDescribeTopicPartitionsRequest()
 		q.Topics = []kmsg.DescribeTopicPartitionsRequestTopic{{Topic: c.topic}}
 		return q
-	}, want: map[string]string{theOwner: "ok", theStranger: topicDenied, theWriter: "ok", theReader: topicDenied}},
+	}, want: needs(toDescribe, "ok")},
 	{key: kmsg.DescribeTopicPartitions, of: " of all topics", request: func(cell) kmsg.Request { return kmsg.NewPtrDescribeTopicPartitionsRequest() }, want: everybody("ok"),
-		shows: map[string][]string{theTopic: {theOwner, theWriter}}},
+		shows: map[string][]string{theTopic: holders[toDescribe]}},
 	{key: kmsg.ShareGroupHeartbeat, apacheOnly: true, names: []string{theTopic}, request: func(c cell) kmsg.Request { return c.shareHeartbeat() }, finish: leaveShareGroup,
-		want: map[string]string{theOwner: "ok", theStranger: topicDenied, theWriter: groupDenied, theReader: topicDenied}},
+		want: ofGroup(needs(toDescribe, "ok"))},
 	{key: kmsg.ShareGroupDescribe, apacheOnly: true, request: func(c cell) kmsg.Request {
 		q := kmsg.NewPtrShareGroupDescribeRequest()
 		q.GroupIDs = []string{shareGroup}
 		return q
-	}, want: map[string]string{theOwner: "ok", theStranger: "GROUP_ID_NOT_FOUND", theWriter: groupDenied, theReader: "ok"}},
+	}, want: ofGroup(everybody("ok").but(groupUnknown, theStranger))},
 	{key: kmsg.ShareFetch, apacheOnly: true, request: func(c cell) kmsg.Request { return c.shareFetch() },
-		want: map[string]string{theOwner: "ok", theStranger: topicDenied, theWriter: groupDenied, theReader: topicDenied}},
+		want: ofGroup(needs(toRead, "ok"))},
 	{key: kmsg.ShareAcknowledge, apacheOnly: true, request: func(c cell) kmsg.Request {
 		q := kmsg.NewPtrShareAcknowledgeRequest()
 		q.GroupID, q.MemberID, q.ShareSessionEpoch = ptr(c.group(shareGroup)), ptr(memberID), 1
@@ -306,19 +360,19 @@ var sweep = []row{
 		return q
 	}, prepare: func(_ *testing.T, c cell, w rawConn) { w.ask(c.shareFetch()) },
 		// Kafka may not have processed the acknowledgement of the version before yet.
-		want: map[string]string{theOwner: "ok or INVALID_RECORD_STATE", theStranger: topicDenied, theWriter: groupDenied, theReader: topicDenied}},
+		want: ofGroup(needs(toRead, "ok or INVALID_RECORD_STATE"))},
 	{key: kmsg.DescribeShareGroupOffsets, apacheOnly: true, names: []string{theTopic}, request: func(c cell) kmsg.Request {
 		q := kmsg.NewPtrDescribeShareGroupOffsetsRequest()
 		q.Groups = []kmsg.DescribeShareGroupOffsetsRequestGroup{{GroupID: shareGroup, Topics: []kmsg.DescribeShareGroupOffsetsRequestGroupTopic{{Topic: c.topic, Partitions: []int32{0}}}}}
 		return q
-	}, want: map[string]string{theOwner: "ok", theStranger: topicDenied, theWriter: groupDenied, theReader: topicDenied}},
+	}, want: ofGroup(needs(toDescribe, "ok"))},
 	{key: kmsg.AlterShareGroupOffsets, apacheOnly: true, names: []string{theTopic}, request: func(c cell) kmsg.Request { return c.shareOffset(c.group(shareGroup), 1) },
-		want: map[string]string{theOwner: "ok", theStranger: topicDenied, theWriter: groupDenied, theReader: topicDenied}},
+		want: ofGroup(needs(toRead, "ok"))},
 	{key: kmsg.DeleteShareGroupOffsets, apacheOnly: true, names: []string{theTopic}, request: func(c cell) kmsg.Request {
 		q := kmsg.NewPtrDeleteShareGroupOffsetsRequest()
 		q.GroupID, q.Topics = c.group(shareGroup), []kmsg.DeleteShareGroupOffsetsRequestTopic{{Topic: c.topic}}
 		return q
-	}, want: map[string]string{theOwner: "ok", theStranger: "GROUP_ID_NOT_FOUND", theWriter: groupDenied, theReader: topicDenied}},
+	}, want: ofGroup(needs(toRead, "ok").but(groupUnknown, theStranger))},
 }
 
 // groupConfigs is the type of a resource whose configuration is a group's (KIP-848).
@@ -339,9 +393,20 @@ func leaveGroup(c cell, w rawConn, answer kmsg.Response) {
 	w.ask(q)
 }
 
-// commitScratch has the owner commit an offset that actors may delete.
-func commitScratch(t *testing.T, c cell, _ rawConn) {
-	c.setUp(t, c.commit(scratchGroup+"-"+committedGroup))
+// commitScratch commits an offset that the actor may delete: in the owner's scratch group, and in the
+// actor's own group of the name that the request has.
+func commitScratch(t *testing.T, c cell, w rawConn) {
+	c.setUp(t, c.scene.commit(scratchGroup+"-"+committedGroup))
+	if !c.actor.sharesGroups && slices.Contains(holders[toRead], c.actor.name) {
+		w.ask(c.commit(committedGroup))
+	}
+}
+
+// commit is a request to commit an offset of the actor's own.
+func (c cell) commit(group string) *kmsg.OffsetCommitRequest {
+	q := c.scene.commit(group)
+	q.Topics[0].Partitions[0].Metadata = ptr("metadata of the actor")
+	return q
 }
 
 // leaveConsumerGroup and leaveShareGroup have the member leave that has joined.

@@ -51,12 +51,15 @@ func (s *scene) observe(t *testing.T) *observer {
 	c, err := kgo.NewClient(append(inside.Of(s.f).Admin, kgo.MetadataMinAge(10*time.Millisecond))...)
 	testkit.Must(t, err)
 	t.Cleanup(c.Close)
-	o := &observer{c: c, topics: []string{s.topic, s.other, s.strangers, claims.LedgerTopic}, offered: map[int16]bool{}, earlier: map[string]bool{},
+	o := &observer{c: c, topics: []string{s.topic, s.other, s.public, s.strangers, claims.LedgerTopic}, offered: map[int16]bool{}, earlier: map[string]bool{},
 		scratch: []string{s.prefix + scratchGroup, "user." + s.stranger.Identity.Subject + "."}}
 	versions, err := kmsg.NewPtrApiVersionsRequest().RequestWith(testkit.Within(t), c)
 	testkit.Must(t, err)
 	for _, k := range versions.ApiKeys {
 		o.offered[k.ApiKey] = true
+	}
+	for _, colleague := range s.colleagues {
+		o.scratch = append(o.scratch, "user."+colleague.Identity.Subject+".")
 	}
 	for _, group := range o.ask(t, testkit.Within(t), kmsg.NewPtrListGroupsRequest()).(*kmsg.ListGroupsResponse).Groups {
 		o.earlier[group.Group] = !strings.HasPrefix(group.Group, s.prefix)

@@ -2,6 +2,7 @@ package interop
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -29,8 +30,16 @@ import (
 const (
 	theOwner    = "owner"
 	theStranger = "stranger"
-	theWriter   = "write-only key"
-	theReader   = "read-only key of another topic"
+	theWriteKey = "write-only key"
+	theOtherKey = "read-only key of another topic"
+
+	// Those with whom the topic is shared, or another one is with everybody.
+	theManager    = "manager"
+	theWriter     = "writer"
+	theReader     = "reader"
+	theReadersKey = "key of a reader"
+	theVisitor    = "reader of a public topic"
+	theFormer     = "former reader"
 )
 
 // actor is somebody who makes every request of the sweep.
@@ -41,6 +50,10 @@ type actor struct {
 	// sharesGroups says that the owner's consumer groups are the actor's as well. Requests
 	// about groups then name a group that nobody uses: what the actor does to it is allowed.
 	sharesGroups bool
+
+	// as is the actor who gets the same in every row, and topic is the one that requests are about, if
+	// it is not that of the scene.
+	as, topic string
 }
 
 // actors are those who make every request. Whoever is added here needs a column in each row. See
@@ -49,12 +62,57 @@ func (s *scene) actors(t *testing.T) []actor {
 	broker := s.f.Brokers()[0]
 	writes := createKey(t, s.owner, diaspora.AccessKeyRequest{Topics: []string{s.topic}, Write: true})
 	reads := createKey(t, s.owner, diaspora.AccessKeyRequest{Topics: []string{s.other}, Read: true})
+	colleague := func(name string) actor {
+		return actor{name: name, dial: func() rawConn { return signedInWire(t, s.colleagues[name], broker) }}
+	}
+	readsShared := createKey(t, s.colleagues[theReader], diaspora.AccessKeyRequest{Topics: []string{s.topic}, Read: true})
+	visitor, former := colleague(theVisitor), colleague(theFormer)
+	visitor.topic, former.as = s.public, theStranger
 	return []actor{
 		{name: theStranger, dial: func() rawConn { return signedInWire(t, s.stranger, broker) }},
-		{name: theWriter, dial: func() rawConn { return keyWire(t, writes, broker) }},
-		{name: theReader, dial: func() rawConn { return keyWire(t, reads, broker) }, sharesGroups: true},
+		former, visitor, colleague(theReader),
+		{name: theReadersKey, dial: func() rawConn { return keyWire(t, readsShared, broker) }},
+		colleague(theWriter), colleague(theManager),
+		{name: theWriteKey, dial: func() rawConn { return keyWire(t, writes, broker) }},
+		{name: theOtherKey, dial: func() rawConn { return keyWire(t, reads, broker) }, sharesGroups: true},
 		{name: theOwner, dial: func() rawConn { return signedInWire(t, s.owner, broker) }, sharesGroups: true},
 	}
+}
+
+// share shares the topics of the scene, and takes one share away again.
+func (s *scene) share(t *testing.T) {
+	t.Helper()
+	owner := fabrictest.Client(t, s.owner)
+	with := func(name, topic string, r diaspora.GrantRequest) {
+		t.Helper()
+		if !r.Public {
+			r.Username = s.colleagues[name].Identity.Username
+		}
+		_, err := owner.Share(testkit.Within(t), topic, r)
+		testkit.Must(t, err)
+	}
+	for _, name := range []string{theManager, theWriter, theReader, theVisitor, theFormer} {
+		s.colleagues[name] = newcomer(t, s.f)
+	}
+	with(theManager, s.topic, diaspora.GrantRequest{Manage: true})
+	with(theWriter, s.topic, diaspora.GrantRequest{Write: true})
+	with(theReader, s.topic, diaspora.GrantRequest{Read: true})
+	with(theVisitor, s.public, diaspora.GrantRequest{Public: true, Read: true})
+
+	// One share of the former reader's has expired, and another was taken away. Like the stranger, the
+	// former reader has a topic too.
+	former := s.colleagues[theFormer]
+	claim(t, former, 1)
+	with(theFormer, s.topic, diaspora.GrantRequest{Read: true, Write: true, Expires: time.Now().Add(2 * time.Second)})
+	for ctx := testkit.Within(t); ; time.Sleep(100 * time.Millisecond) {
+		grants, err := owner.Grants(ctx, s.topic)
+		testkit.Must(t, err)
+		if !slices.ContainsFunc(grants, func(g diaspora.Grant) bool { return g.Subject == former.Identity.Subject }) {
+			break
+		}
+	}
+	with(theFormer, s.topic, diaspora.GrantRequest{Manage: true})
+	testkit.Must(t, owner.Unshare(testkit.Within(t), s.topic, former.Identity.Subject))
 }
 
 // refusedWire returns a connection on which the login with a blocked person's key was refused.
@@ -85,7 +143,9 @@ type scene struct {
 	owner, stranger diaspora.Config
 	topic           string // the owner's
 	other           string // another one of the owner's
+	public          string // a third one of the owner's, which is shared with everybody
 	strangers       string // a topic of the stranger's
+	colleagues      map[string]diaspora.Config
 	ids             map[string][16]byte
 
 	prefix string // of the owner's groups at the broker
@@ -115,13 +175,16 @@ const memberID = "AAAAAAAAAAAAAAAAAAAAAA"
 
 func setScene(t *testing.T) *scene {
 	f := start(t, fabric.Config{Operators: []string{grace}})
-	s := &scene{f: f, owner: fabrictest.As(t, f, ada), stranger: fabrictest.As(t, f, grace), value: "value-of-the-owner", metadata: "metadata-of-the-owner"}
-	s.topic, s.other, s.strangers = claim(t, s.owner, 1), claim(t, s.owner, 1), claim(t, s.stranger, 1)
+	s := &scene{f: f, owner: fabrictest.As(t, f, ada), stranger: fabrictest.As(t, f, grace), colleagues: map[string]diaspora.Config{},
+		value: "value-of-the-owner", metadata: "metadata-of-the-owner"}
+	s.topic, s.other, s.public, s.strangers = claim(t, s.owner, 1), claim(t, s.owner, 1), claim(t, s.owner, 1), claim(t, s.stranger, 1)
 	s.prefix = "user." + s.owner.Identity.Subject + "."
 	s.wire = signedInWire(t, s.owner, f.Brokers()[0])
 	logger := fabrictest.OpenLogger(t, s.owner)
 	fabrictest.Log(t, logger, s.topic, s.value)
 	fabrictest.Log(t, logger, s.other, "of another topic")
+	fabrictest.Log(t, logger, s.public, s.value)
+	s.share(t)
 
 	c, err := diaspora.Dial(testkit.Within(t), s.owner, kgo.ConsumerGroup(liveGroup), kgo.ConsumeTopics(s.topic),
 		kgo.DisableAutoCommit(), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
@@ -202,6 +265,13 @@ type cell struct {
 	version int16
 }
 
+// of returns the scene as an actor has it: with another topic, if the requests are about that one.
+func (s *scene) of(a actor) *scene {
+	own := *s
+	own.topic = cmp.Or(a.topic, s.topic)
+	return &own
+}
+
 // group is the group that a request names.
 func (c cell) group(victim string) string {
 	if c.actor.sharesGroups {
@@ -241,14 +311,14 @@ func TestEveryRequestOfEveryActor(t *testing.T) {
 		}
 		for _, a := range actors {
 			t.Run(r.key.Name()+r.of+"/"+a.name, func(t *testing.T) {
-				want, ok := r.want[a.name]
+				want, ok := r.want[cmp.Or(a.as, a.name)]
 				if !ok {
 					t.Fatal("the row does not say what this actor gets")
 				}
 				w := a.dial()
 				defer func() { w.Close() }()
 				for version := versions[0]; version <= versions[1]; version++ {
-					c := cell{s, a, version}
+					c := cell{s.of(a), a, version}
 					if r.prepare != nil {
 						r.prepare(t, c, w)
 					}
@@ -267,7 +337,7 @@ func TestEveryRequestOfEveryActor(t *testing.T) {
 				}
 				after := o.snapshot(t)
 				for _, change := range before.changes(after) {
-					if !slices.ContainsFunc(r.changes[a.name], func(of string) bool { return strings.HasPrefix(change, s.expand(of)) }) {
+					if !slices.ContainsFunc(r.changes[a.name], func(of string) bool { return strings.HasPrefix(change, s.of(a).expand(of)) }) {
 						t.Errorf("some version changes %s\nfrom %s\nto   %s", change, before[change], after[change])
 					}
 				}
