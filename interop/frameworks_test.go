@@ -99,12 +99,10 @@ func TestSoftwareConnect(t *testing.T) {
 		if !engineIsApache {
 			return
 		}
-		compact := "compact"
+		compact := true
 		for _, name := range topics {
-			altered, err := fabrictest.Admin(t, f).AlterTopicConfigs(testkit.Within(t), []kadm.AlterConfig{{Name: "cleanup.policy", Value: &compact}}, e.topic+name)
-			if err != nil || altered[0].Err != nil {
-				t.Fatal(altered, err)
-			}
+			_, err := fabrictest.Client(t, e.cfg).Set(testkit.Within(t), e.topic+name, diaspora.TopicSettings{Compact: &compact})
+			testkit.Must(t, err)
 		}
 		testkit.Must(t, os.Remove(filepath.Join(e.dir, "connect-file.jar")))
 		e.append(t, "readings.log", pageEvent+"\n")
