@@ -37,7 +37,8 @@ import (
 type place struct {
 	brokers  []string
 	tokenURL string
-	cfg      diaspora.Config // of Ada, whose topics and keys they are
+	cfg      diaspora.Config // of the person whose keys they are; the topics are Ada's
+	username string          // of that person, if fabric is not nil; default: Ada
 	bin      string          // the diaspora command
 
 	fabric *fabric.Fabric // nil if it is another process
@@ -188,7 +189,7 @@ func (s place) signIn(t *testing.T, how, topic string) (c commands, err error) {
 		c.env = append(c.env, s.login...)
 		return c, nil
 	}
-	login, err := s.fabric.Login(testkit.Within(t), ada)
+	login, err := s.fabric.Login(testkit.Within(t), cmp.Or(s.username, ada))
 	if err != nil {
 		return c, err
 	}
