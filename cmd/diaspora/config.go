@@ -10,6 +10,7 @@ import (
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/internal/accesskey"
 	"github.com/diaspora-streams/diaspora/internal/doctor"
+	"github.com/diaspora-streams/diaspora/internal/outcome"
 )
 
 // lookup is getenv, except that --profile overrides the profile and the URL in the environment.
@@ -59,9 +60,8 @@ func loginRejected(err error) bool {
 	return errors.Is(err, diaspora.ErrUnauthenticated) || errors.Is(err, diaspora.ErrPermission) && !errors.As(err, &topic)
 }
 
-// aboutTopic explains the error of a topic that nobody has claimed, or that an operator denies to its owner. The
-// cluster denies access to such a topic as to one of another owner, but here the name is most likely mistyped, or
-// there is nobody else to ask. cfg is the configuration of the topic's fabric.
+// aboutTopic explains why access to a topic is denied. The cluster says the same whether nobody has claimed the topic, so
+// that the name is most likely mistyped, somebody else owns it, or the caller has released it; the ACL endpoint knows. cfg is the configuration of the topic's fabric.
 func (e *env) aboutTopic(ctx context.Context, cfg diaspora.Config, err error) error {
 	t := (*diaspora.TopicError)(nil)
 	condition := diaspora.ErrPermission
@@ -82,20 +82,41 @@ func (e *env) aboutTopic(ctx context.Context, cfg diaspora.Config, err error) er
 	if cfg.Key != (diaspora.Key{}) {
 		return e.aboutKey(ctx, cfg, client, t, condition, err)
 	}
-	near, free := doctor.Unclaimed(ctx, client, t.Topic)
-	if !free && condition == diaspora.ErrPermission && doctor.Owns(ctx, client, t.Topic) {
-		text := fmt.Sprintf("%s topic %q: an operator of the fabric denies you the access, although %s is yours", t.Op, t.Topic, t.Topic)
-		return &failure{errors.New(text), condition, append([]string{"ask an operator for the reason"}, hintsOf(err)...)}
+	s := doctor.AskStanding(ctx, client, t.Topic)
+	explained := func(reason string, hints ...string) error {
+		return &failure{fmt.Errorf("%s topic %q: %s", t.Op, t.Topic, reason), condition, append(hints, hintsOf(err)...)}
 	}
-	if !free {
+	right := "write"
+	if t.Op == "consume" || t.Op == "show" {
+		right = "read"
+	}
+	switch {
+	case s.Free:
+		text := "nobody has claimed " + t.Topic
+		if s.Near != "" {
+			text += fmt.Sprintf("; did you mean %s?", s.Near)
+		}
+		hints := append(hintsOf(err), fmt.Sprintf(`claim it with "diaspora topic claim %s"`, t.Topic))
+		return &failure{fmt.Errorf("%s topic %q: %s", t.Op, t.Topic, text), condition, hints}
+	case condition != diaspora.ErrPermission:
 		return err
+	case s.Own && !s.Topic.Released.IsZero():
+		return explained("you have released "+t.Topic, fmt.Sprintf(`"diaspora topic restore %s" brings it back`, t.Topic))
+	case s.Own:
+		return explained(fmt.Sprintf("an operator of the fabric denies you the access, although %s is yours", t.Topic), "ask an operator for the reason")
+	case s.Foreign, s.Shared && !s.May(right):
+		return explained(denial(t), s.AskOwner(t.Topic, cfg.Identity, right))
+	case s.Shared: // the cluster has not heard of the share yet, or an operator denies the access
+		return explained(denial(t), fmt.Sprintf(`it is shared with you, so try again; if it stays denied, ask an operator (see "diaspora topic show %s")`, t.Topic))
 	}
-	text := fmt.Sprintf("%s topic %q: nobody has claimed %s", t.Op, t.Topic, t.Topic)
-	if near != "" {
-		text += fmt.Sprintf("; did you mean %s?", near)
-	}
-	hints := append(hintsOf(err), fmt.Sprintf(`claim it with "diaspora topic claim %s"`, t.Topic))
-	return &failure{errors.New(text), condition, hints}
+	return err
+}
+
+// denial returns why an operation on a topic was denied, without the hint of the library, which does not know whether
+// the topic has an owner.
+func denial(t *diaspora.TopicError) string {
+	text, _ := outcome.Split(t.Err)
+	return text
 }
 
 // aboutKey is aboutTopic for an access key. A key cannot ask whether a topic is claimed, but it can ask what the
@@ -117,7 +138,7 @@ func (e *env) aboutKey(ctx context.Context, cfg diaspora.Config, client *diaspor
 		verb = strings.TrimSuffix(verb, " to")
 		hints = append(hints, fmt.Sprintf(`use an access key that may %s ("diaspora key create NAME --topic %s --%[1]s", where you are logged in)%[3]s`, verb, t.Topic, e.orOwnLogin(cfg, verb)))
 	case slices.Contains(key.Topics, t.Topic):
-		text += fmt.Sprintf("the access key %s is for it, but has no access: the topic was released, or an operator of the fabric denies the access", key.ID)
+		text += fmt.Sprintf("the access key %s is for it, but has no access: the topic was released or is not shared any more, or an operator of the fabric denies the access", key.ID)
 		hints = append(hints, fmt.Sprintf(`look at it with "diaspora topic show %s" where you are logged in; if it is yours, ask an operator`, t.Topic))
 		return &failure{errors.New(text), condition, append(hints, hintsOf(err)...)}
 	case len(key.Topics) == 0:
@@ -150,14 +171,28 @@ func (e *env) orOwnLogin(cfg diaspora.Config, verb string) string {
 	return fmt.Sprintf(", or unset %s to %s with your login", variables, strings.TrimSuffix(verb, " to"))
 }
 
-// aboutOwnTopic is aboutTopic for errors of the ACL endpoint. It returns nil for nil.
+// aboutOwnTopic explains errors of the ACL endpoint about a topic. It returns nil for nil.
 func (e *env) aboutOwnTopic(ctx context.Context, cfg diaspora.Config, op, name string, err error) error {
-	if err == nil {
-		return nil
-	}
-	more := e.aboutTopic(ctx, cfg, &diaspora.TopicError{Op: op, Topic: name, Err: err})
-	if f, ok := more.(*failure); ok {
-		return f
+	switch {
+	case errors.Is(err, diaspora.ErrNotFound):
+		more := e.aboutTopic(ctx, cfg, &diaspora.TopicError{Op: op, Topic: name, Err: err})
+		if f, ok := more.(*failure); ok {
+			return f
+		}
+	case errors.Is(err, diaspora.ErrPermission) && diaspora.Hint(err) == "" && cfg.Key == (diaspora.Key{}):
+		right := map[string]string{"show": "read", "share": "manage", "unshare": "manage", "set": "manage"}[op]
+		if right == "" {
+			return err // only the owner may do it
+		}
+		ctx, cancel := context.WithTimeout(ctx, completionTimeout)
+		defer cancel()
+		client, clientErr := diaspora.NewClient(cfg)
+		if clientErr != nil {
+			return err
+		}
+		if s := doctor.AskStanding(ctx, client, name); s.Foreign || s.Shared && !s.May(right) {
+			return hinted(err, s.AskOwner(name, cfg.Identity, right))
+		}
 	}
 	return err
 }

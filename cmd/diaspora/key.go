@@ -44,6 +44,9 @@ you revoke the key.
 With neither --read nor --write, the key can do both. Without --topic, it is for all topics that you
 own now or claim later. No key can claim topics or create other keys.
 
+A key never has more rights than you. To use a topic that somebody shares with you, name it with
+--topic. When the share ends, so do the rights of the key.
+
 A key that can read also has access to all your consumer groups, even if it is for one topic only.
 Anybody who has the key can join, reset and delete the groups. If several people use the key, each
 should use a group ID of their own, or read without a group.
@@ -102,10 +105,10 @@ func (e *env) keyCreateCommand() *cobra.Command {
 		} else {
 			err = e.keyCreate(ctx, client, req)
 		}
-		return aboutKeyTopics(ctx, client, req.Topics, err)
+		return aboutKeyTopics(ctx, cfg, client, req, err)
 	})
 	flags := cmd.Flags()
-	flags.StringArrayVar(&req.Topics, "topic", nil, "restrict the key to `TOPIC`, which must be yours; may be repeated")
+	flags.StringArrayVar(&req.Topics, "topic", nil, "restrict the key to `TOPIC`, which is yours or shared with you; may be repeated")
 	flags.BoolVar(&req.Read, "read", false, "allow the key to read, but not to write unless --write is also given")
 	flags.BoolVar(&req.Write, "write", false, "allow the key to write, but not to read unless --read is also given")
 	flags.StringVar(&expires, "expires", "", "make the key expire after a `TIME` such as 90d, or on a date such as 2030-12-31 (default: never)")
@@ -155,16 +158,31 @@ func (e *env) keyCreateFile(ctx context.Context, cfg diaspora.Config, client *di
 	}{saved.key.AccessKey, saved.file})
 }
 
-// aboutKeyTopics suggests one of the caller's topics if the key names a topic that nobody has claimed.
-func aboutKeyTopics(ctx context.Context, client *diaspora.Client, names []string, err error) error {
-	if !errors.Is(err, diaspora.ErrNotFound) {
+// aboutKeyTopics adds what to do if the key names a topic that nobody has claimed, or on which the caller has fewer
+// rights than the key should have.
+func aboutKeyTopics(ctx context.Context, cfg diaspora.Config, client *diaspora.Client, req diaspora.AccessKeyRequest, err error) error {
+	if !errors.Is(err, diaspora.ErrNotFound) && !errors.Is(err, diaspora.ErrPermission) {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, completionTimeout)
 	defer cancel()
-	for _, name := range names {
-		if near, free := doctor.Unclaimed(ctx, client, name); free && near != "" {
-			return hinted(err, fmt.Sprintf("did you mean %s?", near))
+	for _, name := range req.Topics {
+		s := doctor.AskStanding(ctx, client, name)
+		switch {
+		case s.Near != "":
+			return hinted(err, fmt.Sprintf("did you mean %s?", s.Near))
+		case s.Own && !s.Topic.Released.IsZero():
+			return hinted(err, fmt.Sprintf(`you have released it; "diaspora topic restore %s" brings it back`, name))
+		case s.Foreign:
+			right := "read"
+			if req.Write && !req.Read {
+				right = "write"
+			}
+			return hinted(err, s.AskOwner(name, cfg.Identity, right))
+		case s.Shared && s.May("read") && !s.May("write") && req.Read && req.Write:
+			return hinted(err, "add --read for a key that only reads")
+		case s.Shared && s.May("write") && !s.May("read") && req.Read && req.Write:
+			return hinted(err, "add --write for a key that only writes")
 		}
 	}
 	return err

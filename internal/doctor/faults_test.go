@@ -337,7 +337,12 @@ var faults = []fault{
 
 	{"topic", "no such topic", Failure, `^nobody has claimed nobodys$`, `^claim it`, fabric.Config{},
 		func(w *world) { w.cfg.Topic = "nobodys" }},
-	{"topic", "somebody else's", Failure, `^secret: not authorized`, `--topic`, fabric.Config{},
+	{"topic", "one's own, which one has released", Failure, `^you have released weather$`, `^restore it: diaspora topic restore weather$`, fabric.Config{},
+		func(w *world) {
+			_, err := fabrictest.Client(w, w.as()).Retire(w.Context(), "weather")
+			testkit.Must(w, err)
+		}},
+	{"topic", "somebody else's", Failure, `^secret: not authorized`, `^ask its owner to share it with you: diaspora topic share secret --with ada@example.edu --read; or name a topic of yours with --topic$`, fabric.Config{},
 		func(w *world) { w.claimAs("grace@example.org", "secret"); w.cfg.Topic = "secret" }},
 
 	{"topic", "a slip of the finger, with a key for some topics", Failure, `^the access key key-\w+ has access to aerosols, weather, not to wether; did you mean weather\?$`, `^correct the name: --topic weather$`, fabric.Config{},
@@ -346,7 +351,7 @@ var faults = []fault{
 		func(w *world) { w.mistype("wether") }},
 	{"topic", "another topic, with a key", Failure, `^the access key key-\w+ has access to weather, not to aerosols$`, `^name one of these topics with --topic, or use an access key for aerosols$`, fabric.Config{},
 		func(w *world) { w.mistype("aerosols", "weather") }},
-	{"topic", "a topic that is gone, with a key", Failure, `^the access key key-\w+ is for weather, but has no access to it: the topic was released, or an operator denies the access$`, `^look at it with "diaspora topic show weather"`, fabric.Config{},
+	{"topic", "a topic that is gone, with a key", Failure, `^the access key key-\w+ is for weather, but has no access to it: the topic was released or is not shared any more, or an operator denies the access$`, `^look at it with "diaspora topic show weather"`, fabric.Config{},
 		func(w *world) { w.mistype("weather", "weather"); w.release() }},
 
 	{"topic", "one's own, which an operator denies", Failure, `^you have no access to weather, although it is yours: an operator denies it$`, `^ask an operator`, fabric.Config{},

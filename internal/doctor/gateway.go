@@ -242,7 +242,7 @@ func (v *visit) kafkaAdvice(err error) string {
 		}
 		return v.loginAdvice()
 	case kafka.Permission:
-		return "ask its owner for an access key, or name a topic of yours with --topic"
+		return "ask its owner to share it with you, or name a topic of yours with --topic"
 	case kafka.NotFound:
 		return "claim it: diaspora topic claim NAME"
 	}

@@ -7,32 +7,67 @@ import (
 	"strings"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/aclclient"
 )
 
-// Unclaimed asks the ACL endpoint whether a topic is unclaimed, so that there is no owner to ask
-// for access. If so, near is the most similar name of a topic that the caller owns or that is shared with it, or "". Names of
-// other topics are never suggested.
-func Unclaimed(ctx context.Context, client *diaspora.Client, name string) (near string, free bool) {
-	answered := (*diaspora.ProblemError)(nil)
-	if _, err := client.Topic(ctx, name); !errors.Is(err, diaspora.ErrNotFound) || !errors.As(err, &answered) {
-		return "", false
-	}
-	topics, err := client.Topics(ctx)
-	if err != nil {
-		return "", true
-	}
-	return Near(name, namesOfTopics(slices.Concat(topics.Topics, topics.Shared))), true
+// Standing is what the ACL endpoint says of a topic, for a caller to whom the cluster denies it. All
+// fields are zero if the endpoint does not answer.
+type Standing struct {
+	// Free means that nobody has claimed the topic, so that there is no owner to ask for access. Near
+	// is then the most similar name of a topic that the caller owns or that is shared with the caller,
+	// or "". Names of other topics are never suggested.
+	Free bool
+	Near string
+
+	Foreign bool // somebody else owns it, and the caller has no rights on it
+	Own     bool // the caller owns it: the caller has released it, or an operator denies the access
+	Shared  bool // somebody else owns it, and the caller has rights on it
+
+	Topic diaspora.Topic // if Own or Shared
 }
 
-// Owns asks the ACL endpoint whether the caller owns a topic. If so, and the cluster denies access to it, an operator
-// has denied it.
-func Owns(ctx context.Context, client *diaspora.Client, name string) bool {
+// AskStanding asks the ACL endpoint about a topic.
+func AskStanding(ctx context.Context, client *diaspora.Client, name string) (s Standing) {
+	answered := (*diaspora.ProblemError)(nil)
 	topic, err := client.Topic(ctx, name)
-	if err != nil {
-		return false
+	switch {
+	case err == nil:
+		who, err := client.Identity(ctx)
+		if err != nil {
+			return s
+		}
+		s.Topic, s.Own = topic, who.Subject == topic.Owner
+		may := topic.Read || topic.Write || topic.Manage
+		s.Shared, s.Foreign = !s.Own && may, !s.Own && !may // operators are shown the topics of others
+	case !errors.As(err, &answered):
+	case errors.Is(err, diaspora.ErrPermission):
+		s.Foreign = true
+	case errors.Is(err, diaspora.ErrNotFound):
+		s.Free = true
+		if topics, err := client.Topics(ctx); err == nil {
+			s.Near = Near(name, namesOfTopics(slices.Concat(topics.Topics, topics.Shared)))
+		}
 	}
-	who, err := client.Identity(ctx) // operators are shown the topics of others
-	return err == nil && who.Subject == topic.Owner
+	return s
+}
+
+// May reports whether the caller has a right on the topic: "read", "write" or "manage".
+func (s Standing) May(right string) bool {
+	t := s.Topic
+	return t.Manage || right == "read" && t.Read || right == "write" && t.Write
+}
+
+// AskOwner returns a hint for a caller who lacks a right on somebody else's topic. The command in it
+// names the rights that the caller has already, because a share replaces an earlier one.
+func (s Standing) AskOwner(name string, caller globus.Identity, right string) string {
+	var flags []string
+	for _, r := range []string{"read", "write", "manage"} {
+		if r == right || right != "manage" && s.May(r) {
+			flags = append(flags, "--"+r)
+		}
+	}
+	return "ask its owner to share it with you: " + aclclient.ShareCommand(name, []string{caller.Username, caller.Subject}, flags...)
 }
 
 func namesOfTopics(topics []diaspora.Topic) (names []string) {

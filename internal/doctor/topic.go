@@ -33,16 +33,18 @@ const EchoTopic = "doctor"
 // checkTopics lists the user's topics, or those that the access key is for: a key cannot list the topics
 // of its owner. It picks one to check, unless the user has named one.
 func checkTopics(ctx context.Context, v *visit) Finding {
-	names, have := v.key.Topics, "the access key is for "
+	names, have := sorted(v.key.Topics), "the access key is for "
+	own := names
 	if !v.usesKey() {
 		topics, err := v.client.Topics(ctx)
 		if err != nil {
 			return failed(err, "try again; if it stays so, tell the operator")
 		}
-		names = namesOfTopics(slices.Concat(topics.Topics, topics.Shared))
+		usable := slices.DeleteFunc(topics.Topics, func(t diaspora.Topic) bool { return !t.Released.IsZero() })
+		own = namesOfTopics(usable)
+		names = slices.Concat(own, namesOfTopics(topics.Shared))
 		have = count(len(names), "topic") + ": "
 	}
-	names = sorted(names)
 	switch {
 	case v.Topic != "" && len(names) == 0:
 		return ok("--topic names %s", v.Topic)
@@ -53,8 +55,8 @@ func checkTopics(ctx context.Context, v *visit) Finding {
 	case len(names) == 0:
 		return warning("claim one: diaspora topic claim NAME", "you have none, so no event can be tried")
 	}
-	pick := names[0]
-	if slices.Contains(names, EchoTopic) {
+	pick := names[0]                     // one of the caller's own if there is one
+	if slices.Contains(own, EchoTopic) { // others must not choose where test events are written, by sharing such a topic
 		pick = EchoTopic
 	}
 	return ok("%s%s; %s is tried", have, someOf(names), pick).and(func() { v.topic.name = pick })
@@ -103,15 +105,17 @@ func (v *visit) noAccess(ctx context.Context, name string, err error) Finding {
 	if v.usesKey() { // a key cannot ask whether a topic is claimed
 		return v.noAccessByKey(ctx, name)
 	}
-	near, free := Unclaimed(ctx, v.client, name)
-	switch {
-	case free && near != "":
-		return failure("claim it: diaspora topic claim "+name, "nobody has claimed %s; did you mean %s?", name, near)
-	case free:
+	switch s := AskStanding(ctx, v.client, name); {
+	case s.Free && s.Near != "":
+		return failure("claim it: diaspora topic claim "+name, "nobody has claimed %s; did you mean %s?", name, s.Near)
+	case s.Free:
 		return failure("claim it: diaspora topic claim "+name, "nobody has claimed %s", name)
-	}
-	if Owns(ctx, v.client, name) {
+	case s.Own && !s.Topic.Released.IsZero():
+		return failure("restore it: diaspora topic restore "+name, "you have released %s", name)
+	case s.Own:
 		return failure(askOperator, "you have no access to %s, although it is yours: an operator denies it", name)
+	case s.Foreign:
+		return failure(s.AskOwner(name, v.identity, "read")+"; or name a topic of yours with --topic", "%s: %s", name, describeKafkaError(err))
 	}
 	return failure(v.kafkaAdvice(err), "%s: %s", name, describeKafkaError(err))
 }
@@ -126,7 +130,7 @@ func (v *visit) noAccessByKey(ctx context.Context, name string) Finding {
 	switch {
 	case slices.Contains(names, name):
 		return failure(fmt.Sprintf(`look at it with "diaspora topic show %s" where you are logged in; if it is yours, ask an operator of the fabric`, name),
-			"the access key %s is for %s, but has no access to it: the topic was released, or an operator denies the access", v.cfg.Key.ID, name)
+			"the access key %s is for %s, but has no access to it: the topic was released or is not shared any more, or an operator denies the access", v.cfg.Key.ID, name)
 	case len(names) == 0:
 		return failure(`compare the name with "diaspora topic list" where you are logged in`,
 			"the access key %s has no access to %s: it is mistyped, not claimed, or of another owner", v.cfg.Key.ID, name)
@@ -198,28 +202,34 @@ func checkWrite(ctx context.Context, v *visit) Finding {
 	if v.key.ID != "" && !v.key.Write {
 		return notTried("the access key is for reading only")
 	}
-	return v.right(ctx, kmsg.ACLOperationWrite, "write to")
+	return v.right(ctx, kmsg.ACLOperationWrite, "write to", "write")
 }
 func checkRead(ctx context.Context, v *visit) Finding {
 	if v.key.ID != "" && !v.key.Read {
 		return notTried("the access key is for writing only")
 	}
-	return v.right(ctx, kmsg.ACLOperationRead, "read")
+	return v.right(ctx, kmsg.ACLOperationRead, "read", "read")
 }
 
-func (v *visit) right(ctx context.Context, operation kmsg.ACLOperation, verb string) Finding {
+func (v *visit) right(ctx context.Context, operation kmsg.ACLOperation, verb, right string) Finding {
 	const unknown = -1 << 31
+	name := v.topic.name
 	switch {
 	case v.topic.rights == unknown:
 		return ok("the broker does not say; the test event will tell")
-	case v.topic.rights&(1<<operation) == 0 && !v.usesKey() && Owns(ctx, v.client, v.topic.name):
-		return failure(askOperator, "you may not %s %s, although it is yours: an operator denies it", verb, v.topic.name)
-	case v.topic.rights&(1<<operation) == 0 && v.usesKey(): // the service says that this key may
-		return failure(askOperator, "the access key may %s %s, but an operator denies it", verb, v.topic.name)
-	case v.topic.rights&(1<<operation) == 0:
-		return failure("ask its owner for an access key, or name a topic of yours with --topic", "you may not %s %s", verb, v.topic.name)
+	case v.topic.rights&(1<<operation) != 0:
+		return ok("you may %s %s", verb, name)
+	case v.usesKey(): // the service says that this key may
+		return failure(askOperator, "the access key may %s %s, but an operator denies it", verb, name)
 	}
-	return ok("you may %s %s", verb, v.topic.name)
+	s := AskStanding(ctx, v.client, name)
+	switch {
+	case s.Own:
+		return failure(askOperator, "you may not %s %s, although it is yours: an operator denies it", verb, name)
+	case s.Shared && !s.May(right): // that is what its owner wants, so nothing is broken
+		return notTried(fmt.Sprintf("%s is shared with you, but not to %s; if you need that, %s", name, right, s.AskOwner(name, v.identity, right)))
+	}
+	return failure(s.AskOwner(name, v.identity, right)+"; or name a topic of yours with --topic", "you may not %s %s", verb, name)
 }
 
 // sentEvent is the test event that was acknowledged.
