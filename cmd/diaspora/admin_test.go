@@ -47,7 +47,7 @@ func TestAdmin(t *testing.T) {
 	}
 	for _, step := range [][2]string{
 		{"topic claim weather", ""},
-		{"topic claim weather --retention 2d", "then it can be claimed with the new settings; to keep them, ask an operator to change retention.ms\n"},
+		{"topic claim weather --retention 2d", "a claim does not change them, but \"diaspora topic set weather\" does\n"},
 	} {
 		d.err.Reset()
 		d.types(t.Context(), strings.Fields(step[0])...)

@@ -140,6 +140,18 @@ func showHelp(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 
 // guessedCommands maps names that people know from other programs to the commands that they need.
 var guessedCommands = map[string]string{
+	"diaspora topic grant":     "diaspora topic share",
+	"diaspora topic revoke":    "diaspora topic unshare",
+	"diaspora topic describe":  "diaspora topic show",
+	"diaspora topic alter":     "diaspora topic set",
+	"diaspora topic configure": "diaspora topic set",
+	"diaspora topic update":    "diaspora topic set",
+	"diaspora topic give":      "diaspora topic transfer",
+	"diaspora topic undelete":  "diaspora topic restore",
+
+	"diaspora share":   "diaspora topic share",
+	"diaspora unshare": "diaspora topic unshare",
+
 	"diaspora claim":        "diaspora topic claim",
 	"diaspora release":      "diaspora topic release",
 	"diaspora drain":        "diaspora spool drain",
@@ -154,6 +166,18 @@ var guessedCommands = map[string]string{
 	"diaspora group seek":     "diaspora group reset",
 	"diaspora group commit":   "diaspora group reset",
 	"diaspora group remove":   "diaspora group delete",
+}
+
+// noRename is the error for people who look for a way to rename a topic, with the commands that copy one instead.
+func noRename(args []string) error {
+	from, to := "OLD", "NEW"
+	if len(args) == 2 && diaspora.ValidTopic(args[0]) == nil && diaspora.ValidTopic(args[1]) == nil {
+		from, to = args[0], args[1]
+	}
+	return hinted(misuse("", "topic rename: Kafka cannot rename a topic; copy its events to a new one"),
+		"first: diaspora topic claim "+to,
+		fmt.Sprintf("then: diaspora consume %s --from start --exit -o ndjson | diaspora produce %s --input ndjson", from, to),
+		"last: diaspora topic release "+from)
 }
 
 // variableFlags are flags that people guess, but that exist only as environment variables. The values are
@@ -172,6 +196,8 @@ func unknownCommand(cmd *cobra.Command, args []string) error {
 	path := cmd.CommandPath() + " " + args[0]
 	err := fmt.Sprintf("unknown command %q", path)
 	switch other := guessedCommands[path]; {
+	case path == "diaspora topic rename":
+		return noRename(args[1:])
 	case !cmd.HasParent() && args[0] == "watch":
 		return misuse(logsFolder, "%s", err)
 	case other != "":
@@ -195,7 +221,7 @@ func (e *env) commands() *cobra.Command {
 		e.whoamiCommand(),
 		e.tokenCommand(),
 		group("profile", "list, select and remove profiles", e.profileCommands()...),
-		group("topic", "claim, list, show and release topics", e.topicCommands()...),
+		group("topic", "claim, share, change and release topics", e.topicCommands()...),
 		group("key", "create, list and revoke access keys", e.keyCommands()...),
 		group("admin", "block and unblock people and service accounts (operators only)", e.adminCommands()...),
 		e.produceCommand(),

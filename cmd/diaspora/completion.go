@@ -107,15 +107,39 @@ func fixed(words ...string) cobra.CompletionFunc {
 	return cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp)
 }
 
-// topicNames returns the names of the user's topics.
-func (e *env) topicNames(ctx context.Context) (names []string) {
-	if _, client, err := e.client(); err == nil {
-		list, _ := client.Topics(ctx)
-		for _, t := range slices.Concat(list.Topics, list.Shared, list.Public) {
-			names = append(names, t.Name)
+// topicNames returns the names of all topics that the user may use.
+func (e *env) topicNames(ctx context.Context) []string {
+	return e.namesOfTopics(func(list diaspora.TopicList) []diaspora.Topic {
+		return slices.Concat(list.Topics, list.Shared, list.Public)
+	})(ctx)
+}
+
+// namesOfTopics returns a function for the names of some of the topics that the user may use.
+func (e *env) namesOfTopics(some func(list diaspora.TopicList) []diaspora.Topic) func(ctx context.Context) []string {
+	return func(ctx context.Context) (names []string) {
+		if _, client, err := e.client(); err == nil {
+			list, _ := client.Topics(ctx)
+			for _, t := range some(list) {
+				names = append(names, t.Name)
+			}
+		}
+		return names
+	}
+}
+
+// completeGrantees completes a flag with those with whom the topic in the first argument is shared.
+func (e *env) completeGrantees(cmd *cobra.Command, args []string, _ string) (names []string, _ cobra.ShellCompDirective) {
+	ctx, cancel := context.WithTimeout(cmd.Context(), completionTimeout)
+	defer cancel()
+	if _, client, err := e.client(); err == nil && len(args) > 0 {
+		grants, _ := client.Grants(ctx, args[0])
+		for _, g := range grants {
+			if !g.Public {
+				names = append(names, granteeText(g))
+			}
 		}
 	}
-	return names
+	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
 // keyNames returns the names of the user's access keys.

@@ -52,18 +52,22 @@ func TestNothingCommandsTheTerminal(t *testing.T) {
 	topic := func(name, description string) string {
 		return `{"name":"` + name + `","owner":"` + ada + `","partitions":1,"description":"` + description + `"}`
 	}
+	grants := func(username string) string {
+		return `{"grants":[{"subject":"` + ada + `","username":"` + username + `","read":true,"by":"` + ada + `","since":"2026-05-01T12:00:00Z"}]}`
+	}
 	problem := `{"title":"` + evil + `","detail":"` + evil + `","hint":"` + evil + `"}`
 	const id, secret = "key-abcdefghij234567", "dks_0123456789abcdefghijABCDEFGHIJ_-0123456789a"
 	evilKey, evilTopic := key(evil, evil, evil, evil), topic("weather", evil)
 	for name, set := range map[string]map[string]string{
 		"odd": {
 			"identity": `{"subject":"` + ada + `","username":"` + odd + `","name":"` + odd + `"}`, "diaspora": string(discovery),
-			"topics": `{"topics":[` + topic("weather", odd) + `]}`, "weather": topic("weather", odd), "keys": `{"keys":[` + key(id, "laptop", "weather", secret) + `]}`,
-			"": key(id, "laptop", "weather", secret),
+			"topics": `{"topics":[],"shared":[` + topic("weather", odd) + `],"public":[` + topic("weather", odd) + `],"offered":[` + topic("weather", odd) + `]}`, "weather": topic("weather", odd), "grants": grants(odd), "keys": `{"keys":[` + key(id, "laptop", "weather", secret) + `]}`,
+			"":    key(id, "laptop", "weather", secret),
+			"a@b": `{"subject":"` + ada + `","username":"a@` + odd + `","name":"` + odd + `","organization":"` + odd + `"}`, "release": topic("weather", odd),
 		},
 		"evil": {
 			"identity": `{"subject":"` + ada + `","username":"` + evil + `"}`, "diaspora": strings.Replace(string(discovery), `"version":"`, `"version":"`+evil, 1),
-			"topics": `{"topics":[` + evilTopic + `]}`, "weather": evilTopic, "keys": `{"keys":[` + evilKey + `]}`, "": evilKey,
+			"topics": `{"topics":[` + evilTopic + `]}`, "weather": evilTopic, "grants": grants(evil), "keys": `{"keys":[` + evilKey + `]}`, "": evilKey,
 		},
 		"problems": {"": problem},
 		"no JSON":  {"": "\x1b]0;owned\a\u009b31m\ndiaspora: hint: evil"},
@@ -71,7 +75,9 @@ func TestNothingCommandsTheTerminal(t *testing.T) {
 		answers = set
 		for _, command := range []string{
 			"whoami", "whoami -o json", "whoami --subject",
-			"topic list", "topic list -o json", "topic show weather", "topic show weather -o json", "topic claim weather", "topic release weather",
+			"topic list", "topic list -o json", "topic show weather", "topic show weather -o json", "topic claim weather", "topic release weather", "topic release weather --now",
+			"topic show weather --members", "topic share weather --with a@b --read", "topic share weather --with a@b --read --yes", "topic unshare weather --with a@b",
+			"topic unshare weather --with me", "topic set weather --retention 1d", "topic transfer weather --to a@b", "topic accept weather", "topic restore weather",
 			"key list", "key list -o json", "key create laptop", "key create laptop -o json", "key create laptop --save-for-java=FILE",
 			"key create laptop --save-for-kcat FILE", "key create laptop --save-env FILE", "key create laptop --save-env -",
 			"key revoke laptop", "key revoke key-abcdefghij234567",

@@ -112,7 +112,7 @@ func TestHelpHasNoEmptyDefaults(t *testing.T) {
 func TestOnlyJSON(t *testing.T) {
 	t.Parallel()
 	runsOn := []string{"up", "serve", "example", "login"} // until they are stopped, or they need a fabric of their own
-	more := map[string][]string{"consume": {"--from", "start", "--exit"}, "release": {"--yes"}, "discard": {"--yes"}, "doctor": {"--timeout", "3s"}}
+	more := map[string][]string{"consume": {"--from", "start", "--exit"}, "release": {"--now", "--yes"}, "share": {"--public"}, "unshare": {"--public"}, "set": {"--retention", "1d"}, "transfer": {"--cancel"}, "discard": {"--yes"}, "doctor": {"--timeout", "3s"}}
 	for name, d := range map[string]*desk{"nobody logged in": emptyDesk(t), "nothing to show": newDesk(t)} {
 		for _, cmd := range leaves(d.commands()) {
 			if slices.Contains(runsOn, cmd.Name()) || name == "nothing to show" && (cmd.Name() == "logout" || cmd.Name() == "remove") {
@@ -239,7 +239,7 @@ func TestNoSecretIsSeen(t *testing.T) {
 	for _, line := range []string{
 		"whoami", "whoami -o json", "topic claim weather", "topic claim weather -o json", "topic list", "topic show weather -o json",
 		"produce weather --value a -o json", "consume weather --exit -o json", "consume weather --exit -g analysis",
-		"topic release weather --yes", "topic show weather", "produce weather --value a", "consume weather", "login", "login --no-browser",
+		"topic share weather --public", "topic set weather --retention 1d", "topic unshare weather --public", "topic release weather", "topic restore weather", "topic release weather --now --yes", "topic show weather", "produce weather --value a", "consume weather", "login", "login --no-browser",
 		"example mine", "example mine -o json", "version", "completion bash",
 	} {
 		d.types(ctx, strings.Fields(line)...)

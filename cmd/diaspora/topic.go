@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -29,18 +30,24 @@ are kept for 7 days and then deleted, unless --retention or the fabric's operato
 The command prints how long they are kept.
 
 If you claim your own topic again with the same settings, nothing changes, and the command says that
-the topic is yours. If the settings differ, the command fails, because only the first claim can set
-them. To change them, release the topic, which deletes its events, and then claim it again. The
+the topic is yours. If the settings differ, the command fails: "diaspora topic set" changes them. The
 command also fails if somebody else owns the topic.`,
 	args: arguments{min: 1, max: 1, missing: "the topic is missing"},
 }
 
 func (e *env) topicCommands() []*cobra.Command {
-	show, release := e.command(topicShowHelp, e.topicShow), e.topicReleaseCommand()
-	for _, cmd := range []*cobra.Command{show, release} {
-		cmd.ValidArgsFunction = completion(1, e.topicNames)
+	show, accept, restore := e.topicShowCommand(), e.command(topicAcceptHelp, e.topicAccept), e.command(topicRestoreHelp, e.topicRestore)
+	show.ValidArgsFunction = completion(1, e.topicNames)
+	accept.ValidArgsFunction = completion(1, e.namesOfTopics(func(list diaspora.TopicList) []diaspora.Topic { return list.Offered }))
+	restore.ValidArgsFunction = completion(1, e.namesOfTopics(func(list diaspora.TopicList) []diaspora.Topic { return releasedTopics(list.Topics) }))
+	share, unshare, set, transfer, release := e.topicShareCommand(), e.topicUnshareCommand(), e.topicSetCommand(), e.topicTransferCommand(), e.topicReleaseCommand()
+	for _, cmd := range []*cobra.Command{share, unshare, set} {
+		cmd.ValidArgsFunction = completion(1, e.namesOfTopics(func(list diaspora.TopicList) []diaspora.Topic { return slices.Concat(list.Topics, list.Shared) }))
 	}
-	return []*cobra.Command{e.topicClaimCommand(), e.clientCommand(topicListHelp, e.topicList), show, release}
+	for _, cmd := range []*cobra.Command{transfer, release} {
+		cmd.ValidArgsFunction = completion(1, e.namesOfTopics(func(list diaspora.TopicList) []diaspora.Topic { return list.Topics }))
+	}
+	return []*cobra.Command{e.topicClaimCommand(), e.clientCommand(topicListHelp, e.topicList), show, share, unshare, set, transfer, accept, release, restore}
 }
 
 func (e *env) topicClaimCommand() *cobra.Command {
@@ -101,116 +108,6 @@ func validTopic(op, name string) error {
 		return hinted(err, fmt.Sprintf("try %q", near))
 	}
 	return err
-}
-
-var topicListHelp = help{
-	use:   "list",
-	short: "list your topics",
-	examples: `
-diaspora topic list
-
-# only their names, for a script
-diaspora topic list -o json | jq -r '.topics[].name'`,
-}
-
-func (e *env) topicList(ctx context.Context, client *diaspora.Client, _ []string) error {
-	list, err := client.Topics(ctx)
-	if err != nil {
-		return err
-	}
-	return printList(e, "topics", list.Topics, `you have no topics; claim one with "diaspora topic claim NAME"`,
-		[]string{"NAME", "PARTITIONS", "RETENTION", "CLAIMED", "DESCRIPTION"}, func(t diaspora.Topic) []string {
-			return []string{t.Name, fmt.Sprint(t.Partitions), retentionText(t.RetentionMS), e.day(t.Claimed), t.Description}
-		})
-}
-
-var topicShowHelp = help{
-	use:   "show TOPIC",
-	short: "show one of your topics, or any topic if you are an operator",
-	examples: `
-diaspora topic show weather`,
-	args: arguments{min: 1, max: 1, missing: "the topic is missing"},
-}
-
-func (e *env) topicShow(ctx context.Context, args []string) error {
-	cfg, client, err := e.client()
-	if err != nil {
-		return err
-	}
-	t, err := client.Topic(ctx, args[0])
-	if err != nil {
-		return e.aboutOwnTopic(ctx, cfg, "show", args[0], err)
-	}
-	description := ""
-	if t.Description != "" {
-		description = "Description: " + oneLine(t.Description) + "\n"
-	}
-	owner := t.Owner
-	if !e.json() {
-		owner = e.owner(ctx, client, cfg, t)
-	}
-	return e.answer(t, "Name:        %s\nOwner:       %s\nPartitions:  %d\nRetention:   %s\nClaimed:     %s\n%s",
-		t.Name, owner, t.Partitions, retentionText(t.RetentionMS), e.clock(t.Claimed), description)
-}
-
-// owner returns the owner of a topic, with the username if the caller is the owner.
-func (e *env) owner(ctx context.Context, client *diaspora.Client, cfg diaspora.Config, t diaspora.Topic) string {
-	who := cfg.Identity
-	if who.Subject != t.Owner || who.Username == "" {
-		who, _ = client.Identity(ctx)
-	}
-	if who.Subject != t.Owner || who.Username == "" {
-		return t.Owner
-	}
-	return fmt.Sprintf("%s (%s)", oneLine(who.Username), t.Owner)
-}
-
-var topicReleaseHelp = help{
-	use:   "release TOPIC",
-	short: "give up a topic and delete its events",
-	examples: `
-diaspora topic release weather
-
-# in a script, without confirmation
-diaspora topic release weather --yes`,
-	long: `
-The topic's events are deleted and cannot be restored. The name is then free for others to claim,
-but they cannot read the deleted events. To confirm, you are asked to type the name.`,
-	args: arguments{min: 1, max: 1, missing: "the topic is missing"},
-}
-
-func (e *env) topicReleaseCommand() *cobra.Command {
-	var yes bool
-	cmd := e.command(topicReleaseHelp, func(ctx context.Context, args []string) error {
-		cfg, client, err := e.client()
-		if err != nil {
-			return err
-		}
-		return e.aboutOwnTopic(ctx, cfg, "release", args[0], e.topicRelease(ctx, cfg, client, args[0], yes))
-	})
-	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask for confirmation")
-	return cmd
-}
-
-func (e *env) topicRelease(ctx context.Context, cfg diaspora.Config, client *diaspora.Client, name string, yes bool) error {
-	if !yes {
-		topic, err := client.Topic(ctx, name)
-		if err != nil {
-			return err
-		}
-		lost := "all its events"
-		if n, err := countRecords(ctx, cfg, name); err == nil {
-			lost = count(n, "event")
-		}
-		e.warn("releasing %s permanently deletes %s; the topic was claimed on %s", name, lost, e.day(topic.Claimed))
-		if err := e.confirm(ctx, "release it", name, fmt.Sprintf("release topic %q", name)); err != nil {
-			return err
-		}
-	}
-	if err := client.Release(ctx, name); err != nil {
-		return err
-	}
-	return e.answer(map[string]any{"name": name, "released": true}, "%s is released\n", name)
 }
 
 // confirm has the user type the name of a topic before an operation that cannot be undone.

@@ -384,7 +384,7 @@ func (s *Service) claim(ctx context.Context, r record, req diaspora.ClaimRequest
 	if err != nil && !errors.Is(err, errAlreadyYours) {
 		if errors.Is(err, errTaken) {
 			return diaspora.Topic{}, &diaspora.Error{
-				Condition: diaspora.ErrConflict, Reason: err.Error(), Hint: "choose another name, or ask its owner for an access key",
+				Condition: diaspora.ErrConflict, Reason: err.Error(), Hint: "choose another name, or ask its owner to share it with you",
 			}
 		}
 		return diaspora.Topic{}, s.refusal(err)
@@ -412,7 +412,6 @@ func (s *Service) claim(ctx context.Context, r record, req diaspora.ClaimRequest
 // topic does not have. Settings that the claim does not name may have any value.
 func (t topic) checkSettings(req diaspora.ClaimRequest) error {
 	var other []string
-	keep := "" // how to get the new settings and keep the events
 	if req.Partitions != 0 && req.Partitions != t.partitions {
 		noun := "partitions"
 		if t.partitions == 1 {
@@ -422,7 +421,6 @@ func (t topic) checkSettings(req diaspora.ClaimRequest) error {
 	}
 	if req.RetentionMS != 0 && req.RetentionMS != t.retentionMS {
 		other = append(other, fmt.Sprintf("events kept %s rather than %s", FormatRetention(t.retentionMS), FormatRetention(req.RetentionMS)))
-		keep = "; to keep them, ask an operator to change retention.ms"
 	}
 	if req.Description != "" && req.Description != t.description {
 		other = append(other, "another description")
@@ -430,8 +428,8 @@ func (t topic) checkSettings(req diaspora.ClaimRequest) error {
 	if other == nil {
 		return nil
 	}
-	return fmt.Errorf(`%w: %w, with other settings: %s; a claim does not change them: "diaspora topic release %s" deletes the topic and its events, and then it can be claimed with the new settings%s`,
-		diaspora.ErrConflict, errAlreadyYours, strings.Join(other, ", "), req.Name, keep)
+	return fmt.Errorf(`%w: %w, with other settings: %s; a claim does not change them, but "diaspora topic set %s" does`,
+		diaspora.ErrConflict, errAlreadyYours, strings.Join(other, ", "), req.Name)
 }
 
 // FormatRetention returns how long a topic with this retention keeps its events, in words that

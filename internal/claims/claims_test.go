@@ -66,7 +66,7 @@ func TestClaimWithOtherSettings(t *testing.T) {
 	} {
 		tt.req.Name = "weather"
 		_, err := s.Claim(t.Context(), ada, tt.req)
-		if !errors.Is(err, diaspora.ErrConflict) || !strings.Contains(err.Error(), tt.reason) || !strings.Contains(err.Error(), `"diaspora topic release weather"`) {
+		if !errors.Is(err, diaspora.ErrConflict) || !strings.Contains(err.Error(), tt.reason) || !strings.Contains(err.Error(), `"diaspora topic set weather"`) {
 			t.Errorf("Claim(%+v) = %v, want ErrConflict that says %q and names the command", tt.req, err, tt.reason)
 		}
 		if _, err := s.Claim(t.Context(), ben, tt.req); !errors.Is(err, diaspora.ErrConflict) || strings.Contains(err.Error(), "rather than") {
@@ -96,7 +96,7 @@ func TestClaimRefused(t *testing.T) {
 		want    error
 		reason  string
 	}{
-		{"another's", ben, diaspora.ClaimRequest{Name: "one"}, diaspora.ErrConflict, "belongs to somebody else; choose another name, or ask its owner for an access key"},
+		{"another's", ben, diaspora.ClaimRequest{Name: "one"}, diaspora.ErrConflict, "belongs to somebody else; choose another name, or ask its owner to share it with you"},
 		{"one too many", ada, diaspora.ClaimRequest{Name: "three"}, diaspora.ErrPermission, "the limit is 2 (max-topics); release one, or ask the operators"},
 		{"foreign", ben, diaspora.ClaimRequest{Name: "foreign"}, diaspora.ErrConflict, "was not claimed here"},
 		{"same but for the dot", ben, diaspora.ClaimRequest{Name: "dotted_name"}, diaspora.ErrConflict, "was not claimed here"},

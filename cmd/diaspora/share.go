@@ -1,0 +1,430 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/claims"
+)
+
+var topicShareHelp = help{
+	use:   "share TOPIC",
+	short: "give a person, a Globus group or everybody rights on a topic",
+	examples: `
+# a colleague may read it; for 90 days, or until a day
+diaspora topic share weather --with grace@example.org --read
+diaspora topic share weather --with grace@example.org --read --until 90d
+diaspora topic share weather --with grace@example.org --read --until 2030-12-31
+
+# a person whose subject you know, as "diaspora whoami --subject" prints it
+diaspora topic share weather --with 1168fe43-ef48-54e0-8aeb-e0dc24146888 --read --write
+
+# the members of a Globus group
+diaspora topic share weather --with group:6f2c0a52-1d3b-4c57-9c0e-3a4b5c6d7e8f --read
+
+# everybody who can sign in to this fabric may read it
+diaspora topic share weather --public`,
+	long: `
+The rights are in force when the command returns. They replace those that the same person, group or
+everybody had on the topic before: to give a reader the right to write as well, name both flags.
+
+WHO is a username, a subject (the UUID of an identity at Globus), or group: and the UUID of a Globus
+group. For a username, the command asks Globus who that is, shows the answer, and asks you to confirm
+it. In a script, --yes confirms it.
+
+With --manage, they can read and write, share the topic with others, end shares, and change the
+topic's settings. They cannot release the topic or hand it over. Only the owner can.
+
+In --until, a day such as 2030-12-31 means its beginning in your time zone.
+
+"diaspora topic show TOPIC" shows with whom a topic is shared, and "diaspora topic unshare" takes the
+rights away.`,
+	args:      arguments{min: 1, max: 1, missing: "the topic is missing"},
+	exclusive: []string{"with public"},
+}
+
+// shareOptions are the flags of the commands that share a topic and end a share.
+type shareOptions struct {
+	with   string
+	public bool
+	read   bool
+	write  bool
+	manage bool
+	until  string
+	yes    bool
+}
+
+func (e *env) topicShareCommand() *cobra.Command {
+	var o shareOptions
+	cmd := e.command(topicShareHelp, func(ctx context.Context, args []string) error {
+		req, err := o.request(e.now())
+		if err != nil {
+			return err
+		}
+		cfg, client, err := e.client()
+		if err != nil {
+			return err
+		}
+		return e.aboutOwnTopic(ctx, cfg, "share", args[0], e.topicShare(ctx, cfg, client, args[0], o, req))
+	})
+	flags := cmd.Flags()
+	flags.StringVar(&o.with, "with", "", "share it with `WHO`: a username, a subject, or group:UUID")
+	flags.BoolVar(&o.public, "public", false, "let everybody who signs in read the topic")
+	flags.BoolVar(&o.read, "read", false, "allow to read")
+	flags.BoolVar(&o.write, "write", false, "allow to write")
+	flags.BoolVar(&o.manage, "manage", false, "allow to read, to write, to share the topic and to change its settings")
+	flags.StringVar(&o.until, "until", "", "end the share after a `TIME` such as 90d, or on a date such as 2030-12-31 (default: when you end it)")
+	flags.BoolVar(&o.yes, "yes", false, "do not ask whether the username is that of the right person")
+	return cmd
+}
+
+// request returns what the flags ask for. A username or a subject is still to be added.
+func (o shareOptions) request(now time.Time) (req diaspora.GrantRequest, err error) {
+	switch {
+	case o.with == "" && !o.public:
+		return req, misuse("", "topic share: say with whom: --with WHO, or --public for everybody")
+	case o.public && (o.write || o.manage):
+		return req, misuse("", "topic share: a topic can be public to read only")
+	case !o.public && !o.read && !o.write && !o.manage:
+		return req, misuse("", "topic share: say what they may do: --read, --write, --manage")
+	}
+	req = diaspora.GrantRequest{Public: o.public, Read: o.read || o.public, Write: o.write, Manage: o.manage}
+	if o.until != "" {
+		if req.Expires, err = parseExpiry(o.until, now); err != nil {
+			return req, misuse("", "topic share: --until %q: %v", o.until, err)
+		}
+	}
+	return req, nil
+}
+
+func (e *env) topicShare(ctx context.Context, cfg diaspora.Config, client *diaspora.Client, name string, o shareOptions, req diaspora.GrantRequest) error {
+	if !o.public {
+		to, err := parseGrantee("topic share", o.with)
+		if err != nil {
+			return err
+		}
+		if to.Username != "" {
+			err = mustManage(ctx, client, name) // nobody should be looked up for a topic that cannot be shared
+		}
+		if err == nil && to.group == "" {
+			to.Identity, err = e.person(ctx, client, to.Identity, "topic share", fmt.Sprintf("Let this person %s %s?", mayWords(req.Read, req.Write, req.Manage), name), o.yes)
+		}
+		if err != nil {
+			return err
+		}
+		req.Subject, req.Username, req.Group = to.Subject, to.Username, to.group
+	}
+	g, err := client.Share(ctx, name, req)
+	switch {
+	case err != nil:
+		return err
+	case e.json():
+		return e.printJSON(g)
+	}
+	until := "until you end it"
+	if !g.Expires.IsZero() {
+		until = "until " + e.clock(g.Expires)
+	}
+	if err := e.printf("%s may %s %s, since %s, %s\n", granteeText(g), mayWords(g.Read, g.Write, g.Manage), name, e.clock(g.Since), until); err != nil {
+		return err
+	}
+	var ways []string
+	if g.Read || g.Manage {
+		ways = append(ways, fmt.Sprintf(`read it with "diaspora consume %s --from start"`, name))
+	}
+	if g.Write || g.Manage {
+		ways = append(ways, fmt.Sprintf(`log events with "diaspora produce %s"`, name))
+	}
+	e.say(`they %s, after "diaspora login %s"`, strings.Join(ways, " and "), cfg.URL)
+	return nil
+}
+
+// mustManage returns an error if the caller may not share a topic or change it.
+func mustManage(ctx context.Context, client *diaspora.Client, name string) error {
+	t, err := client.Topic(ctx, name)
+	if err == nil && !t.Manage && t.Released.IsZero() {
+		err = topicFailure(diaspora.ErrPermission, "share", name, "only its owner, and those whom the owner lets manage it, may do this", "")
+	}
+	return err
+}
+
+// topicFailure is the error of an operation on a topic that the command does not even try.
+func topicFailure(condition error, op, name, reason, hint string) error {
+	return &diaspora.TopicError{Op: op, Topic: name, Err: &diaspora.Error{Condition: condition, Reason: reason, Hint: hint}}
+}
+
+// grantee is what a user has typed to name a person or a Globus group.
+type grantee struct {
+	globus.Identity // a subject or a username
+	group           string
+}
+
+// parseGrantee parses a username, a subject, or group: and the ID of a Globus group.
+func parseGrantee(command, who string) (g grantee, err error) {
+	id, isGroup := strings.CutPrefix(who, "group:")
+	lower := strings.ToLower(id)
+	isID := claims.CheckPerson(lower) == nil
+	switch {
+	case isGroup && isID:
+		g.group = lower
+	case isGroup:
+		return g, misuse("the page of the group at https://app.globus.org/groups shows its UUID", "%s: %q: name the Globus group by its UUID: group:UUID", command, who)
+	case isID:
+		g.Subject = lower
+	case strings.EqualFold(who, "public"):
+		return g, misuse("", "%s: for everybody, use --public", command)
+	case strings.Contains(who, "@"):
+		g.Username = who
+	default:
+		return g, misuse("", "%s: %q is not a username such as grace@example.org, a subject (a UUID), or group: and a UUID", command, who)
+	}
+	return g, nil
+}
+
+// person returns the person whom the user has named. If that was by username, it asks Globus who that is, and the
+// user, with this question, whether that is the right person.
+func (e *env) person(ctx context.Context, client *diaspora.Client, named globus.Identity, command, question string, yes bool) (globus.Identity, error) {
+	if named.Subject != "" {
+		return named, nil
+	}
+	who, err := client.LookUp(ctx, named.Username)
+	if err != nil {
+		return who, err
+	}
+	text := fmt.Sprintf("%s is %s", named.Username, describePerson(who))
+	if yes {
+		e.say("%s", text)
+	} else {
+		e.warn("%s", text) // with --quiet, too: the question is about it
+	}
+	return who, e.confirmYes(ctx, question, command, "it is not confirmed that this is the right person", yes)
+}
+
+// confirmYes has the user confirm something, unless yes is set. Without a terminal it fails.
+func (e *env) confirmYes(ctx context.Context, question, command, denied string, yes bool) error {
+	if yes {
+		return nil
+	}
+	const hint = "use --yes to skip this question"
+	if !e.terminal(e.stdin) {
+		return misuse(hint, "%s: %s, and there is no terminal to ask; nothing has changed", command, denied)
+	}
+	answer, err := e.ask(ctx, e.stdin, question+" Type yes: ")
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case err == nil && (strings.EqualFold(answer, "yes") || strings.EqualFold(answer, "y")):
+		return nil
+	}
+	return fail(nil, hint, "%s: %s; nothing has changed", command, denied)
+}
+
+// describePerson returns who somebody is: name, organization, username and subject.
+func describePerson(who globus.Identity) string {
+	text := oneLine(cmp.Or(who.Name, "somebody without a name"))
+	if who.Organization != "" {
+		text += ", " + oneLine(who.Organization)
+	}
+	return fmt.Sprintf("%s, %s (%s)", text, oneLine(who.Username), who.Subject)
+}
+
+// granteeText names the grantee of a share.
+func granteeText(g diaspora.Grant) string {
+	switch {
+	case g.Public:
+		return "everybody"
+	case g.Group != "":
+		return "group:" + g.Group
+	}
+	return cmp.Or(oneLine(g.Username), g.Subject)
+}
+
+// granteeID names the grantee of a share as the ACL endpoint does.
+func granteeID(g diaspora.Grant) string {
+	switch {
+	case g.Public:
+		return "public"
+	case g.Group != "":
+		return "group:" + g.Group
+	}
+	return g.Subject
+}
+
+// mayWords returns rights in words.
+func mayWords(read, write, manage bool) string {
+	switch {
+	case manage:
+		return "read, write and manage"
+	case read && write:
+		return "read and write"
+	case write:
+		return "write"
+	case read:
+		return "read"
+	}
+	return "nothing"
+}
+
+var topicUnshareHelp = help{
+	use:   "unshare TOPIC",
+	short: "take away the rights that a share gives",
+	examples: `
+diaspora topic unshare weather --with grace@example.org
+diaspora topic unshare weather --with group:6f2c0a52-1d3b-4c57-9c0e-3a4b5c6d7e8f
+diaspora topic unshare weather --public
+
+# give up a share that somebody else has given to you
+diaspora topic unshare weather --with me`,
+	long: `
+When the command returns, every broker refuses the next request that is made with these rights. Keys
+that the person has created for the topic lose them, too. Events that were read before are not
+recalled.
+
+A person can have rights on a topic in several ways: by a share, through a Globus group, or because
+the topic is public. Each is taken away on its own, and the command says what is left.`,
+	args:      arguments{min: 1, max: 1, missing: "the topic is missing"},
+	exclusive: []string{"with public"},
+}
+
+func (e *env) topicUnshareCommand() *cobra.Command {
+	var o shareOptions
+	cmd := e.command(topicUnshareHelp, func(ctx context.Context, args []string) error {
+		if o.with == "" && !o.public {
+			return misuse("", "topic unshare: say whose rights to take away: --with WHO, or --public for those of everybody")
+		}
+		cfg, client, err := e.client()
+		if err != nil {
+			return err
+		}
+		return e.aboutOwnTopic(ctx, cfg, "unshare", args[0], e.topicUnshare(ctx, cfg, client, args[0], o))
+	})
+	flags := cmd.Flags()
+	flags.StringVar(&o.with, "with", "", "take the rights away from `WHO`: a username, a subject, group:UUID, or me")
+	flags.BoolVar(&o.public, "public", false, "end that everybody may read the topic")
+	cmd.RegisterFlagCompletionFunc("with", e.completeGrantees)
+	return cmd
+}
+
+func (e *env) topicUnshare(ctx context.Context, cfg diaspora.Config, client *diaspora.Client, name string, o shareOptions) error {
+	ended, others, err := e.sharesToEnd(ctx, cfg, client, name, o)
+	if err != nil {
+		return err
+	}
+	for _, g := range ended {
+		if err := client.Unshare(ctx, name, granteeID(g)); err != nil {
+			return err
+		}
+	}
+	if e.json() {
+		return e.printJSON(map[string]any{"topic": name, "ended": ended})
+	}
+	for _, g := range ended {
+		if err := e.printf("%s is not shared with %s any more\n", name, granteeText(g)); err != nil {
+			return err
+		}
+	}
+	for _, left := range others {
+		switch subject := ended[0].Subject; {
+		case left.Public && !ended[0].Public:
+			e.say("%s is still public: everybody who signs in may read it", name)
+		case subject != "" && slices.Contains(left.Members, subject):
+			e.say("they may still %s it, as a member of group:%s", mayWords(left.Read, left.Write, left.Manage), left.Group)
+		}
+	}
+	return nil
+}
+
+// sharesToEnd returns the shares that a command line names, at least one, and the others that the caller is shown.
+// A username is looked for among the shares, and only then at Globus.
+func (e *env) sharesToEnd(ctx context.Context, cfg diaspora.Config, client *diaspora.Client, name string, o shareOptions) (ended, others []diaspora.Grant, err error) {
+	var who grantee
+	self := strings.EqualFold(o.with, "me")
+	if !o.public && !self {
+		if who, err = parseGrantee("topic unshare", o.with); err != nil {
+			return nil, nil, err
+		}
+	}
+	grants, err := client.Grants(ctx, name)
+	if err != nil {
+		return nil, nil, err
+	}
+	me := cfg.Identity
+	if me.Subject == "" || self {
+		if me, err = client.Identity(ctx); err != nil {
+			return nil, nil, err
+		}
+	}
+	self = self || who.Subject != "" && who.Subject == me.Subject || who.Username != "" && strings.EqualFold(who.Username, me.Username)
+	split := func(named func(g diaspora.Grant) bool) {
+		ended, others = nil, nil
+		for _, g := range grants {
+			if named(g) {
+				ended = append(ended, g)
+			} else {
+				others = append(others, g)
+			}
+		}
+	}
+	split(func(g diaspora.Grant) bool {
+		switch {
+		case o.public:
+			return g.Public
+		case who.group != "":
+			return g.Group == who.group
+		case g.Subject == "":
+			return false
+		case self: // by any of the linked identities
+			return g.Subject == me.Subject || slices.Contains(me.IdentitySet, g.Subject)
+		case who.Subject != "":
+			return g.Subject == who.Subject
+		}
+		return strings.EqualFold(g.Username, who.Username)
+	})
+	if len(ended) == 0 && who.Username != "" && !self { // it may be shared with the person's subject
+		found, lookErr := client.LookUp(ctx, who.Username)
+		if lookErr != nil && !errors.Is(lookErr, diaspora.ErrNotFound) {
+			e.say("%v", lookErr)
+		}
+		split(func(g diaspora.Grant) bool { return lookErr == nil && g.Subject == found.Subject })
+	}
+	switch {
+	case len(ended) > 1 && !self:
+		var subjects []string
+		for _, g := range ended {
+			subjects = append(subjects, g.Subject)
+		}
+		return nil, nil, topicFailure(diaspora.ErrConflict, "unshare", name, "it is shared with several identities that had this username: "+strings.Join(subjects, ", "), "name the person by the subject")
+	case len(ended) > 0:
+		return ended, others, nil
+	}
+	text := "it is not shared with " + o.with
+	hint := fmt.Sprintf(`"diaspora topic show %s" shows with whom it is shared`, name)
+	switch {
+	case o.public:
+		text = "it is not public"
+	case self:
+		text = "nobody has shared it with you by name"
+		t, err := client.Topic(ctx, name)
+		if err != nil {
+			return nil, nil, err
+		}
+		for _, g := range grants { // a caller who does not manage the topic is shown only what concerns the caller
+			if g.Group != "" && (!t.Manage || slices.Contains(g.Members, me.Subject)) {
+				hint = fmt.Sprintf("you have rights as a member of group:%s; leave the group to give them up", g.Group)
+			}
+		}
+		if t.Owner == me.Subject {
+			text, hint = "it is yours", fmt.Sprintf(`"diaspora topic transfer %s --to WHO" hands it over`, name)
+		}
+	}
+	return nil, nil, topicFailure(diaspora.ErrNotFound, "unshare", name, text, hint)
+}
