@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -13,6 +14,7 @@ import (
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/terminal"
 	"github.com/diaspora-streams/diaspora/internal/testkit"
+	"github.com/diaspora-streams/diaspora/internal/testkit/fabrictest"
 )
 
 const (
@@ -254,6 +256,33 @@ func TestParseMaxBytes(t *testing.T) {
 		got, err := parseMaxBytes(text)
 		if got != want || (err == nil) != (want != 0) {
 			t.Errorf("parseMaxBytes(%q) = %d, %v, want %d", text, got, err, want)
+		}
+	}
+}
+
+// TestEndedWhileReading checks that a consumer with an open connection is refused once its share has ended, and that its
+// program is told whom to ask.
+func TestEndedWhileReading(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	d.must(t, "topic", "claim", "weather")
+	d.must(t, "produce", "weather", "--value", "rain")
+	grace := fabrictest.As(t, d.fabric, "grace@example.org")
+	d.must(t, "topic", "share", "weather", "--with", grace.Identity.Subject, "--read")
+	consumer := fabrictest.OpenConsumer(t, grace, diaspora.ConsumerOptions{Topics: []string{"weather"}, From: diaspora.Start})
+	seen := 0
+	for record, err := range consumer.Records(t.Context()) {
+		switch {
+		case seen == 0 && err == nil:
+			seen++
+			d.must(t, "topic", "unshare", "weather", "--with", grace.Identity.Subject)
+			d.must(t, "produce", "weather", "--value", "secret")
+		case err == nil:
+			t.Fatalf("after the share has ended, the consumer reads %q", record.Value)
+		case !errors.Is(err, diaspora.ErrPermission) || !strings.Contains(err.Error(), "ask its owner to share it with you: diaspora topic share weather --with grace@example.org --read"):
+			t.Fatalf("after %d records the consumer fails with %v, want ErrPermission that names the command", seen, err)
+		default:
+			return
 		}
 	}
 }
