@@ -122,7 +122,7 @@ func TestScripts(t *testing.T) {
 
 			"as-before": scriptAsBefore,
 
-			"empty-handed": scriptEmptyHanded,
+			"empty-handed": scriptEmptyHanded, "team": scriptTeam,
 
 			"setenv-from": scriptSetenvFrom, "config-from-json": scriptConfigFromJSON, "same-events": scriptSameEvents,
 		},
@@ -178,6 +178,26 @@ func storeLogin(profiles *diaspora.Profiles, name string, f *fabric.Fabric, logi
 		return err
 	}
 	return profiles.Use(name)
+}
+
+// scriptTeam makes a Globus group of users, with the service of the fabric as a manager, and sets a variable to its ID:
+// "team NAME USERNAME …". With the variable set, it adds users to the group, and with ! it removes them.
+func scriptTeam(ts *testscript.TestScript, neg bool, args []string) {
+	auth := inside.Of(stateOf(ts).fabric).Globus
+	id, err := ts.Getenv(args[0]), error(nil)
+	if id == "" {
+		id, err = auth.AddGroup(globusdev.Group{Name: args[0]})
+		ts.Check(err)
+		ts.Setenv(args[0], id)
+		ts.Check(auth.SetMember(globusdev.GroupMember{Group: id, Identity: globusdev.ResourceServerID + "@clients.auth.globus.org", Role: "manager"}))
+	}
+	for _, username := range args[1:] {
+		m := globusdev.GroupMember{Group: id, Identity: username}
+		if neg {
+			m.Status = "left"
+		}
+		ts.Check(auth.SetMember(m))
+	}
 }
 
 // scriptExits runs a command and checks its exit code: "exits 3 diaspora whoami".
