@@ -417,7 +417,7 @@ func (r *groupReset) forced(ctx context.Context, group kafka.Group, planned []gr
 	if err != nil {
 		if kafka.NeedsRejoin(err) {
 			return nil, removed, fail(diaspora.ErrConflict, "stop the programs that read in this group, and repeat the command",
-				"%s: conflict: the members of %s were removed, but join again at once; no offset has changed", r.op, r.group)
+				"%s: conflict: %s still has members: they join again at once, or the cluster does not remove them for others; no offset has changed", r.op, r.group)
 		}
 		return nil, removed, err
 	}
