@@ -161,12 +161,14 @@ type TopicEvent struct {
 	Op      string         `json:"op"`
 	Grant   *Grant         `json:"grant,omitempty"`   // of a share
 	Set     *TopicSettings `json:"set,omitempty"`     // of a claim or a change
-	Subject string         `json:"subject,omitempty"` // to whom the topic was offered
-	Key     string         `json:"key,omitempty"`     // the ID of an access key that names the topic
-	KeyName string         `json:"key_name,omitempty"`
-	Read    bool           `json:"read,omitempty"`  // what the key may do
-	Write   bool           `json:"write,omitempty"` // likewise
-	Until   time.Time      `json:"until,omitzero"`
+	Subject string         `json:"subject,omitempty"` // to whom the topic was offered, or who accepted it
+	// SubjectUsername is that of Subject, if it is known.
+	SubjectUsername string    `json:"subject_username,omitempty"`
+	Key             string    `json:"key,omitempty"` // the ID of an access key that names the topic
+	KeyName         string    `json:"key_name,omitempty"`
+	Read            bool      `json:"read,omitempty"`  // what the key may do
+	Write           bool      `json:"write,omitempty"` // likewise
+	Until           time.Time `json:"until,omitzero"`
 }
 
 // TopicLog is the response to GET /v1/topics/{name}/log.
@@ -326,7 +328,7 @@ func topicEventFault(e TopicEvent) string {
 	switch {
 	case e.By != "" && !aclclient.IsSubject(e.By), e.Subject != "" && !aclclient.IsSubject(e.Subject):
 		return "a subject is malformed"
-	case !aclclient.IsLine(e.Username) || !aclclient.IsLine(e.Op):
+	case !aclclient.IsLine(e.Username) || !aclclient.IsLine(e.SubjectUsername) || !aclclient.IsLine(e.Op):
 		return "a username or an operation is not a line of text"
 	case e.Key != "" && !accesskey.IsID(e.Key), !aclclient.IsLine(e.KeyName):
 		return "an access key is malformed"

@@ -47,7 +47,14 @@ func (e *env) topicCommands() []*cobra.Command {
 	for _, cmd := range []*cobra.Command{transfer, release} {
 		cmd.ValidArgsFunction = completion(1, e.namesOfTopics(func(list diaspora.TopicList) []diaspora.Topic { return list.Topics }))
 	}
-	return []*cobra.Command{e.topicClaimCommand(), e.clientCommand(topicListHelp, e.topicList), show, share, unshare, set, transfer, accept, release, restore}
+	log, readers := e.clientCommand(topicLogHelp, e.topicLog), e.clientCommand(topicReadersHelp, e.topicReaders)
+	for _, cmd := range []*cobra.Command{log, readers} {
+		cmd.ValidArgsFunction = show.ValidArgsFunction
+	}
+	return []*cobra.Command{
+		e.topicClaimCommand(), e.clientCommand(topicListHelp, e.topicList), show, log, readers,
+		share, unshare, set, transfer, accept, release, restore,
+	}
 }
 
 func (e *env) topicClaimCommand() *cobra.Command {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -164,29 +163,4 @@ func (r record) asAPI() diaspora.TopicEvent {
 		e.Read, e.Write, e.Until = r.Read, r.Write, r.Expires
 	}
 	return e
-}
-
-// Readers returns the consumer groups that have read a topic, with how far behind its end they are,
-// sorted by subject and group. Who may call it, and its errors, are those of [Service.Log].
-func (s *Service) Readers(ctx context.Context, subject, name string) ([]diaspora.Reader, error) {
-	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
-	defer cancel()
-	if _, err := s.managed(ctx, subject, name); err != nil {
-		return nil, topicError("show", name, err)
-	}
-	groups, err := s.cluster.GroupsReading(ctx, name)
-	if err != nil {
-		return nil, topicError("show", name, clusterError(err))
-	}
-	readers := make([]diaspora.Reader, 0, len(groups))
-	for _, g := range groups {
-		// IDs are prefix, subject, dot, and the ID that the subject chose; see package gateway. Subjects
-		// have no dots.
-		reader, id, ok := strings.Cut(g.ID, ".")
-		if !ok {
-			continue
-		}
-		readers = append(readers, diaspora.Reader{Subject: reader, Group: id, Members: g.Members, Lag: g.Lag})
-	}
-	return readers, nil
 }

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -165,7 +166,7 @@ func (s *Server) unshareTopic(x *exchange) error {
 // known. Usernames are only for display, so it is no error if Globus cannot be asked.
 func (s *Server) usernames(x *exchange, subjects []string) func(subject string) string {
 	slices.Sort(subjects)
-	subjects = slices.Compact(subjects)
+	subjects = slices.DeleteFunc(slices.Compact(subjects), func(subject string) bool { return subject == "" })
 	known := map[string]globus.Identity{x.caller.Subject: x.caller}
 	if s.cfg.People != nil && len(subjects) <= maxUsernames {
 		ctx, cancel := context.WithTimeout(x.r.Context(), usernamesTimeout)
@@ -192,11 +193,18 @@ func (s *Server) showLog(x *exchange) error {
 	}
 	var subjects []string
 	for _, e := range events {
-		subjects = append(subjects, e.By)
+		subjects = append(subjects, e.By, e.Subject)
+		if e.Grant != nil {
+			subjects = append(subjects, e.Grant.Subject)
+		}
 	}
 	username := s.usernames(x, subjects)
 	for i := range events {
-		events[i].Username = username(events[i].By)
+		e := &events[i]
+		e.Username, e.SubjectUsername = username(e.By), username(e.Subject)
+		if e.Grant != nil {
+			e.Grant.Username = cmp.Or(e.Grant.Username, username(e.Grant.Subject))
+		}
 	}
 	return x.answer(diaspora.TopicLog{Events: nonNil(events)}, nil)
 }

@@ -1,0 +1,92 @@
+package claims
+
+import (
+	"cmp"
+	"context"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/kafka"
+)
+
+// Readers returns the consumer groups that have read a topic, with how far behind its end they are,
+// sorted by subject and group. Its cost grows with the number of groups in the cluster. Who may call it,
+// and its errors, are those of [Service.Log].
+func (s *Service) Readers(ctx context.Context, subject, name string) ([]diaspora.Reader, error) {
+	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+	defer cancel()
+	if _, err := s.managed(ctx, subject, name); err != nil {
+		return nil, topicError("show", name, err)
+	}
+	select { // it is much work for the cluster, so one at a time
+	case s.reading <- struct{}{}:
+		defer func() { <-s.reading }()
+	case <-ctx.Done():
+		return nil, topicError("show", name, clusterError(ctx.Err()))
+	}
+	readers, err := s.readers(ctx, name)
+	return readers, topicError("show", name, clusterError(err))
+}
+
+func (s *Service) readers(ctx context.Context, topic string) ([]diaspora.Reader, error) {
+	admin := kadm.NewClient(s.client)
+	groups, err := kafka.Groups(ctx, s.client)
+	if err != nil {
+		return nil, err
+	}
+	byID := make(map[string]kafka.Group)
+	for _, g := range groups {
+		if g.Reads() && strings.HasPrefix(g.ID, kafka.UserGroups) {
+			byID[g.ID] = g
+		}
+	}
+	if len(byID) == 0 {
+		return nil, nil
+	}
+	starts, err := admin.ListStartOffsets(ctx, topic)
+	if err != nil {
+		return nil, err
+	}
+	ends, err := admin.ListEndOffsets(ctx, topic)
+	if err != nil {
+		return nil, err
+	}
+	lags := make(map[string]int64) // of the groups that have committed offsets in the topic
+	for _, group := range admin.FetchManyOffsets(ctx, slices.Collect(maps.Keys(byID))...) {
+		if group.Err != nil {
+			return nil, group.Err
+		}
+		group.Fetched.Each(func(o kadm.OffsetResponse) {
+			if o.Topic == topic && o.Err == nil && o.At >= 0 {
+				start, _ := starts.Lookup(topic, o.Partition)
+				end, _ := ends.Lookup(topic, o.Partition)
+				lags[group.Group] += max(0, end.Offset-max(o.At, start.Offset))
+			}
+		})
+	}
+	reading := groups[:0]
+	for id := range lags {
+		reading = append(reading, byID[id])
+	}
+	described, err := kafka.DescribeGroups(ctx, s.client, reading)
+	if err != nil {
+		return nil, err
+	}
+	readers := make([]diaspora.Reader, 0, len(described))
+	for _, g := range described {
+		// The gateway makes IDs of the prefix, the subject, a dot, and the ID that the subject chose.
+		// Subjects have no dots.
+		subject, id, ok := strings.Cut(strings.TrimPrefix(g.ID, kafka.UserGroups), ".")
+		if ok {
+			readers = append(readers, diaspora.Reader{Subject: subject, Group: id, Members: len(g.Members), Lag: lags[g.ID]})
+		}
+	}
+	slices.SortFunc(readers, func(a, b diaspora.Reader) int {
+		return cmp.Or(strings.Compare(a.Subject, b.Subject), strings.Compare(a.Group, b.Group))
+	})
+	return readers, nil
+}
