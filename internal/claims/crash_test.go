@@ -242,12 +242,12 @@ var operations = []operation{
 		c.groups.set(numbered('d', name), cleo)
 		return err
 	}, do: func(ctx context.Context, _ *testCluster, s *Service, name string) error {
-		return s.updateMembers(ctx, groupGrantee+numbered('d', name))
+		return s.updateMembers(ctx, groupGrantee+numbered('d', name), s.groupMembers)
 	}, undo: func(ctx context.Context, c *testCluster, s *Service, name string) func(*state) error {
 		group := numbered('d', name)
-		err := s.updateMembers(ctx, groupGrantee+group)
+		err := s.updateMembers(ctx, groupGrantee+group, s.groupMembers)
 		c.groups.set(group, ben)
-		err = errors.Join(err, s.updateMembers(ctx, groupGrantee+group))
+		err = errors.Join(err, s.updateMembers(ctx, groupGrantee+group, s.groupMembers))
 		return func(st *state) error {
 			if members := st.membersOf(groupGrantee + group); !slices.Equal(members, []string{ben}) {
 				err = errors.Join(err, fmt.Errorf("the group has the members %v, and one of them had left", members))

@@ -16,6 +16,10 @@ const (
 	// membersEvery is how often the members of Globus groups are read.
 	membersEvery = 40 * time.Second
 
+	// maxHidden is for how long the members of a group keep their rights when Globus does not let the
+	// service see them any more.
+	maxHidden = time.Hour
+
 	// maxMembers is how many members of a group get rights.
 	maxMembers = 10_000
 
@@ -63,12 +67,16 @@ func (s *Service) groupMembers(ctx context.Context, grantee string) ([]string, e
 	return members, nil
 }
 
-// updateMembers makes the ledger agree with Globus about the members of a group. If that changes
-// something, it makes the cluster agree with the ledger, and also for the named topics in any case.
-func (s *Service) updateMembers(ctx context.Context, grantee string, names ...string) error {
-	topics, err := s.recordMembers(ctx, grantee)
+// nobody returns no members, for a group that has ended.
+func nobody(context.Context, string) ([]string, error) { return nil, nil }
+
+// updateMembers makes the ledger agree with what ask returns, which is [Service.groupMembers] or nobody,
+// about the members of a group. If that changes something, it makes the cluster agree with the ledger,
+// and also for the named topics in any case.
+func (s *Service) updateMembers(ctx context.Context, grantee string, ask func(context.Context, string) ([]string, error), names ...string) error {
+	topics, err := s.recordMembers(ctx, grantee, ask)
 	for errors.Is(err, errOutdated) && ctx.Err() == nil {
-		topics, err = s.recordMembers(ctx, grantee)
+		topics, err = s.recordMembers(ctx, grantee, ask)
 	}
 	names = append(names, topics...)
 	slices.Sort(names)
@@ -83,16 +91,16 @@ func (s *Service) updateMembers(ctx context.Context, grantee string, names ...st
 	return err
 }
 
-// recordMembers asks Globus for the members of a group and records them in the ledger. It returns the
+// recordMembers asks for the members of a group and records them in the ledger. It returns the
 // topics whose ACLs change. If it fails, some of the members may be recorded.
 //
 // Another replica may do the same, and may have asked Globus later. So recordMembers remembers the last
 // record about the group that it knew before it asked. If that is not the last one any more, its record
 // has no effect, and the error is errOutdated.
-func (s *Service) recordMembers(ctx context.Context, grantee string) (topics []string, err error) {
+func (s *Service) recordMembers(ctx context.Context, grantee string, ask func(context.Context, string) ([]string, error)) (topics []string, err error) {
 	var after string
 	s.ledger.read(func(st *state) { after = st.revisions[grantee] })
-	now, err := s.groupMembers(ctx, grantee)
+	now, err := ask(ctx, grantee)
 	if err != nil {
 		return nil, err
 	}
@@ -145,9 +153,11 @@ func cut(list []string, n int) (first, rest []string) {
 	return list[:n:n], list[n:]
 }
 
-// updateGroups updates the members of all groups with which topics are shared. If Globus cannot be
-// asked about a group, its members stay as they are.
-func (s *Service) updateGroups(ctx context.Context) {
+// updateGroups updates the members of all groups with which topics are shared. If Globus does not
+// answer, the members of a group stay as they are. If Globus says that the group is gone, or has said
+// for an hour that the service may not see its members, nobody has rights through it any more. hidden
+// has the times since which it has said so, by group.
+func (s *Service) updateGroups(ctx context.Context, hidden map[string]time.Time) {
 	var groups []string
 	s.ledger.read(func(st *state) {
 		for grantee := range st.sharedWith {
@@ -158,13 +168,22 @@ func (s *Service) updateGroups(ctx context.Context) {
 	})
 	for _, grantee := range groups {
 		attempt, cancel := context.WithTimeout(ctx, commandTimeout)
-		err := s.updateMembers(attempt, grantee)
+		err := s.updateMembers(attempt, grantee, s.groupMembers)
+		since, was := hidden[grantee]
+		switch denied := errors.Is(err, diaspora.ErrPermission); {
+		case denied && !was:
+			hidden[grantee] = time.Now()
+		case errors.Is(err, diaspora.ErrNotFound), denied && time.Since(since) > maxHidden:
+			err = errors.Join(err, s.updateMembers(attempt, grantee, nobody))
+		case err == nil:
+			delete(hidden, grantee)
+		}
 		cancel()
 		switch {
 		case ctx.Err() != nil:
 			return
 		case err != nil:
-			s.cfg.Diagnostics.Warn("cannot update the members of a Globus group; its members keep their rights", "group", strings.TrimPrefix(grantee, groupGrantee), "err", err)
+			s.cfg.Diagnostics.Warn("cannot read the members of a Globus group", "group", strings.TrimPrefix(grantee, groupGrantee), "err", err)
 		}
 	}
 }
@@ -173,8 +192,9 @@ func (s *Service) updateGroups(ctx context.Context) {
 func (s *Service) membersLoop(ctx context.Context) {
 	ticker := time.NewTicker(membersEvery)
 	defer ticker.Stop()
+	hidden := make(map[string]time.Time)
 	for {
-		s.updateGroups(ctx)
+		s.updateGroups(ctx, hidden)
 		select {
 		case <-ctx.Done():
 			return

@@ -64,7 +64,7 @@ func (s *Service) share(ctx context.Context, by, name string, req diaspora.Grant
 		return diaspora.Grant{}, err
 	}
 	if isGroup(r.Grantee) {
-		if err := s.updateMembers(ctx, r.Grantee, name); err != nil {
+		if err := s.updateMembers(ctx, r.Grantee, s.groupMembers, name); err != nil {
 			return diaspora.Grant{}, err
 		}
 	}

@@ -193,6 +193,7 @@ func TestLinkedIdentities(t *testing.T) {
 func TestGroup(t *testing.T) {
 	c := newCluster(t)
 	members, failed := []string{ben}, error(nil)
+	hidden := make(map[string]time.Time)
 	s := c.open(func(cfg *Config) {
 		cfg.Groups = func(_ context.Context, group string) ([]string, error) {
 			if group != lab {
@@ -210,7 +211,7 @@ func TestGroup(t *testing.T) {
 	c.may(ben, "weather", true, false)
 	c.may(cleo, "weather", false, false)
 	members = []string{cleo}
-	s.updateGroups(t.Context())
+	s.updateGroups(t.Context(), hidden)
 	c.may(ben, "weather", false, false)
 	c.may(cleo, "weather", true, false)
 	grants, err := s.Grants(t.Context(), ada, "weather")
@@ -218,10 +219,21 @@ func TestGroup(t *testing.T) {
 		t.Errorf("Grants = %+v, %v", grants, err)
 	}
 	failed = diaspora.ErrUnavailable
-	s.updateGroups(t.Context())
+	s.updateGroups(t.Context(), hidden)
 	c.may(cleo, "weather", true, false) // an outage of Globus takes nothing away
-	testkit.Must(t, s.Unshare(t.Context(), ada, "weather", groupGrantee+lab))
+	failed = diaspora.ErrPermission     // the service is not in the group any more, at first perhaps by mistake
+	s.updateGroups(t.Context(), hidden)
+	c.may(cleo, "weather", true, false)
+	hidden[groupGrantee+lab] = hidden[groupGrantee+lab].Add(-2 * maxHidden)
+	s.updateGroups(t.Context(), hidden)
 	c.may(cleo, "weather", false, false)
+	failed = nil
+	s.updateGroups(t.Context(), hidden)
+	c.may(cleo, "weather", true, false)
+	failed = diaspora.ErrNotFound // the group is gone
+	s.updateGroups(t.Context(), hidden)
+	c.may(cleo, "weather", false, false)
+	testkit.Must(t, s.Unshare(t.Context(), ada, "weather", groupGrantee+lab))
 	c.check()
 }
 

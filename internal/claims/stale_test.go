@@ -60,7 +60,9 @@ func TestSharedMeanwhile(t *testing.T) {
 		c.groups.set(lab, ben)
 		mustShare(t, fast, "one", diaspora.GrantRequest{Group: lab, Read: true})
 		c.groups.set(lab, ben, cleo)
-		proceed := c.stopped(func(ctx context.Context, s *Service) error { return s.updateMembers(ctx, groupGrantee+lab) })
+		proceed := c.stopped(func(ctx context.Context, s *Service) error {
+			return s.updateMembers(ctx, groupGrantee+lab, s.groupMembers)
+		})
 		asked := 0
 		fast.cfg.Groups = func(ctx context.Context, group string) ([]string, error) {
 			if asked++; asked == 2 { // the topic is shared, and its members are not known yet
@@ -96,7 +98,9 @@ func TestLastShareEnds(t *testing.T) {
 		c.groups.set(lab, ben)
 		mustShare(t, fast, "weather", diaspora.GrantRequest{Group: lab, Read: true})
 		c.groups.set(lab, ben, cleo)
-		proceed := c.stopped(func(ctx context.Context, s *Service) error { return s.updateMembers(ctx, groupGrantee+lab) })
+		proceed := c.stopped(func(ctx context.Context, s *Service) error {
+			return s.updateMembers(ctx, groupGrantee+lab, s.groupMembers)
+		})
 		c.groups.set(lab) // nobody is in it any more
 		testkit.Must(t, fast.Unshare(t.Context(), ada, "weather", groupGrantee+lab))
 		if again {
@@ -198,7 +202,9 @@ func TestAnswerLost(t *testing.T) {
 			keys, err := s.Keys(ctx, ada)
 			return errors.Join(err, s.RevokeKey(ctx, ada, keys[0].ID))
 		},
-		"members": func(ctx context.Context, s *Service) error { return s.updateMembers(ctx, groupGrantee+lab) },
+		"members": func(ctx context.Context, s *Service) error {
+			return s.updateMembers(ctx, groupGrantee+lab, s.groupMembers)
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
