@@ -521,6 +521,9 @@ func (s *Service) Release(ctx context.Context, subject, name string) error {
 		if errors.Is(err, errStale) || errors.Is(err, errReleasing) || errors.Is(err, errNotClaimed) {
 			err = nil // another request has released it
 		}
+		if errors.Is(err, errTaken) {
+			err = fmt.Errorf("%w: it belongs to somebody else now", diaspora.ErrPermission)
+		}
 	}
 	if err == nil {
 		_, err = s.reconcileTopic(ctx, name, false)
@@ -555,12 +558,8 @@ func (s *Service) owned(ctx context.Context, subject, name string) (topic, error
 func (s *Service) Topic(ctx context.Context, subject, name string) (api diaspora.Topic, err error) {
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
-	t, err := s.visible(ctx, subject, name)
-	if err != nil {
-		return diaspora.Topic{}, topicError("show", name, err)
-	}
-	s.ledger.read(func(st *state) { api = st.describe(name, t, subject, time.Now()) })
-	return api, nil
+	err = s.visible(ctx, subject, name, func(st *state, t topic, now time.Time) { api = st.describe(name, t, subject, now) })
+	return api, topicError("show", name, err)
 }
 
 // Topics returns the topics that the subject owns, that are shared with it, or that are public, each

@@ -24,9 +24,8 @@ func (s *Service) SetTopic(ctx context.Context, by, name string, req diaspora.To
 	if err := s.checkSettings(r.Set); err != nil {
 		return change, topicError("set", name, invalid(err))
 	}
-	t, err := s.visible(ctx, by, name)
+	err = s.visible(ctx, by, name, func(st *state, t topic, now time.Time) { change.Before = st.describe(name, t, by, now) })
 	if err == nil {
-		s.ledger.read(func(st *state) { change.Before = st.describe(name, t, by, time.Now()) })
 		err = s.change(ctx, &r, errNoChange)
 	}
 	if err == nil {

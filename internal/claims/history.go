@@ -58,15 +58,14 @@ func (s *Service) Log(ctx context.Context, subject, name string) ([]diaspora.Top
 }
 
 func (s *Service) log(ctx context.Context, subject, name string) ([]diaspora.TopicEvent, error) {
-	t, err := s.managed(ctx, subject, name)
+	var offsets []int64
+	err := s.managed(ctx, subject, name, func(st *state, t topic) {
+		list := st.history[name]
+		offsets = append([]int64{t.claimOffset}, list[max(0, len(list)-keepHistory):]...)
+	})
 	if err != nil {
 		return nil, err
 	}
-	offsets := []int64{t.claimOffset}
-	s.ledger.read(func(st *state) {
-		list := st.history[name]
-		offsets = append(offsets, list[max(0, len(list)-keepHistory):]...)
-	})
 	select { // reading takes a connection and some memory, so one at a time
 	case s.reading <- struct{}{}:
 		defer func() { <-s.reading }()
@@ -84,17 +83,19 @@ func (s *Service) log(ctx context.Context, subject, name string) ([]diaspora.Top
 	return events, nil
 }
 
-// managed returns a topic that the subject owns or may manage. Operators get every topic.
-func (s *Service) managed(ctx context.Context, subject, name string) (topic, error) {
-	t, err := s.visible(ctx, subject, name)
-	if err != nil {
-		return t, err
+// managed is visible, but only for those who own the topic or may manage it, and for operators.
+func (s *Service) managed(ctx context.Context, subject, name string, see func(*state, topic)) error {
+	allowed := false
+	err := s.visible(ctx, subject, name, func(st *state, t topic, now time.Time) {
+		allowed = t.owner == subject || st.rightsOf(subject, name, now)&mayManage != 0 || s.cfg.Admission.isOperator(subject)
+		if allowed {
+			see(st, t)
+		}
+	})
+	if err == nil && !allowed {
+		err = s.refusal(errNotYours)
 	}
-	_, have := s.ledger.access(name, subject)
-	if have&mayManage == 0 && t.owner != subject && !s.cfg.Admission.isOperator(subject) {
-		return t, s.refusal(errNotYours)
-	}
-	return t, nil
+	return err
 }
 
 // readRecords reads the records at these offsets, which must be sorted, from the cluster.

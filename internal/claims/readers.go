@@ -19,7 +19,7 @@ import (
 func (s *Service) Readers(ctx context.Context, subject, name string) ([]diaspora.Reader, error) {
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
-	if _, err := s.managed(ctx, subject, name); err != nil {
+	if err := s.managed(ctx, subject, name, func(*state, topic) {}); err != nil {
 		return nil, topicError("show", name, err)
 	}
 	select { // it is much work for the cluster, so one at a time

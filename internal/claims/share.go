@@ -121,6 +121,9 @@ func (s *Service) change(ctx context.Context, r *record, done ...error) error {
 		return err
 	}
 	t := s.ledger.topic(r.Topic)
+	if t.phase == free {
+		return s.refusal(errNotClaimed)
+	}
 	r.Claim = &t.claimOffset
 	err := s.ledger.append(ctx, *r)
 	if err != nil && !slices.ContainsFunc(done, func(ok error) bool { return errors.Is(err, ok) }) {
@@ -147,25 +150,25 @@ func (s *Service) reconcileIfUnknown(err error) {
 func (s *Service) Grants(ctx context.Context, subject, name string) ([]diaspora.Grant, error) {
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
-	if _, err := s.visible(ctx, subject, name); err != nil {
-		return nil, topicError("show", name, err)
-	}
 	grants := []diaspora.Grant{}
-	s.ledger.read(func(st *state) {
-		all := st.topics[name].owner == subject || st.rightsOf(subject, name, time.Now())&mayManage != 0 || s.cfg.Admission.isOperator(subject)
+	err := s.visible(ctx, subject, name, func(st *state, t topic, now time.Time) {
+		all := t.owner == subject || st.rightsOf(subject, name, now)&mayManage != 0 || s.cfg.Admission.isOperator(subject)
+		theirs := make(map[string]bool)
+		st.granteesOf(subject, func(grantee string) { theirs[grantee] = true })
 		for grantee, g := range st.grants[name] {
 			shown := g.asAPI(grantee)
-			theirs := grantee == publicGrantee
-			st.people(grantee, func(other string) { theirs = theirs || other == subject })
 			switch {
 			case all:
 				shown.Members = st.membersOf(grantee)
-			case !theirs:
+			case !theirs[grantee]:
 				continue
 			}
 			grants = append(grants, shown)
 		}
 	})
+	if err != nil {
+		return nil, topicError("show", name, err)
+	}
 	slices.SortFunc(grants, func(a, b diaspora.Grant) int {
 		return cmp.Or(strings.Compare(a.Username, b.Username), strings.Compare(a.Subject+a.Group, b.Subject+b.Group))
 	})
@@ -202,23 +205,31 @@ func (g grant) asAPI(grantee string) diaspora.Grant {
 	return api
 }
 
-// visible returns what the ledger says now about a topic that a subject owns, or has rights on.
-// Operators see every topic.
-func (s *Service) visible(ctx context.Context, subject, name string) (topic, error) {
-	t, err := s.owned(ctx, subject, name)
-	if errors.Is(err, diaspora.ErrPermission) {
-		var have rights
-		if t, have = s.ledger.access(name, subject); have != 0 || s.cfg.Admission.isOperator(subject) {
-			err = nil
-		}
-		if s.offeredTo(name) == subject {
-			err = nil
-		}
+// visible calls see with the state of the ledger now, if a subject owns the topic or has rights on it.
+// Operators see every topic. All that a caller shows comes from one state, so it fits together.
+func (s *Service) visible(ctx context.Context, subject, name string, see func(*state, topic, time.Time)) error {
+	if err := diaspora.ValidTopic(name); err != nil {
+		return errors.Unwrap(err)
 	}
-	if err == nil && t.phase == releasing {
-		err = fmt.Errorf("%w: it is being released", diaspora.ErrNotFound)
+	if err := s.ledger.sync(ctx); err != nil {
+		return err
 	}
-	return t, err
+	var err error
+	s.ledger.read(func(st *state) {
+		t, now := st.topics[name], time.Now()
+		sees := t.owner == subject || st.offers[name] == subject || st.rightsOf(subject, name, now) != 0 || s.cfg.Admission.isOperator(subject)
+		switch {
+		case t.phase == free:
+			err = fmt.Errorf("%w: nobody has claimed it", diaspora.ErrNotFound)
+		case !sees:
+			err = fmt.Errorf("%w: it belongs to somebody else", diaspora.ErrPermission)
+		case t.phase == releasing:
+			err = fmt.Errorf("%w: it is being released", diaspora.ErrNotFound)
+		default:
+			see(st, t, now)
+		}
+	})
+	return err
 }
 
 func (s *Service) offeredTo(name string) (subject string) {
