@@ -3,6 +3,8 @@ package claims
 import (
 	"encoding/json"
 	"fmt"
+	"reflect"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -11,6 +13,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/disk"
+	"github.com/diaspora-streams/diaspora/internal/kafka"
 	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
@@ -165,4 +169,141 @@ func people(n int) []string {
 		all[i] = fmt.Sprintf("%08x-0000-4000-8000-000000000000", i)
 	}
 	return all
+}
+
+// manyShares writes to the ledger that topics of Ada's, which the ledger has already, are each shared
+// with ten others, Ben among them, and the first one also with a group.
+func manyShares(t testing.TB, c *testCluster, s *Service, topics int, members []string) {
+	t.Helper()
+	client := c.client("admin")
+	var records []*kgo.Record
+	add := func(op, by string, edit func(*record)) (id string) {
+		r := newRecord(op, by)
+		edit(&r)
+		value, err := encode(r)
+		testkit.Must(t, err)
+		records = append(records, &kgo.Record{Topic: LedgerTopic, Key: []byte(r.key()), Value: value})
+		return r.ID
+	}
+	share := func(name, with string) string {
+		claim := s.ledger.topic(name).claimOffset
+		return add(opShare, ada, func(r *record) { r.Topic, r.Claim, r.Grantee, r.Read, r.Limit = name, &claim, with, true, 1000 })
+	}
+	others := people(10 * topics)
+	for i := range topics {
+		name := fmt.Sprintf("run_%05d", i)
+		share(name, ben)
+		for _, other := range others[9*i : 9*i+9] {
+			share(name, other)
+		}
+	}
+	after := share("run_00000", groupGrantee+lab)
+	for joined := range slices.Chunk(members, maxMembersAtOnce) {
+		after = add(opMembers, serviceSubject, func(r *record) { r.Grantee, r.Joined, r.After = groupGrantee+lab, joined, after })
+	}
+	testkit.Must(t, client.ProduceSync(t.Context(), records...).FirstErr())
+	testkit.Must(t, s.ledger.sync(t.Context()))
+}
+
+// TestManyShares checks what takes longer the more is shared: the list of topics, the comparison with
+// the cluster, and the checkpoint. The bounds are generous, because the machine may be busy.
+func TestManyShares(t *testing.T) {
+	const topics, members = 1000, 5000
+	c := newCluster(t)
+	s := c.open()
+	manyTopics(t, c, s, topics)
+	group := append(people(members-1), ben)
+	manyShares(t, c, s, topics, group)
+	took := func(what string, bound time.Duration, do func()) {
+		t.Helper()
+		began := time.Now()
+		do()
+		took := time.Since(began)
+		t.Logf("%s: %v", what, took)
+		if took > bound {
+			t.Errorf("%s took %v, want at most %v", what, took, bound)
+		}
+	}
+	took("the list of what is shared with one of them", time.Second, func() {
+		if list, err := s.Topics(t.Context(), ben); err != nil || len(list.Shared) != topics {
+			t.Errorf("%d topics are shared with ben, %v, want %d", len(list.Shared), err, topics)
+		}
+	})
+	took("the grants of the topic that is shared with the group", time.Second, func() {
+		if grants, err := s.Grants(t.Context(), ada, "run_00000"); err != nil || len(grants) != 11 {
+			t.Errorf("the topic has %d grants, %v", len(grants), err)
+		}
+	})
+	acls, infos := make(map[string][]kafka.ACL), make(map[string]kafka.TopicInfo)
+	s.ledger.read(func(st *state) {
+		for name, topic := range st.topics {
+			acls[name], infos[name] = st.topicACLs(name, topic), kafka.TopicInfo{Partitions: 1, Led: true}
+		}
+	})
+	if got := len(acls["run_00000"]); got != len(topicOperations)+members { // the nine others are members too
+		t.Errorf("the topic that is shared with the group has %d ACLs", got)
+	}
+	took("the comparison with the cluster", 2*time.Second, func() {
+		if names := s.topicsToReconcile(infos, acls, nil); len(names) > 0 {
+			t.Errorf("%d topics differ", len(names))
+		}
+	})
+	files := someCheckpoints(t, disk.Memory())
+	var want *state
+	s.ledger.read(func(st *state) { want = st.clone() })
+	took("the checkpoint", 10*time.Second, func() {
+		testkit.Must(t, files.write(checkpoint{state: want, topic: aLedger, next: 1}))
+		if got, err := files.read(aLedger); err != nil || !reflect.DeepEqual(got.state.clone(), want) {
+			t.Errorf("the checkpoint is read as another state, %v", err)
+		}
+	})
+}
+
+// TestReconcileManyShares applies shares to a cluster that has none of them. SHARED_TOPICS is the number
+// of topics.
+func TestReconcileManyShares(t *testing.T) {
+	topics := testkit.Scaled(t, "SHARED_TOPICS", 50)
+	c := newCluster(t)
+	s := c.open()
+	manyTopics(t, c, s, topics)
+	manyShares(t, c, s, topics, people(5*topics))
+	for _, what := range []string{"the first time", "once more"} {
+		began := time.Now()
+		testkit.Must(t, s.Reconcile(t.Context()))
+		t.Logf("%d topics, %d grants, reconciled %s in %v", topics, 10*topics+1, what, time.Since(began))
+	}
+	c.check()
+}
+
+// BenchmarkShare shares and unshares a topic by turns, with the cluster in this process. floor-ms are the
+// two requests that a share cannot do without: a record for the ledger, and one for the ACL.
+func BenchmarkShare(b *testing.B) {
+	c := newCluster(b, numBrokers(3))
+	s := c.open()
+	for _, name := range []string{"weather", "floor"} {
+		if _, err := s.Claim(b.Context(), ada, diaspora.ClaimRequest{Name: name}); err != nil {
+			b.Fatal(err)
+		}
+	}
+	client, admin := c.client("admin", kgo.ProducerLinger(0)), c.admin()
+	other := kafka.Allow(kafka.TopicResource("floor"), principal(cleo), kmsg.ACLOperationRead)
+	var took, floor []time.Duration
+	for b.Loop() {
+		began := time.Now()
+		_, err := s.Share(b.Context(), ada, "weather", diaspora.GrantRequest{Subject: ben, Read: true})
+		took = append(took, time.Since(began))
+		testkit.Must(b, err)
+		began = time.Now()
+		testkit.Must(b, client.ProduceSync(b.Context(), &kgo.Record{Topic: "floor", Value: []byte("x")}).FirstErr())
+		testkit.Must(b, admin.DeleteACLs(b.Context(), other)) // as large a request as one that creates it
+		floor = append(floor, time.Since(began))
+		b.StopTimer()
+		testkit.Must(b, s.Unshare(b.Context(), ada, "weather", ben))
+		b.StartTimer()
+	}
+	for what, d := range map[string][]time.Duration{"": took, "floor-": floor} {
+		slices.Sort(d)
+		b.ReportMetric(float64(d[len(d)/2].Microseconds())/1000, what+"p50-ms")
+		b.ReportMetric(float64(d[len(d)*99/100].Microseconds())/1000, what+"p99-ms")
+	}
 }
