@@ -123,6 +123,17 @@ func TestSoftwareConnect(t *testing.T) {
 			}
 		}
 		e.holds(t, pageEvent, p)
+		p.stop(t)
+
+		// The next worker finds in those topics which connector there is, and which lines it has sent.
+		const next = `{"temperature": 22.0}`
+		testkit.Must(t, os.Remove(filepath.Join(e.dir, "connect-file.jar")))
+		e.append(t, "readings.log", next+"\n")
+		p = connect(t, e, "ConnectDistributed", settings)
+		consumer := fabrictest.OpenConsumer(t, e.cfg, diaspora.ConsumerOptions{Topics: []string{e.topic}})
+		if got := values(fabrictest.Read(t, consumer, 2)); got != pageEvent+" "+next {
+			t.Errorf("the topic has %s, want each line once", got)
+		}
 		p.kill()
 	})
 }
