@@ -143,19 +143,25 @@ func (a *Admin) SetTopic(ctx context.Context, spec TopicSpec, isNew bool, want [
 		return created, false, err
 	}
 	views := make([]topicView, len(brokers))
-	behind := make([]int, len(brokers)) // the indexes of the brokers that may not have everything yet
-	for i := range brokers {
-		behind[i] = i
+	var asking errgroup.Group
+	for i, id := range brokers {
+		broker, v := a.client.Broker(int(id)), &views[i]
+		asking.Go(func() error {
+			return awaitChange(ctx, isNew, func() (bool, error) {
+				topics, live, err := describeTopicsAndBrokers(ctx, broker, spec.Name)
+				v.led, v.brokers = topics[spec.Name].Led, live
+				return v.led, err
+			})
+		})
+		asking.Go(func() error {
+			return awaitChange(ctx, isNew, func() (seen bool, err error) {
+				v.acls, err = describeACLs(ctx, broker, TopicResource(spec.Name))
+				return len(except(want, v.acls)) == 0, err
+			})
+		})
 	}
-	for pause := time.Millisecond; ; pause *= 2 {
-		if err := a.viewTopic(ctx, brokers, behind, spec.Name, views); err != nil {
-			return created, false, err
-		}
-		behind = slices.DeleteFunc(behind, func(i int) bool { return views[i].led && len(except(want, views[i].acls)) == 0 })
-		// What was just changed reaches the brokers soon. Everything else has to be repaired.
-		if len(behind) == 0 || !isNew || pause > maxLag || !backoff.Sleep(ctx, pause) {
-			break
-		}
+	if err := asking.Wait(); err != nil {
+		return created, false, err
 	}
 	done = true
 	have := make([][]ACL, len(views))
@@ -169,9 +175,6 @@ func (a *Admin) SetTopic(ctx context.Context, spec TopicSpec, isNew bool, want [
 	return created, done && hold, err
 }
 
-// maxLag is the last pause of SetTopic before it gives up waiting for brokers.
-const maxLag = 32 * time.Millisecond
-
 // topicView is what one broker says about a topic.
 type topicView struct {
 	led     bool // it can serve the topic
@@ -179,22 +182,17 @@ type topicView struct {
 	brokers []int32 // the live brokers
 }
 
-// viewTopic asks some of the brokers, those with the given indexes, about a topic.
-func (a *Admin) viewTopic(ctx context.Context, brokers []int32, which []int, name string, views []topicView) error {
-	var asking errgroup.Group
-	for _, i := range which {
-		broker := a.client.Broker(int(brokers[i]))
-		asking.Go(func() error {
-			topics, live, err := describeTopicsAndBrokers(ctx, broker, name)
-			views[i].led, views[i].brokers = topics[name].Led, live
+// maxLag is the last pause of awaitChange before it gives up.
+const maxLag = 32 * time.Millisecond
+
+// awaitChange calls seen. If something was just changed, it calls seen again until that returns true,
+// or for a moment: changes reach every broker soon, and everything else has to be repaired.
+func awaitChange(ctx context.Context, changed bool, seen func() (bool, error)) error {
+	for pause := time.Millisecond; ; pause *= 2 {
+		if ok, err := seen(); ok || err != nil || !changed || pause > maxLag || !backoff.Sleep(ctx, pause) {
 			return err
-		})
-		asking.Go(func() (err error) {
-			views[i].acls, err = describeACLs(ctx, broker, TopicResource(name))
-			return err
-		})
+		}
 	}
-	return asking.Wait()
 }
 
 func (a *Admin) createTopic(ctx context.Context, spec TopicSpec, validateOnly bool) error {
