@@ -71,6 +71,8 @@ func calls(c *Client) map[string]func(context.Context) error {
 		},
 		"Unshare": func(ctx context.Context) error { return c.Unshare(ctx, "weather", adaSubject) },
 		"Grants":  func(ctx context.Context) error { _, err := c.Grants(ctx, "weather"); return err },
+		"Log":     func(ctx context.Context) error { _, err := c.Log(ctx, "weather"); return err },
+		"Readers": func(ctx context.Context) error { _, err := c.Readers(ctx, "weather"); return err },
 		"LookUp":  func(ctx context.Context) error { _, err := c.LookUp(ctx, "ada@example.edu"); return err },
 		"Transfer": func(ctx context.Context) error {
 			_, err := c.Transfer(ctx, "weather", Transfer{Subject: adaSubject})
@@ -226,7 +228,7 @@ func TestAnswersThatAreNone(t *testing.T) {
 		"cut":              {"application/json", `{"topics":[`},
 		"more than one":    {"application/json", `{} {}`},
 		"another type":     {"application/json", `[1,2,3]`},
-		"a member's type":  {"application/json", `{"name":17,"topics":{},"group":1,"username":1,"brokers":1,"grants":1,"before":1,"keys":1,"id":1,"blocked":1,"subject":1}`},
+		"a member's type":  {"application/json", `{"name":17,"topics":{},"group":1,"username":1,"brokers":1,"grants":1,"before":1,"keys":1,"id":1,"blocked":1,"subject":1,"events":1,"readers":1}`},
 		"a long type":      {strings.Repeat("x", 1000), "{}"},
 		"more than bounds": {"application/json", `{"x":"` + strings.Repeat("x", aclclient.MaxAnswerBytes) + `"}`},
 	} {
@@ -397,6 +399,8 @@ func TestBadNames(t *testing.T) {
 		"PATCH /v1/topics/*":                func(ctx context.Context, bad string) error { _, err := c.Set(ctx, bad, TopicSettings{}); return err },
 		"POST /v1/topics/*/grants":          func(ctx context.Context, bad string) error { _, err := c.Share(ctx, bad, GrantRequest{}); return err },
 		"GET /v1/topics/*/grants":           func(ctx context.Context, bad string) error { _, err := c.Grants(ctx, bad); return err },
+		"GET /v1/topics/*/log":              func(ctx context.Context, bad string) error { _, err := c.Log(ctx, bad); return err },
+		"GET /v1/topics/*/readers":          func(ctx context.Context, bad string) error { _, err := c.Readers(ctx, bad); return err },
 		"DELETE /v1/topics/*/grants/public": func(ctx context.Context, bad string) error { return c.Unshare(ctx, bad, "public") },
 		"POST /v1/topics/*/transfer":        func(ctx context.Context, bad string) error { _, err := c.Transfer(ctx, bad, Transfer{}); return err },
 		"POST /v1/topics/*/accept":          func(ctx context.Context, bad string) error { _, err := c.Accept(ctx, bad); return err },
@@ -486,6 +490,9 @@ const (
 	goodTopic     = `{"name":"weather","owner":"1168fe43-ef48-54e0-8aeb-e0dc24146888","partitions":1,"description":"Wetter für Ada"}`
 	goodGrant     = `{"subject":"1168fe43-ef48-54e0-8aeb-e0dc24146888","username":"ada@example.edu","read":true,"by":"2268fe43-ef48-54e0-8aeb-e0dc24146888","since":"2026-05-01T12:00:00Z"}`
 	goodGroup     = `{"group":"1168fe43-ef48-54e0-8aeb-e0dc24146888","members":["3368fe43-ef48-54e0-8aeb-e0dc24146888"],"read":true,"by":"2268fe43-ef48-54e0-8aeb-e0dc24146888","since":"2026-05-01T12:00:00Z"}`
+	goodShared    = `{"op":"share","by":"2268fe43-ef48-54e0-8aeb-e0dc24146888","username":"ben@example.org","grant":` + goodGrant + `}`
+	goodKeyMade   = `{"op":"issue_key","by":"2268fe43-ef48-54e0-8aeb-e0dc24146888","key":"key-abcdefghij234567","key_name":"laptop","set":{"description":"Wetter für Ada"},"subject":"3368fe43-ef48-54e0-8aeb-e0dc24146888"}`
+	goodReader    = `{"subject":"1168fe43-ef48-54e0-8aeb-e0dc24146888","username":"ada@example.edu","group":"analysis 1","members":1,"lag":2}`
 	goodOffer     = `{"name":"weather","owner":"1168fe43-ef48-54e0-8aeb-e0dc24146888","offered_to":"2268fe43-ef48-54e0-8aeb-e0dc24146888","description":"Wetter für Ada"}`
 	goodKey       = `{"id":"key-abcdefghij234567","name":"laptop","owner":"1168fe43-ef48-54e0-8aeb-e0dc24146888","topics":["weather"],"read":true,"secret":"dks_0123456789abcdefghijABCDEFGHIJ_-0123456789a"}`
 	goodDiscovery = `{"version":"v1.2.3+dirty (a build)","brokers":["a.example.org:9092","[::1]:9092"],"security":"tls","token_url":"https://a.example.org/v1/token",
@@ -555,6 +562,15 @@ func TestAnswersAreChecked(t *testing.T) {
 		{"Grants, of a group", func(ctx context.Context) (any, error) { return c.Grants(ctx, "weather") }, list("grants", goodGroup), map[string][]string{
 			adaSubject: append(strict, ""), "3368fe43-ef48-54e0-8aeb-e0dc24146888": strict,
 		}},
+		{"Log, of a share", func(ctx context.Context) (any, error) { return c.Log(ctx, "weather") }, list("events", goodShared), map[string][]string{
+			"share": bad, "2268fe43-ef48-54e0-8aeb-e0dc24146888": strict, "ben@example.org": bad, adaSubject: append(strict, ""), "ada@example.edu": bad,
+		}},
+		{"Log, of a key", func(ctx context.Context) (any, error) { return c.Log(ctx, "weather") }, list("events", goodKeyMade), map[string][]string{
+			"key-abcdefghij234567": append(strict, "key-"), "laptop": bad, "Wetter für Ada": bad, "3368fe43-ef48-54e0-8aeb-e0dc24146888": strict,
+		}},
+		{"Readers", func(ctx context.Context) (any, error) { return c.Readers(ctx, "weather") }, list("readers", goodReader), map[string][]string{
+			adaSubject: strict, "ada@example.edu": bad, "analysis 1": bad,
+		}},
 		{"LookUp", func(ctx context.Context) (any, error) { return c.LookUp(ctx, "ada@example.edu") }, goodIdentity, map[string][]string{
 			adaSubject: append(strict, ""), "ada@example.edu": append(bad, "ben@example.org"), "Ada 日本": bad,
 		}},
@@ -605,7 +621,7 @@ func TestAnswersAreChecked(t *testing.T) {
 // control a terminal, or add a line to a file.
 func FuzzAnswers(f *testing.F) {
 	for _, answer := range []string{
-		goodForAll, goodIdentity, goodTopic, goodGrant, goodGroup, goodOffer, goodKey, goodDiscovery, `{"topics":[` + goodTopic + `],"shared":[` + goodTopic + `],"offered":[` + goodOffer + `]}`,
+		goodForAll, goodIdentity, goodTopic, goodGrant, goodGroup, goodOffer, goodKey, goodShared, goodKeyMade, goodReader, goodDiscovery, `{"topics":[` + goodTopic + `],"shared":[` + goodTopic + `],"offered":[` + goodOffer + `]}`,
 		`{"grants":[` + goodGrant + `,` + goodGroup + `]}`, `{"subject":"` + adaSubject + `","why":"spam","by":"` + adaSubject + `"}`, `{"before":` + goodTopic + `,"after":` + goodTopic + `}`,
 	} {
 		f.Add([]byte(answer))
@@ -617,6 +633,8 @@ func FuzzAnswers(f *testing.F) {
 		checkTexts(t, answer, func(topic Topic) string { return topicAnswerFault(topic, "") })
 		checkTexts(t, answer, grantFault)
 		checkTexts(t, answer, keyFault)
+		checkTexts(t, answer, topicEventFault)
+		checkTexts(t, answer, readerFault)
 		checkTexts(t, answer, func(b Blocked) string { return blockedFault(b, "") })
 		checkTexts(t, answer, func(d Discovery) string {
 			d.CA = "" // has lines, and is parsed before it is used
@@ -643,6 +661,10 @@ func checkTexts[T any](t *testing.T, answer []byte, fault func(T) string) {
 		case reflect.String:
 			if !aclclient.IsLine(v.String()) {
 				t.Errorf("%T of %q has the text %q", value, answer, v.String())
+			}
+		case reflect.Pointer:
+			if !v.IsNil() {
+				check(v.Elem())
 			}
 		case reflect.Slice:
 			for i := range v.Len() {

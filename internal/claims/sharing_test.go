@@ -51,15 +51,21 @@ func (s *sharedTopic) grant(grantee string) *rights {
 
 // may returns the rights of a subject who may not be the owner.
 func (s *sharedTopic) may(subject string) rights {
-	have := *s.grant(subject)
-	if subject == s.member {
-		have |= s.lab
-	}
+	have := s.granted(subject)
 	switch {
 	case s.phase != claimed:
 		return 0
 	case subject == s.owner || have&mayManage != 0:
 		return mayRead | mayWrite | mayManage
+	}
+	return have
+}
+
+// granted returns the rights that shares give a subject while the topic is claimed.
+func (s *sharedTopic) granted(subject string) rights {
+	have := *s.grant(subject)
+	if subject == s.member {
+		have |= s.lab
 	}
 	return have
 }
@@ -134,12 +140,13 @@ func (s sharedTopic) answer(in sharingInput) (string, sharedTopic) {
 		}
 		return "done", sharedTopic{phase: claimed, owner: in.by, blocked: s.blocked}
 	}
+	manages := own || s.granted(in.by)&mayManage != 0
 	owners := in.op == "offer" || in.op == "retire" || in.op == "restore"
 	switch {
-	case in.op == "accept" && s.offered != in.by:
-		return "permission", s // which is checked first
 	case s.phase == free:
 		return "not found", s
+	case in.op == "accept" && s.offered != in.by:
+		return "permission", s // before the state of the topic, which is not everybody's business
 	case in.op == "share" && in.with == lab && !own && have&mayManage == 0:
 		return "permission", s // before Globus is asked
 	case refusedTo && in.op != "unshare" && in.op != "retire":
@@ -148,10 +155,12 @@ func (s sharedTopic) answer(in sharingInput) (string, sharedTopic) {
 		return "permission", s
 	case s.phase == retired && in.op == "retire":
 		return "done", s
-	case s.phase == releasing, s.phase == retired && in.op != "restore", s.phase == claimed && in.op == "restore":
+	case s.phase == releasing:
 		return "conflict", s
-	case in.op == "share" && have&mayManage == 0, in.op == "unshare" && in.by != in.with && have&mayManage == 0:
+	case in.op == "share" && !manages, in.op == "unshare" && in.by != in.with && !manages:
 		return "permission", s
+	case s.phase == retired && in.op != "restore", s.phase == claimed && in.op == "restore":
+		return "conflict", s
 	case in.op == "share" && in.with == s.owner:
 		return "conflict", s
 	case in.op == "unshare" && *s.grant(in.with) == 0:

@@ -99,6 +99,10 @@ func (directory) Lookup(_ context.Context, username string) (globus.Identity, er
 	return globus.Identity{Subject: bob, Username: username, Email: "bob@home.example", IdentitySet: []string{bob, ada}}, nil
 }
 
+func (directory) Identities(context.Context, []string) (map[string]globus.Identity, error) {
+	return map[string]globus.Identity{bob: {Subject: bob, Username: "bob@example.org"}}, nil
+}
+
 // fieldsWorld is an ACL endpoint whose operator is Ada, who has a topic.
 type fieldsWorld struct {
 	*endpoint

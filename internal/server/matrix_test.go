@@ -29,13 +29,14 @@ import (
 )
 
 // matrixActors are the columns of the matrix. All requests are about a topic of the owner that is
-// shared with the manager, the writer, the reader and with a Globus group, whose only member is the
-// member; except those of the public reader, which are about a public topic of the owner. The share
+// shared with the manager, the writer, the reader and with a Globus group, in which the member is;
+// except those of the public reader, which are about a public topic of the owner. The share
 // with the expired reader has ended. An operator has blocked another manager of the topic.
 var matrixActors = []string{"owner", "manager", "writer", "reader", "public", "member", "expired", "stranger", "blocked", "operator", "anonymous"}
 
 const (
-	labGroup = "group:5d2c4a51-2f6b-4c11-9d7e-3a1c5b7e9fff"
+	lab      = "5d2c4a51-2f6b-4c11-9d7e-3a1c5b7e9fff" // a Globus group
+	labGroup = "group:" + lab
 	jsonBody = "application/json"
 	formBody = "application/x-www-form-urlencoded"
 )
@@ -79,10 +80,12 @@ var matrix = []matrixRow{
 	{route: "POST /v1/topics/{name}/grants", about: "with oneself", body: `{"subject":"{self}","manage":true,"expires":"2040-01-01T00:00:00Z"}`,
 		status: "                                                                     409  200     403    403    403    403    403     403      403     403      401"},
 	{route: "POST /v1/topics/{name}/grants", about: "by username", body: `{"username":"grace@example.org","read":true}`,
-		status: "                                                                     501  501     403    403    403    403    403     403      403     403      401"},
+		status: "                                                                     200  200     403    403    403    403    403     403      403     403      401"},
 	{route: "POST /v1/topics/{name}/grants", about: "retired", topic: "retired", body: `{"subject":"{nobody}","read":true}`,
 		status: "                                                                     409  409     403    403    403    403    403     403      403     403      401"},
 	{route: "GET /v1/topics/{name}/grants", status: "                                 200  200     200    200    200    200    403     403      403     200      401"},
+	{route: "GET /v1/topics/{name}/log", status: "                                    200  200     403    403    403    403    403     403      403     200      401"},
+	{route: "GET /v1/topics/{name}/readers", status: "                                200  200     403    403    403    403    403     403      403     200      401"},
 	{route: "DELETE /v1/topics/{name}/grants/{grantee}", path: "/v1/topics/{name}/grants/{reader}",
 		status: "                                                                     204  204     403    204    403    403    403     403      403     403      401"},
 	{route: "DELETE /v1/topics/{name}/grants/{grantee}", about: "one's own", path: "/v1/topics/{name}/grants/{self}",
@@ -104,7 +107,7 @@ var matrix = []matrixRow{
 	{route: "POST /v1/topics/{name}/release", about: "retired", topic: "retired", status: "200= 403 403   403    403    403    403     403      403     403      401"},
 	{route: "POST /v1/topics/{name}/restore", status: "                               409  403     403    403    403    403    403     403      403     403      401"},
 	{route: "POST /v1/topics/{name}/restore", about: "retired", topic: "retired", status: "200 403 403    403    403    403    403     403      403     403      401"},
-	{route: "GET /v1/identities/{username}", status: "                                501  501     501    501    501    501    501     501      403     501      401"},
+	{route: "GET /v1/identities/{username}", status: "                                200  200     200    200    200    200    200     200      403     200      401"},
 	{route: "POST /v1/keys", body: `{"name":"{new}","read":true}`, status: "          201  201     201    201    201    201    201     201      403     201      401"},
 	{route: "POST /v1/keys", about: "to read the topic", body: `{"name":"{new}","topics":["{name}"],"read":true}`,
 		status: "                                                                     201  201     403    201    201    201    403     403      403     403      401"},
@@ -231,6 +234,11 @@ func newMatrixWorld(t *testing.T) *matrixWorld {
 		w.clients[actor] = fabrictest.Client(t, cfg)
 		w.keys[actor] = fabrictest.CreateKey(t, cfg, diaspora.AccessKeyRequest{Name: "own", Read: true, Write: true})
 	}
+	auth := inside.Of(f).Globus
+	_, err = auth.AddGroup(globusdev.Group{ID: lab, Name: "The laboratory"})
+	testkit.Must(t, err)
+	testkit.Must(t, auth.SetMember(globusdev.GroupMember{Group: lab, Identity: globusdev.ResourceServerID + "@clients.auth.globus.org", Role: "manager"}))
+	testkit.Must(t, auth.SetMember(globusdev.GroupMember{Group: lab, Identity: "member@example.edu"}))
 	return w
 }
 
@@ -253,21 +261,20 @@ func (w *matrixWorld) prepare(n int) {
 		testkit.Must(t, err)
 		w.stages = append(w.stages, s)
 	}
-	// The local Globus has no groups that the service could read, and no share can be made that has expired
-	// already, so these come from the ledger.
+	// No share can be made that has expired already, so these come from the ledger.
 	w.readLedger()
 	now := time.Now().UTC()
 	for _, s := range w.stages {
 		claim := w.claimOf(s.topic)
-		w.append("topic/"+s.topic, map[string]any{"op": "share", "topic": s.topic, "claim": claim, "grantee": labGroup, "read": true, "limit": 1000, "by": w.subjects["owner"]})
 		w.append("topic/"+s.topic, map[string]any{"op": "share", "topic": s.topic, "claim": claim, "grantee": w.subjects["expired"], "manage": true, "limit": 1000, "by": w.subjects["owner"], "expires": now.Add(-time.Hour)})
 	}
-	w.append("grantee/"+labGroup, map[string]any{"op": "members", "grantee": labGroup, "joined": []string{w.subjects["member"]}, "by": "_service"})
 	for _, s := range w.stages {
 		for actor, req := range map[string]diaspora.GrantRequest{
-			"manager": {Manage: true}, "writer": {Write: true}, "reader": {Read: true}, "blocked": {Manage: true},
+			"manager": {Manage: true}, "writer": {Write: true}, "reader": {Read: true}, "blocked": {Manage: true}, "member": {Group: lab, Read: true},
 		} {
-			req.Subject = w.subjects[actor]
+			if req.Group == "" {
+				req.Subject = w.subjects[actor]
+			}
 			_, err := owner.Share(ctx, s.topic, req)
 			testkit.Must(t, err)
 		}
