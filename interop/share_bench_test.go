@@ -1,0 +1,75 @@
+//go:build kafka
+
+package interop
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/fabric"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
+	"github.com/diaspora-streams/diaspora/internal/testkit/fabrictest"
+)
+
+// BenchmarkShare shares a topic with another person and unshares it, by turns:
+//
+//   - p50-ms, p99-ms: a share, from the request to the answer, which waits until the ACL holds on
+//     every node
+//   - p50-ratio, p99-ratio: the same as a ratio to the two requests that a share needs at least, made
+//     by a super user in turn with the shares: a record for the ledger, and then the ACL
+//
+// Run it on a cluster of its own: -bench Share -benchtime 200x.
+func BenchmarkShare(b *testing.B) {
+	f, err := fabric.Start(b.Context(), fabric.Config{KafkaFile: clusterFile(b)})
+	testkit.Must(b, err)
+	defer f.Close()
+	cfg, err := f.As(b.Context(), ada)
+	testkit.Must(b, err)
+	owner := fabrictest.Client(b, cfg)
+	const shared, other = "bench_shared", "bench_share_floor"
+	for _, name := range []string{shared, other} {
+		_, err := owner.Claim(b.Context(), diaspora.ClaimRequest{Name: name})
+		testkit.Must(b, err)
+	}
+	super := superUser(b, kgo.ProducerLinger(0))
+	admin := kadm.NewClient(super)
+	acl := kadm.NewACLs().Topics(other).Allow("User:bench").AllowHosts("*").Operations(kadm.OpRead).ResourcePatternType(kadm.ACLPatternLiteral)
+	atLeast := func() (took time.Duration) {
+		began := time.Now()
+		testkit.Must(b, super.ProduceSync(b.Context(), &kgo.Record{Topic: other, Value: []byte("x")}).FirstErr())
+		created, err := admin.CreateACLs(b.Context(), acl)
+		took = time.Since(began)
+		for _, result := range created {
+			err = errors.Join(err, result.Err)
+		}
+		testkit.Must(b, err)
+		_, err = admin.DeleteACLs(b.Context(), acl)
+		testkit.Must(b, err)
+		return took
+	}
+	var took, floor []time.Duration
+	for b.Loop() {
+		b.StopTimer()
+		floor = append(floor, atLeast())
+		b.StartTimer()
+		began := time.Now()
+		g, err := owner.Share(b.Context(), shared, diaspora.GrantRequest{Username: grace, Read: true})
+		took = append(took, time.Since(began))
+		testkit.Must(b, err)
+		b.StopTimer()
+		testkit.Must(b, owner.Unshare(b.Context(), shared, g.Subject))
+		b.StartTimer()
+	}
+	b.ReportMetric(milliseconds(quantile(took, 50)), "p50-ms")
+	b.ReportMetric(milliseconds(quantile(took, 99)), "p99-ms")
+	b.ReportMetric(milliseconds(quantile(took, 50))/milliseconds(quantile(floor, 50)), "p50-ratio")
+	b.ReportMetric(milliseconds(quantile(took, 99))/milliseconds(quantile(floor, 99)), "p99-ratio")
+	for _, name := range []string{shared, other} {
+		testkit.Must(b, owner.Release(b.Context(), name))
+	}
+}
