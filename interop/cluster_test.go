@@ -5,6 +5,7 @@ package interop
 import (
 	"errors"
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -65,6 +66,56 @@ func TestClusterKeepsWhatIsAcknowledged(t *testing.T) {
 			t.Errorf("%s: min.insync.replicas %s, unclean.leader.election.enable %s; want %s, false",
 				resource.Name, got["min.insync.replicas"], got["unclean.leader.election.enable"], insync)
 		}
+	}
+}
+
+// TestClaimHoldsOnEveryBroker asks every broker about a topic as soon as its claim is answered. A
+// cluster of three brokers has decided on a change before each of them has applied it.
+func TestClaimHoldsOnEveryBroker(t *testing.T) {
+	f := start(t, fabric.Config{})
+	cfg := fabrictest.As(t, f, ada)
+	super := superUser(t)
+	brokers, err := kadm.NewClient(super).ListBrokers(testkit.Within(t))
+	testkit.Must(t, err)
+	owner := "User:" + cfg.Identity.Subject
+	seenBy := func(id int32, topic string) (partitions, acls int, err error) {
+		metadata, describe := kmsg.NewPtrMetadataRequest(), kmsg.NewPtrDescribeACLsRequest()
+		metadata.Topics = []kmsg.MetadataRequestTopic{{Topic: &topic}}
+		topics, err := metadata.RequestWith(testkit.Within(t), super.Broker(int(id)))
+		if err != nil {
+			return 0, 0, err
+		}
+		for _, p := range topics.Topics[0].Partitions {
+			if p.Leader >= 0 {
+				partitions++
+			}
+		}
+		describe.ResourceType, describe.ResourceName, describe.ResourcePatternType = kmsg.ACLResourceTypeTopic, &topic, kmsg.ACLResourcePatternTypeLiteral
+		describe.Principal, describe.Operation, describe.PermissionType = &owner, kmsg.ACLOperationAny, kmsg.ACLPermissionTypeAny
+		rights, err := describe.RequestWith(testkit.Within(t), super.Broker(int(id)))
+		if err != nil {
+			return 0, 0, err
+		}
+		for _, r := range rights.Resources {
+			acls += len(r.ACLs)
+		}
+		return partitions, acls, nil
+	}
+	for round := range 30 {
+		topic := "no_such_topic" // opens the connections, so that the answers after claims come at once
+		if round > 0 {
+			topic = claim(t, cfg, 3)
+		}
+		var asking sync.WaitGroup
+		for _, id := range brokers.NodeIDs() {
+			asking.Go(func() {
+				partitions, acls, err := seenBy(id, topic)
+				if err != nil || round > 0 && (partitions != 3 || acls != 4) {
+					t.Errorf("claim %d: broker %d has %d partitions with leaders and %d ACLs of its owner, %v; want 3 and 4", round, id, partitions, acls, err)
+				}
+			})
+		}
+		asking.Wait()
 	}
 }
 
