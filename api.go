@@ -87,8 +87,18 @@ type Topic struct {
 	// Released is set when the topic was released. It is deleted at this time. Until then it can be
 	// restored, and nobody can use it.
 	Released time.Time `json:"released,omitzero"`
+	// Usage is how much is in the topic. Nil if that is not known at the moment.
+	Usage *TopicUsage `json:"usage,omitempty"`
 	// Created is true in the response to a claim if the claim created the topic.
 	Created bool `json:"created,omitempty"`
+}
+
+// TopicUsage says how much is in a topic.
+type TopicUsage struct {
+	Records int64 `json:"records"` // with compaction, it may be fewer
+	Bytes   int64 `json:"bytes"`   // on disk, of one replica
+	// LastEvent is when the last event was logged. Zero if there is none, or if it has expired.
+	LastEvent time.Time `json:"last_event,omitzero"`
 }
 
 // TopicList is the response to GET /v1/topics.

@@ -138,7 +138,7 @@ func (e *env) topicAccept(ctx context.Context, args []string) error {
 		return err
 	}
 	t, err := client.Accept(ctx, args[0])
-	if errors.Is(err, diaspora.ErrPermission) && diaspora.Hint(err) == "" {
+	if errors.Is(err, diaspora.ErrPermission) && diaspora.Hint(err) == "" || errors.Is(err, diaspora.ErrNotFound) {
 		return hinted(err, `"diaspora topic list" shows the topics that are offered to you`)
 	}
 	if err != nil {

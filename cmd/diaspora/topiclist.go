@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -51,8 +52,9 @@ func (e *env) topicList(ctx context.Context, client *diaspora.Client, _ []string
 		{`Offered to you; "diaspora topic accept NAME" accepts one`, list.Offered, []string{"NAME", "OWNER", "PARTITIONS", "DESCRIPTION"}, func(t diaspora.Topic) []string {
 			return []string{t.Name, t.Owner, fmt.Sprint(t.Partitions), t.Description}
 		}},
-		{"Yours", yours, []string{"NAME", "PARTITIONS", "RETENTION", "CLAIMED", "DESCRIPTION"}, func(t diaspora.Topic) []string {
-			return []string{t.Name, fmt.Sprint(t.Partitions), retentionText(t.RetentionMS), e.day(t.Claimed), t.Description}
+		{"Yours", yours, []string{"NAME", "PARTS", "EVENTS", "SIZE", "LAST EVENT", "KEPT", "DESCRIPTION"}, func(t diaspora.Topic) []string {
+			records, size, last := e.usageText(t, e.day)
+			return []string{t.Name, fmt.Sprint(t.Partitions), records, size, last, retentionText(t.RetentionMS), t.Description}
 		}},
 		{`Released; "diaspora topic restore NAME" brings one back`, releasedTopics(list.Topics), []string{"NAME", "UNTIL", "DESCRIPTION"}, func(t diaspora.Topic) []string {
 			return []string{t.Name, e.clock(t.Released), t.Description}
@@ -94,6 +96,18 @@ func (e *env) topicList(ctx context.Context, client *diaspora.Client, _ []string
 		}
 	}
 	return nil
+}
+
+// usageText describes how much is in a topic: how many events, how many bytes, and when the last event
+// was logged.
+func (e *env) usageText(t diaspora.Topic, at func(time.Time) string) (records, size, last string) {
+	if t.Usage == nil {
+		return "?", "?", "?"
+	}
+	if last = "-"; !t.Usage.LastEvent.IsZero() {
+		last = at(t.Usage.LastEvent)
+	}
+	return fmt.Sprint(t.Usage.Records), terminal.Size(t.Usage.Bytes), last
 }
 
 // releasedTopics returns those topics that were released and can still be restored.
@@ -174,6 +188,10 @@ func (e *env) topicShow(ctx context.Context, cfg diaspora.Config, client *diaspo
 		line("You may", mayWords(t.Read, t.Write, t.Manage))
 	}
 	line("Partitions", fmt.Sprint(t.Partitions))
+	records, size, last := e.usageText(t, e.clock)
+	line("Events", records)
+	line("Size", size)
+	line("Last event", last)
 	line("Retention", retentionText(t.RetentionMS))
 	line("Size limit", maxBytesText(t.MaxBytes))
 	line("Compaction", compactText(t.Compact))

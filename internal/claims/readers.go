@@ -58,7 +58,7 @@ func (s *Service) readers(ctx context.Context, topic string) ([]diaspora.Reader,
 	lags := make(map[string]int64) // of the groups that have committed offsets in the topic
 	for _, group := range admin.FetchManyOffsets(ctx, slices.Collect(maps.Keys(byID))...) {
 		if group.Err != nil {
-			return nil, group.Err
+			continue // its coordinator is moving, or the group was deleted
 		}
 		group.Fetched.Each(func(o kadm.OffsetResponse) {
 			if o.Topic == topic && o.Err == nil && o.At >= 0 {

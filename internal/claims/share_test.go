@@ -342,6 +342,27 @@ func TestSettings(t *testing.T) {
 	c.check()
 }
 
+// TestUsage checks what is said about how much is in topics.
+func TestUsage(t *testing.T) {
+	c := newCluster(t)
+	s := c.open()
+	mustClaim(t, s, "weather")
+	mustClaim(t, s, "empty")
+	for range 3 {
+		testkit.Must(t, c.produce(ada, "weather", "sunny"))
+	}
+	got, err := s.Usage(t.Context(), []string{"weather", "empty", "missing"})
+	if weather := got["weather"]; err != nil || len(got) != 2 || weather.Records != 3 || weather.Bytes <= 0 || time.Since(weather.LastEvent) > time.Minute {
+		t.Errorf("Usage = %+v, %v", got, err)
+	}
+	if empty := got["empty"]; empty != (diaspora.TopicUsage{}) {
+		t.Errorf("Usage of an empty topic = %+v", empty)
+	}
+	if got, err := s.Usage(t.Context(), nil); err != nil || got != nil {
+		t.Errorf("Usage of no topics = %+v, %v", got, err)
+	}
+}
+
 // TestTransfer hands a topic to another person.
 func TestTransfer(t *testing.T) {
 	c := newCluster(t)

@@ -92,13 +92,55 @@ func (s *Server) claimTopic(x *exchange) error {
 
 func (s *Server) listTopics(x *exchange) error {
 	list, err := s.cfg.Claims.Topics(x.r.Context(), x.caller.Subject)
-	list.Topics = nonNil(list.Topics)
+	if err == nil {
+		list.Topics = nonNil(list.Topics)
+		s.addUsage(x, list.Topics, list.Shared, list.Public)
+	}
 	return x.answer(list, err)
 }
 
 func (s *Server) showTopic(x *exchange) error {
-	return x.answer(s.cfg.Claims.Topic(x.r.Context(), x.caller.Subject, x.r.PathValue("name")))
+	t, err := s.cfg.Claims.Topic(x.r.Context(), x.caller.Subject, x.r.PathValue("name"))
+	if err == nil {
+		one := []diaspora.Topic{t}
+		s.addUsage(x, one)
+		t = one[0]
+	}
+	return x.answer(t, err)
 }
+
+// maxUsage is for how many topics of a list the brokers are asked how much is in them.
+const maxUsage = 200
+
+// addUsage adds to topics how much is in them. That is left out for very many, and if the brokers do
+// not answer soon.
+func (s *Server) addUsage(x *exchange, lists ...[]diaspora.Topic) {
+	var names []string
+	for _, list := range lists {
+		for _, t := range list {
+			names = append(names, t.Name)
+		}
+	}
+	if len(names) > maxUsage {
+		return
+	}
+	ctx, cancel := context.WithTimeout(x.r.Context(), usageTimeout)
+	defer cancel()
+	usage, err := s.cfg.Claims.Usage(ctx, names)
+	if err != nil {
+		s.log.Debug("cannot ask how much is in topics", "err", err)
+		return
+	}
+	for _, list := range lists {
+		for i := range list {
+			if u, known := usage[list[i].Name]; known {
+				list[i].Usage = &u
+			}
+		}
+	}
+}
+
+const usageTimeout = 2 * time.Second
 
 func (s *Server) releaseTopic(x *exchange) error {
 	return x.answerEmpty(s.cfg.Claims.Release(x.r.Context(), x.caller.Subject, x.r.PathValue("name")))

@@ -215,6 +215,10 @@ func (yesClaims) Topic(_ context.Context, subject, name string) (diaspora.Topic,
 	return diaspora.Topic{Name: name, Owner: subject}, diaspora.ValidTopic(name)
 }
 
+func (yesClaims) Usage(context.Context, []string) (map[string]diaspora.TopicUsage, error) {
+	return map[string]diaspora.TopicUsage{"weather": {Records: 1}}, nil
+}
+
 func (yesClaims) SetTopic(_ context.Context, _, name string, _ diaspora.TopicSettings) (diaspora.TopicChange, error) {
 	return diaspora.TopicChange{}, diaspora.ValidTopic(name)
 }

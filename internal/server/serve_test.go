@@ -434,6 +434,10 @@ func (emptyClaims) Topics(context.Context, string) (diaspora.TopicList, error) {
 	return diaspora.TopicList{}, nil
 }
 
+func (emptyClaims) Usage(context.Context, []string) (map[string]diaspora.TopicUsage, error) {
+	return nil, nil
+}
+
 // heldClaims delays every list, and every transfer that is accepted, until it is released.
 type heldClaims struct {
 	Claims

@@ -60,6 +60,7 @@ type Claims interface {
 	Release(ctx context.Context, subject, name string) error
 	Topics(ctx context.Context, subject string) (diaspora.TopicList, error)
 	Topic(ctx context.Context, subject, name string) (diaspora.Topic, error)
+	Usage(ctx context.Context, topics []string) (map[string]diaspora.TopicUsage, error)
 	SetTopic(ctx context.Context, by, name string, req diaspora.TopicSettings) (diaspora.TopicChange, error)
 
 	Share(ctx context.Context, by, name string, req diaspora.GrantRequest) (diaspora.Grant, error)

@@ -408,6 +408,10 @@ func (c nobodysClaims) Topics(context.Context, string) (diaspora.TopicList, erro
 	return diaspora.TopicList{}, c.called()
 }
 
+func (c nobodysClaims) Usage(context.Context, []string) (map[string]diaspora.TopicUsage, error) {
+	return nil, c.called()
+}
+
 func (c nobodysClaims) SetTopic(context.Context, string, string, diaspora.TopicSettings) (diaspora.TopicChange, error) {
 	return diaspora.TopicChange{}, c.called()
 }
