@@ -389,7 +389,9 @@ func TestShareIsTakenAway(t *testing.T) {
 	for way, mechanism := range ways {
 		from := []kgo.Opt{kgo.ConsumeTopics(s.topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), wait}
 		readers[way] = fabrictest.Kafka(t, s.f, mechanism, from...)
-		readers[way+" in a group"] = fabrictest.Kafka(t, s.f, mechanism, append(from, kgo.ConsumerGroup(unique(t)))...)
+		for kind, balancer := range map[string]kgo.Opt{"a group": kgo.Balancers(kgo.CooperativeStickyBalancer()), "a group of KIP-848": kgo.ServerSideBalancer()} {
+			readers[way+" in "+kind] = fabrictest.Kafka(t, s.f, mechanism, slices.Concat(from, []kgo.Opt{kgo.ConsumerGroup(unique(t)), balancer})...)
+		}
 		writers[way] = fabrictest.Kafka(t, s.f, mechanism)
 		testkit.Must(t, fabrictest.Produce(t, writers[way], s.topic))
 	}
