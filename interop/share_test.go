@@ -281,7 +281,7 @@ func TestShare(t *testing.T) {
 	s.wants(t, "shared without an end", map[string]string{"ada": everything, "grace": mayRead})
 	s.wantLog(t, owner, "ada claim", "ada issue_key", "ada share", "ada share", "ada share", "grace issue_key", "grace issue_key",
 		"ada share", "grace share", "lin unshare", "ada share", "ada unshare", "ada share", "ada unshare",
-		"ada share", "ada share_expired", "ada share", "ada share")
+		"ada share", " share_expired", "ada share", "ada share")
 }
 
 func (s *sharing) isIt(topic diaspora.Topic) bool { return topic.Name == s.topic }
