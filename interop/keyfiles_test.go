@@ -63,7 +63,7 @@ func TestClientsKeyFiles(t *testing.T) {
 		out, _ := runToEnd(t, nil, "", consume[0], consume[1:]...)
 		equal(t, out)
 	})
-	page := pageSection(t, "A key file that you have")
+	page := pageSection(t, "A key file for other clients")
 	local := strings.NewReplacer("SASL_SSL", "SASL_PLAINTEXT") // as the page says of "diaspora up"
 	t.Run("kcat from a key file", func(t *testing.T) {
 		if !chosen.MatchString("kcat") || !present(t, dialect{name: "kcat", needs: []string{"bash", "kcat"}}) {
