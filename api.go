@@ -289,8 +289,8 @@ func identityFault(id globus.Identity) string {
 	switch {
 	case !aclclient.IsSubject(id.Subject):
 		return "the subject is malformed"
-	case !aclclient.IsLine(id.Username) || !aclclient.IsLine(id.Name) || !aclclient.IsLine(id.Email) || !aclclient.IsLine(id.Organization):
-		return "the username, or another name of the person, is not a line of text"
+	case !aclclient.IsLine(id.Username) || !aclclient.IsLine(id.Name) || !aclclient.IsLine(id.Email) || !aclclient.IsLine(id.Organization) || !aclclient.IsLine(id.Status):
+		return "the username, or another text about the person, is not a line of text"
 	case slices.ContainsFunc(id.IdentitySet, func(s string) bool { return !aclclient.IsSubject(s) }):
 		return "a linked identity is malformed"
 	}

@@ -486,7 +486,7 @@ func TestOneQuestionKeepsNoConnection(t *testing.T) {
 
 // Responses as the service sends them.
 const (
-	goodIdentity  = `{"subject":"1168fe43-ef48-54e0-8aeb-e0dc24146888","username":"ada@example.edu","name":"Ada 日本"}`
+	goodIdentity  = `{"subject":"1168fe43-ef48-54e0-8aeb-e0dc24146888","username":"ada@example.edu","name":"Ada 日本","status":"used"}`
 	goodTopic     = `{"name":"weather","owner":"1168fe43-ef48-54e0-8aeb-e0dc24146888","partitions":1,"description":"Wetter für Ada"}`
 	goodGrant     = `{"subject":"1168fe43-ef48-54e0-8aeb-e0dc24146888","username":"ada@example.edu","read":true,"by":"2268fe43-ef48-54e0-8aeb-e0dc24146888","since":"2026-05-01T12:00:00Z"}`
 	goodGroup     = `{"group":"1168fe43-ef48-54e0-8aeb-e0dc24146888","members":["3368fe43-ef48-54e0-8aeb-e0dc24146888"],"read":true,"by":"2268fe43-ef48-54e0-8aeb-e0dc24146888","since":"2026-05-01T12:00:00Z"}`
@@ -525,7 +525,7 @@ func TestAnswersAreChecked(t *testing.T) {
 		fields map[string][]string // good text in the response, and bad text to replace it with
 	}{
 		{"Identity", func(ctx context.Context) (any, error) { return c.Identity(ctx) }, goodIdentity, map[string][]string{
-			"1168fe43-ef48-54e0-8aeb-e0dc24146888": strict, "ada@example.edu": bad, "Ada 日本": bad,
+			"1168fe43-ef48-54e0-8aeb-e0dc24146888": strict, "ada@example.edu": bad, "Ada 日本": bad, "used": bad,
 		}},
 		{"Topic", func(ctx context.Context) (any, error) { return c.Topic(ctx, "weather") }, goodTopic, map[string][]string{
 			"weather": append(strict, "", "other"), "1168fe43-ef48-54e0-8aeb-e0dc24146888": strict, "Wetter für Ada": bad,
