@@ -2,15 +2,16 @@ package diaspora
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/diaspora-streams/diaspora/globus"
-	"github.com/diaspora-streams/diaspora/internal/accesskey"
 	"github.com/diaspora-streams/diaspora/internal/aclclient"
 	"github.com/diaspora-streams/diaspora/internal/trust"
 )
+
+// The tag "form" says which text a [Client] accepts in a field of a response. Without it, the text must be
+// one line. Package aclclient defines the forms.
 
 // Discovery is the document that an ACL endpoint serves at /.well-known/diaspora. It describes the
 // fabric, so that clients need to know only one URL.
@@ -22,7 +23,7 @@ type Discovery struct {
 	// Security is "tls" or "plaintext". "plaintext" is for loopback addresses only.
 	Security string `json:"security"`
 	// CA holds PEM certificates to trust in addition to the system's. Optional.
-	CA string `json:"ca,omitempty"`
+	CA string `json:"ca,omitempty" form:"certificates"`
 	// Globus says how to log in.
 	Globus DiscoveryGlobus `json:"globus"`
 	// MaxEventBytes is the maximum size of an event: key, value and headers together.
@@ -66,15 +67,15 @@ type ClaimRequest struct {
 
 // Topic describes a claimed topic.
 type Topic struct {
-	Name        string `json:"name"`
-	Owner       string `json:"owner"` // the owner's subject
+	Name        string `json:"name" form:"topic"`
+	Owner       string `json:"owner" form:"subject"` // the owner's subject
 	Partitions  int    `json:"partitions"`
 	RetentionMS int64  `json:"retention_ms,omitempty"`
 	// MaxBytes is the size of a partition above which its oldest events are deleted; 0 means no limit.
 	MaxBytes int64 `json:"max_bytes,omitempty"`
 	// Compact says that only the last event of each key is kept.
 	Compact     bool      `json:"compact,omitempty"`
-	Description string    `json:"description,omitempty"`
+	Description string    `json:"description,omitempty" form:"short line"`
 	Claimed     time.Time `json:"claimed"`
 	// Public says that everybody who signs in may read the topic.
 	Public bool `json:"public,omitempty"`
@@ -83,7 +84,7 @@ type Topic struct {
 	Write  bool `json:"write,omitempty"`
 	Manage bool `json:"manage,omitempty"`
 	// OfferedTo is the subject to whom the owner has offered the topic.
-	OfferedTo string `json:"offered_to,omitempty"`
+	OfferedTo string `json:"offered_to,omitempty" form:"subject"`
 	// Released is set when the topic was released. It is deleted at this time. Until then it can be
 	// restored, and nobody can use it.
 	Released time.Time `json:"released,omitzero"`
@@ -142,15 +143,15 @@ type GrantRequest struct {
 
 // Grant says with whom a topic is shared: a person, a Globus group, or everybody.
 type Grant struct {
-	Subject  string    `json:"subject,omitempty"`
+	Subject  string    `json:"subject,omitempty" form:"subject"`
 	Username string    `json:"username,omitempty"` // of the person when the topic was shared
-	Group    string    `json:"group,omitempty"`
-	Members  []string  `json:"members,omitempty"` // of the group, by their subjects
+	Group    string    `json:"group,omitempty" form:"group"`
+	Members  []string  `json:"members,omitempty" form:"subject"` // of the group, by their subjects
 	Public   bool      `json:"public,omitempty"`
 	Read     bool      `json:"read,omitempty"`
 	Write    bool      `json:"write,omitempty"`
 	Manage   bool      `json:"manage,omitempty"`
-	By       string    `json:"by"` // the subject who shared the topic
+	By       string    `json:"by" form:"subject"` // the subject who shared the topic
 	Since    time.Time `json:"since"`
 	Expires  time.Time `json:"expires,omitzero"`
 }
@@ -163,18 +164,18 @@ type GrantList struct {
 // TopicEvent is something that was done to a topic. Which fields are set depends on Op.
 type TopicEvent struct {
 	Time time.Time `json:"time"`
-	By   string    `json:"by,omitempty"` // the subject who did it; "" means the service itself
+	By   string    `json:"by,omitempty" form:"subject"` // the subject who did it; "" means the service itself
 	// Username is that of By, if it is known.
 	Username string `json:"username,omitempty"`
 	// Op is "claim", "share", "unshare", "share_expired", "set", "offer", "accept", "retire" (released, and
 	// restorable until Until), "restore", "issue_key", "revoke_key" or "key_expired".
 	Op      string         `json:"op"`
-	Grant   *Grant         `json:"grant,omitempty"`   // of a share
-	Set     *TopicSettings `json:"set,omitempty"`     // of a claim or a change
-	Subject string         `json:"subject,omitempty"` // to whom the topic was offered, or who accepted it
+	Grant   *Grant         `json:"grant,omitempty"`                  // of a share
+	Set     *TopicSettings `json:"set,omitempty"`                    // of a claim or a change
+	Subject string         `json:"subject,omitempty" form:"subject"` // to whom the topic was offered, or who accepted it
 	// SubjectUsername is that of Subject, if it is known.
 	SubjectUsername string    `json:"subject_username,omitempty"`
-	Key             string    `json:"key,omitempty"` // the ID of an access key that names the topic
+	Key             string    `json:"key,omitempty" form:"key"` // the ID of an access key that names the topic
 	KeyName         string    `json:"key_name,omitempty"`
 	Read            bool      `json:"read,omitempty"`  // what the key may do
 	Write           bool      `json:"write,omitempty"` // likewise
@@ -188,7 +189,7 @@ type TopicLog struct {
 
 // Reader is a consumer group that has read a topic.
 type Reader struct {
-	Subject  string `json:"subject"` // whose group it is
+	Subject  string `json:"subject" form:"subject"` // whose group it is
 	Username string `json:"username,omitempty"`
 	Group    string `json:"group"`
 	Members  int    `json:"members"` // that are active
@@ -225,10 +226,10 @@ type AccessKeyRequest struct {
 
 // AccessKey describes an access key, without its secret.
 type AccessKey struct {
-	ID       string    `json:"id"` // the user name for signing in; not secret
-	Name     string    `json:"name"`
-	Owner    string    `json:"owner"`            // the owner's subject
-	Topics   []string  `json:"topics,omitempty"` // empty means all topics of the owner
+	ID       string    `json:"id" form:"key"` // the user name for signing in; not secret
+	Name     string    `json:"name" form:"key name"`
+	Owner    string    `json:"owner" form:"subject"`          // the owner's subject
+	Topics   []string  `json:"topics,omitempty" form:"topic"` // empty means all topics of the owner
 	Read     bool      `json:"read"`
 	Write    bool      `json:"write"`
 	Created  time.Time `json:"created"`
@@ -240,7 +241,7 @@ type AccessKey struct {
 // NewAccessKey is the response to POST /v1/keys. No other response contains the secret.
 type NewAccessKey struct {
 	AccessKey
-	Secret globus.Secret `json:"secret"` // the password that goes with the ID
+	Secret globus.Secret `json:"secret" form:"secret"` // the password that goes with the ID
 }
 
 // AccessKeyList is the response to GET /v1/keys.
@@ -256,9 +257,9 @@ type BlockRequest struct {
 
 // Blocked is a subject that an operator has blocked.
 type Blocked struct {
-	Subject string    `json:"subject"`
-	Why     string    `json:"why"`
-	By      string    `json:"by"` // the operator's subject
+	Subject string    `json:"subject" form:"subject"`
+	Why     string    `json:"why" form:"short line"`
+	By      string    `json:"by" form:"subject"` // the operator's subject
 	Since   time.Time `json:"since"`
 }
 
@@ -275,123 +276,6 @@ type Problem struct {
 	Detail string `json:"detail"`          // what failed, on which object, and why
 	Hint   string `json:"hint,omitempty"`  // what to do next
 	Topic  string `json:"topic,omitempty"` // the topic concerned
-}
-
-const (
-	maxKeyNameBytes     = 64
-	maxDescriptionBytes = 1000
-)
-
-// Each of the functions below says what is wrong with a part of a response, or returns ""; see package
-// aclclient.
-
-func identityFault(id globus.Identity) string {
-	switch {
-	case !aclclient.IsSubject(id.Subject):
-		return "the subject is malformed"
-	case !aclclient.IsLine(id.Username) || !aclclient.IsLine(id.Name) || !aclclient.IsLine(id.Email) || !aclclient.IsLine(id.Organization) || !aclclient.IsLine(id.Status):
-		return "the username, or another text about the person, is not a line of text"
-	case slices.ContainsFunc(id.IdentitySet, func(s string) bool { return !aclclient.IsSubject(s) }):
-		return "a linked identity is malformed"
-	}
-	return ""
-}
-
-// topicAnswerFault checks a topic. Unless name is "", the topic must have that name.
-func topicAnswerFault(t Topic, name string) string {
-	switch {
-	case !kafkaTopic(t.Name):
-		return "the topic's name is malformed"
-	case name != "" && t.Name != name:
-		return "it is about another topic"
-	case !aclclient.IsSubject(t.Owner):
-		return "the topic's owner is malformed"
-	case !aclclient.IsSubject(t.OfferedTo):
-		return "the subject to whom the topic is offered is malformed"
-	case len(t.Description) > maxDescriptionBytes || !aclclient.IsLine(t.Description):
-		return "the topic's description is not a line of text"
-	}
-	return ""
-}
-
-func grantFault(g Grant) string {
-	grantees := 0
-	for _, is := range []bool{g.Subject != "", g.Group != "", g.Public} {
-		if is {
-			grantees++
-		}
-	}
-	switch {
-	case grantees != 1:
-		return "a share is not with one grantee"
-	case g.Subject != "" && !aclclient.IsSubject(g.Subject), g.Group != "" && !aclclient.IsSubject(g.Group), !aclclient.IsSubject(g.By):
-		return "a subject or a group of a share is malformed"
-	case slices.ContainsFunc(g.Members, func(s string) bool { return !aclclient.IsSubject(s) }):
-		return "a member of a group is malformed"
-	case !aclclient.IsLine(g.Username):
-		return "a username is not a line of text"
-	}
-	return ""
-}
-
-func topicEventFault(e TopicEvent) string {
-	switch {
-	case e.By != "" && !aclclient.IsSubject(e.By), e.Subject != "" && !aclclient.IsSubject(e.Subject):
-		return "a subject is malformed"
-	case !aclclient.IsLine(e.Username) || !aclclient.IsLine(e.SubjectUsername) || !aclclient.IsLine(e.Op):
-		return "a username or an operation is not a line of text"
-	case e.Key != "" && !accesskey.IsID(e.Key), !aclclient.IsLine(e.KeyName):
-		return "an access key is malformed"
-	case e.Set != nil && e.Set.Description != nil && !aclclient.IsLine(*e.Set.Description):
-		return "the topic's description is not a line of text"
-	case e.Grant != nil:
-		return grantFault(*e.Grant)
-	}
-	return ""
-}
-
-func readerFault(r Reader) string {
-	if !aclclient.IsSubject(r.Subject) || !aclclient.IsLine(r.Username) || !aclclient.IsLine(r.Group) {
-		return "a reader is malformed"
-	}
-	return ""
-}
-
-func keyFault(k AccessKey) string {
-	switch {
-	case !accesskey.IsID(k.ID):
-		return "the access key's ID is malformed"
-	case k.Name == "" || len(k.Name) > maxKeyNameBytes || !aclclient.IsWord(k.Name):
-		return "the access key's name is malformed"
-	case !aclclient.IsSubject(k.Owner):
-		return "the access key's owner is malformed"
-	case slices.ContainsFunc(k.Topics, func(t string) bool { return !kafkaTopic(t) }):
-		return "the access key's topics are malformed"
-	}
-	return ""
-}
-
-// blockedFault checks a blocked subject. Unless about is "", it must be that subject.
-func blockedFault(b Blocked, about string) string {
-	switch {
-	case !aclclient.IsSubject(b.Subject) || !aclclient.IsSubject(b.By):
-		return "a subject is malformed"
-	case about != "" && b.Subject != about:
-		return "it is about another subject"
-	case len(b.Why) > maxDescriptionBytes || !aclclient.IsLine(b.Why):
-		return "the reason is not a line of text"
-	}
-	return ""
-}
-
-// firstFault returns the first fault among several parts of a response.
-func firstFault[T any](parts []T, fault func(T) string) string {
-	for _, p := range parts {
-		if f := fault(p); f != "" {
-			return f
-		}
-	}
-	return ""
 }
 
 // validate returns why the discovery document cannot be used, or nil.

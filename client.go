@@ -7,11 +7,9 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"slices"
 	"strings"
 
 	"github.com/diaspora-streams/diaspora/globus"
-	"github.com/diaspora-streams/diaspora/internal/accesskey"
 	"github.com/diaspora-streams/diaspora/internal/aclclient"
 	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
@@ -64,7 +62,7 @@ func NewClient(cfg Config) (*Client, error) {
 // on the network path could change it.
 func (c *Client) Discover(ctx context.Context) (Discovery, error) {
 	op := "ask " + c.base.String() + " for its configuration"
-	d, err := ask(ctx, c, op, "", aclclient.Request{Path: "/.well-known/diaspora", Public: true, Again: true}, func(Discovery) string { return "" })
+	d, err := ask[Discovery](ctx, c, op, "", aclclient.Request{Path: "/.well-known/diaspora", Public: true, Again: true}, nil)
 	if f, ok := errors.Unwrap(err).(*Error); ok && f.Condition == ErrUnavailable && f.cause != nil {
 		return Discovery{}, f // it names the URL itself; after "ask … for" it would read like an instruction
 	}
@@ -107,7 +105,7 @@ func (c *Client) Identity(ctx context.Context) (globus.Identity, error) {
 		key, err = c.showKey(ctx, "ask whose the access key is", c.cfg.Key.ID)
 		id.Subject = key.Owner
 	} else {
-		id, err = ask(ctx, c, "ask who is signed in", "", aclclient.Request{Path: "/v1/identity", Again: true}, identityFault)
+		id, err = ask[globus.Identity](ctx, c, "ask who is signed in", "", aclclient.Request{Path: "/v1/identity", Again: true}, nil)
 	}
 	if id.Subject != "" {
 		c.cfg.memory.learn(&c.cfg, func(r *remembered) { r.Identity = id })
@@ -127,18 +125,15 @@ func (c *Client) Claim(ctx context.Context, claim ClaimRequest) (Topic, error) {
 	}
 	// Claiming is idempotent, so it is safe to retry after a lost response.
 	return ask(ctx, c, "claim", claim.Name, aclclient.Request{Method: http.MethodPost, Path: "/v1/topics", In: claim, Again: true},
-		func(t Topic) string { return topicAnswerFault(t, claim.Name) })
+		func(t Topic) string { return about("topic", t.Name == claim.Name) })
 }
 
 // Set changes settings of a topic that the caller owns or may manage. It returns the topic before and
 // after the change. Its errors are those of [Client.Share].
 func (c *Client) Set(ctx context.Context, name string, set TopicSettings) (TopicChange, error) {
-	if !kafkaTopic(name) {
-		return TopicChange{}, noTopic("set", name)
-	}
 	// Setting the same again changes nothing, so it is safe to retry after a lost response.
 	return ask(ctx, c, "set", name, aclclient.Request{Method: http.MethodPatch, Path: topicPath(name), In: set, Again: true}, func(change TopicChange) string {
-		return cmp.Or(topicAnswerFault(change.Before, name), topicAnswerFault(change.After, name))
+		return about("topic", change.Before.Name == name && change.After.Name == name)
 	})
 }
 
@@ -147,14 +142,9 @@ func (c *Client) Set(ctx context.Context, name string, set TopicSettings) (Topic
 // [ErrInvalid], [ErrNotFound] if there is no such topic, or nobody with that username,
 // [ErrPermission], and [ErrConflict] if the other one is the topic's owner.
 func (c *Client) Share(ctx context.Context, name string, with GrantRequest) (Grant, error) {
-	if !kafkaTopic(name) {
-		return Grant{}, noTopic("share", name)
-	}
 	return ask(ctx, c, "share", name, aclclient.Request{Method: http.MethodPost, Path: topicPath(name) + "/grants", In: with, Again: true}, func(g Grant) string {
-		if with.Subject != "" && !strings.EqualFold(g.Subject, with.Subject) || g.Group != with.Group || g.Public != with.Public {
-			return "it is about another grantee"
-		}
-		return grantFault(g)
+		sameSubject := with.Subject == "" || strings.EqualFold(g.Subject, with.Subject)
+		return cmp.Or(granteesFault(g), about("grantee", sameSubject && g.Group == with.Group && g.Public == with.Public))
 	})
 }
 
@@ -162,11 +152,8 @@ func (c *Client) Share(ctx context.Context, name string, with GrantRequest) (Gra
 // Globus group, or "public". The grantee itself may do so as well. It returns [ErrNotFound] if the
 // topic is not shared with the grantee.
 func (c *Client) Unshare(ctx context.Context, name, grantee string) error {
-	if !kafkaTopic(name) {
-		return noTopic("unshare", name)
-	}
 	if id := strings.TrimPrefix(grantee, "group:"); !isPathPart(id) || !aclclient.IsSubject(id) {
-		return &TopicError{"unshare", name, invalid("give a subject, group: and the ID of a Globus group, or public")}
+		return &TopicError{"unshare", clip(name), invalid("give a subject, group: and the ID of a Globus group, or public")}
 	}
 	return c.do(ctx, "unshare", name, aclclient.Request{Method: http.MethodDelete, Path: topicPath(name) + "/grants/" + url.PathEscape(grantee)})
 }
@@ -174,33 +161,31 @@ func (c *Client) Unshare(ctx context.Context, name, grantee string) error {
 // Grants returns with whom a topic is shared. A caller who does not manage the topic gets only the
 // grants to itself.
 func (c *Client) Grants(ctx context.Context, name string) ([]Grant, error) {
-	if !kafkaTopic(name) {
-		return nil, noTopic("show", name)
-	}
 	list, err := ask(ctx, c, "show", name, aclclient.Request{Path: topicPath(name) + "/grants", Again: true},
-		func(list GrantList) string { return firstFault(list.Grants, grantFault) })
+		func(list GrantList) string { return granteesFault(list.Grants...) })
 	return list.Grants, err
 }
 
 // Log returns what was done to a topic since it was claimed, oldest first; of very much, the newest. The
 // caller must own the topic or be allowed to manage it.
 func (c *Client) Log(ctx context.Context, name string) ([]TopicEvent, error) {
-	if !kafkaTopic(name) {
-		return nil, noTopic("show", name)
-	}
 	log, err := ask(ctx, c, "show", name, aclclient.Request{Path: topicPath(name) + "/log", Again: true},
-		func(log TopicLog) string { return firstFault(log.Events, topicEventFault) })
+		func(log TopicLog) string {
+			var grants []Grant
+			for _, e := range log.Events {
+				if e.Grant != nil {
+					grants = append(grants, *e.Grant)
+				}
+			}
+			return granteesFault(grants...)
+		})
 	return log.Events, err
 }
 
 // Readers returns the consumer groups that have read a topic, and how far behind they are. The caller
 // must own the topic or be allowed to manage it.
 func (c *Client) Readers(ctx context.Context, name string) ([]Reader, error) {
-	if !kafkaTopic(name) {
-		return nil, noTopic("show", name)
-	}
-	list, err := ask(ctx, c, "show", name, aclclient.Request{Path: topicPath(name) + "/readers", Again: true},
-		func(list ReaderList) string { return firstFault(list.Readers, readerFault) })
+	list, err := ask[ReaderList](ctx, c, "show", name, aclclient.Request{Path: topicPath(name) + "/readers", Again: true}, nil)
 	return list.Readers, err
 }
 
@@ -211,24 +196,18 @@ func (c *Client) LookUp(ctx context.Context, username string) (globus.Identity, 
 		return globus.Identity{}, fmt.Errorf("look up a username: %w", invalid("this is not a username, such as ada@example.edu"))
 	}
 	return ask(ctx, c, "look up "+username, "", aclclient.Request{Path: "/v1/identities/" + url.PathEscape(username), Again: true}, func(id globus.Identity) string {
-		switch {
-		case id.Subject == "":
+		if id.Subject == "" {
 			return "the subject is missing"
-		case !strings.EqualFold(id.Username, username):
-			return "it is about another username"
 		}
-		return identityFault(id)
+		return about("username", strings.EqualFold(id.Username, username))
 	})
 }
 
 // Transfer offers a topic to another person, who becomes its owner by accepting it. An offer to the
 // caller withdraws an earlier one. Only the owner can offer it.
 func (c *Client) Transfer(ctx context.Context, name string, to Transfer) (Topic, error) {
-	if !kafkaTopic(name) {
-		return Topic{}, noTopic("transfer", name)
-	}
 	return ask(ctx, c, "transfer", name, aclclient.Request{Method: http.MethodPost, Path: topicPath(name) + "/transfer", In: to, Again: true},
-		func(t Topic) string { return topicAnswerFault(t, name) })
+		func(t Topic) string { return about("topic", t.Name == name) })
 }
 
 // Accept makes the caller the owner of a topic that its owner has offered. An operator may accept for
@@ -250,39 +229,51 @@ func (c *Client) Restore(ctx context.Context, name string) (Topic, error) {
 
 // act sends a request without a body about a topic.
 func (c *Client) act(ctx context.Context, op, name, path string) (Topic, error) {
-	if !kafkaTopic(name) {
-		return Topic{}, noTopic(op, name)
-	}
-	return ask(ctx, c, op, name, aclclient.Request{Method: http.MethodPost, Path: topicPath(name) + path}, func(t Topic) string { return topicAnswerFault(t, name) })
+	return ask(ctx, c, op, name, aclclient.Request{Method: http.MethodPost, Path: topicPath(name) + path}, func(t Topic) string { return about("topic", t.Name == name) })
 }
 
 func topicPath(name string) string { return "/v1/topics/" + url.PathEscape(name) }
 
+// about says that an answer is about another thing than the request, unless it is the right one.
+func about(thing string, right bool) string {
+	if right {
+		return ""
+	}
+	return "it is about another " + thing
+}
+
+// granteesFault says that a share is not with exactly one grantee, or returns "".
+func granteesFault(grants ...Grant) string {
+	for _, g := range grants {
+		grantees := 0
+		for _, is := range []bool{g.Subject != "", g.Group != "", g.Public} {
+			if is {
+				grantees++
+			}
+		}
+		if grantees != 1 {
+			return "a share is not with one grantee"
+		}
+	}
+	return ""
+}
+
 // Release gives up a topic and deletes its events at once; [Client.Retire] keeps them for a day. It
 // returns [ErrNotFound] if there is no such topic, and [ErrPermission] if it belongs to somebody else.
 func (c *Client) Release(ctx context.Context, name string) error {
-	if !kafkaTopic(name) {
-		return noTopic("release", name)
-	}
 	return c.do(ctx, "release", name, aclclient.Request{Method: http.MethodDelete, Path: topicPath(name)})
 }
 
 // Topics returns the topics that the caller owns, those that others share with the caller, and those
 // that are public.
 func (c *Client) Topics(ctx context.Context) (TopicList, error) {
-	return ask(ctx, c, "list topics", "", aclclient.Request{Path: "/v1/topics", Again: true}, func(list TopicList) string {
-		all := slices.Concat(list.Topics, list.Shared, list.Public, list.Offered)
-		return firstFault(all, func(t Topic) string { return topicAnswerFault(t, "") })
-	})
+	return ask[TopicList](ctx, c, "list topics", "", aclclient.Request{Path: "/v1/topics", Again: true}, nil)
 }
 
 // Topic returns a topic that the caller owns or has rights on.
 func (c *Client) Topic(ctx context.Context, name string) (Topic, error) {
-	if !kafkaTopic(name) {
-		return Topic{}, noTopic("show", name)
-	}
 	return ask(ctx, c, "show", name, aclclient.Request{Path: topicPath(name), Again: true},
-		func(t Topic) string { return topicAnswerFault(t, name) })
+		func(t Topic) string { return about("topic", t.Name == name) })
 }
 
 // isPathPart reports whether text can be a part of a path. A proxy in front of the ACL endpoint may
@@ -290,28 +281,16 @@ func (c *Client) Topic(ctx context.Context, name string) (Topic, error) {
 // release the topic.
 func isPathPart(text string) bool { return text != "" && text != "." && text != ".." }
 
-// noTopic is the error for a name that no topic can have. Such a name is not sent, because it could
-// lead to another path of the ACL endpoint.
-func noTopic(op, name string) error {
-	return &TopicError{op, clip(name), invalid("no cluster has a topic of this name")}
-}
-
 // CreateKey creates an access key for the caller. Only its result contains the secret. It returns
 // [ErrConflict] if the caller already has a key of that name. After [ErrUnavailable], the key may
 // exist although its secret is lost; revoke it.
 func (c *Client) CreateKey(ctx context.Context, key AccessKeyRequest) (NewAccessKey, error) {
-	return ask(ctx, c, "create access key", "", aclclient.Request{Method: http.MethodPost, Path: "/v1/keys", In: key}, func(created NewAccessKey) string {
-		if !accesskey.IsSecret(created.Secret) {
-			return "the access key's secret is malformed"
-		}
-		return keyFault(created.AccessKey)
-	})
+	return ask[NewAccessKey](ctx, c, "create access key", "", aclclient.Request{Method: http.MethodPost, Path: "/v1/keys", In: key}, nil)
 }
 
 // Keys returns the caller's access keys, without their secrets.
 func (c *Client) Keys(ctx context.Context) ([]AccessKey, error) {
-	list, err := ask(ctx, c, "list access keys", "", aclclient.Request{Path: "/v1/keys", Again: true},
-		func(list AccessKeyList) string { return firstFault(list.Keys, keyFault) })
+	list, err := ask[AccessKeyList](ctx, c, "list access keys", "", aclclient.Request{Path: "/v1/keys", Again: true}, nil)
 	return list.Keys, err
 }
 
@@ -325,12 +304,8 @@ func (c *Client) showKey(ctx context.Context, op, id string) (AccessKey, error) 
 	if !isPathPart(id) {
 		return AccessKey{}, fmt.Errorf("%s: %w", op, invalid("no access key has this ID"))
 	}
-	return ask(ctx, c, op, "", aclclient.Request{Path: "/v1/keys/" + url.PathEscape(id), Again: true, Key: true}, func(key AccessKey) string {
-		if key.ID != id {
-			return "it is about another access key"
-		}
-		return keyFault(key)
-	})
+	return ask(ctx, c, op, "", aclclient.Request{Path: "/v1/keys/" + url.PathEscape(id), Again: true, Key: true},
+		func(key AccessKey) string { return about("access key", key.ID == id) })
 }
 
 // RevokeKey revokes one of the caller's access keys. Nobody can sign in with it any more, and open
@@ -347,7 +322,7 @@ func (c *Client) RevokeKey(ctx context.Context, id string) error {
 // changes nothing. An operator cannot be blocked: Block returns [ErrConflict].
 func (c *Client) Block(ctx context.Context, block BlockRequest) (Blocked, error) {
 	return ask(ctx, c, "block", "", aclclient.Request{Method: http.MethodPost, Path: "/v1/admin/blocked", In: block, Again: true},
-		func(b Blocked) string { return blockedFault(b, block.Subject) })
+		func(b Blocked) string { return about("subject", b.Subject == block.Subject) })
 }
 
 // Unblock ends the block of a subject; the caller must be an operator. It returns [ErrNotFound] if
@@ -361,9 +336,7 @@ func (c *Client) Unblock(ctx context.Context, subject string) error {
 
 // Blocked returns the subjects that are blocked; the caller must be an operator.
 func (c *Client) Blocked(ctx context.Context) ([]Blocked, error) {
-	list, err := ask(ctx, c, "list blocked subjects", "", aclclient.Request{Path: "/v1/admin/blocked", Again: true}, func(list BlockedList) string {
-		return firstFault(list.Blocked, func(b Blocked) string { return blockedFault(b, "") })
-	})
+	list, err := ask[BlockedList](ctx, c, "list blocked subjects", "", aclclient.Request{Path: "/v1/admin/blocked", Again: true}, nil)
 	return list.Blocked, err
 }
 
@@ -382,19 +355,26 @@ func (e *ProblemError) Error() string {
 
 func (e *ProblemError) Unwrap() error { return e.condition }
 
-// ask sends a request and returns the answer, unless fault finds something wrong with it. op is the
-// operation, for errors; with a topic, only its verb.
+// ask sends a request and returns the answer, unless a text in it does not have the form of its field,
+// or fault finds something else wrong with it; fault may be nil. op is the operation, for errors; with a
+// topic, only its verb.
 func ask[T any](ctx context.Context, c *Client, op, topic string, r aclclient.Request, fault func(T) string) (T, error) {
 	var answer, none T
-	r.Out, r.Fault = &answer, func() string { return fault(answer) }
+	if r.Out = &answer; fault != nil {
+		r.Fault = func() string { return fault(answer) }
+	}
 	if err := c.do(ctx, op, topic, r); err != nil {
 		return none, err // use no part of an answer that is wrong
 	}
 	return answer, nil
 }
 
-// do sends a request, and converts its error into one of this package.
+// do sends a request, and converts its error into one of this package. It does not send the name of a topic
+// that no topic can have, because that could lead to another path of the ACL endpoint.
 func (c *Client) do(ctx context.Context, op, topic string, r aclclient.Request) (err error) {
+	if strings.HasPrefix(r.Path, topicPath("")) && !kafka.IsTopic(topic) {
+		return &TopicError{op, clip(topic), invalid("no cluster has a topic of this name")}
+	}
 	if c.cfg.Key != (Key{}) && !r.Public && !r.Key {
 		err = c.personNeeded()
 	} else if err = c.http.Do(ctx, r); err == nil {

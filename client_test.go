@@ -617,6 +617,68 @@ func TestAnswersAreChecked(t *testing.T) {
 	}
 }
 
+// TestEveryTextIsChecked fails when a text in an answer of some method of a Client is not checked: it puts bad
+// text in each field, with good text in all others.
+func TestEveryTextIsChecked(t *testing.T) {
+	t.Parallel()
+	good := map[string]string{ // by form
+		"": "Ada 日本", "short line": "Wetter für Ada", "subject": adaSubject, "group": adaSubject, "topic": "weather", "key": "key-abcdefghij234567",
+		"key name": "laptop", "secret": string(keySecretOfTests), "certificates": "-----BEGIN CERTIFICATE-----\n",
+	}
+	var texts []reflect.Value // of the answer that is being filled
+	var names, formsOf []string
+	var fill func(v reflect.Value, name, form string)
+	fill = func(v reflect.Value, name, form string) {
+		switch v.Kind() {
+		case reflect.String:
+			texts, names, formsOf = append(texts, v), append(names, name), append(formsOf, form)
+			if v.SetString(good[form]); good[form] == "" {
+				t.Errorf("%s has the form %q, of which this test has no example", name, form)
+			}
+		case reflect.Pointer:
+			v.Set(reflect.New(v.Type().Elem()))
+			fill(v.Elem(), name, form)
+		case reflect.Slice:
+			v.Set(reflect.MakeSlice(v.Type(), 1, 1))
+			fill(v.Index(0), name, form)
+		case reflect.Struct:
+			for f, value := range v.Fields() {
+				if f.IsExported() {
+					fill(value, v.Type().Name()+"."+f.Name, f.Tag.Get("form"))
+				}
+			}
+		case reflect.Map, reflect.Interface, reflect.Array:
+			t.Errorf("%s is a %v, whose texts are not checked", name, v.Kind())
+		}
+	}
+	for method := range reflect.TypeFor[*Client]().Methods() {
+		if method.Type.NumOut() < 2 {
+			continue // it returns only an error
+		}
+		texts, names, formsOf = nil, nil, nil
+		answer := reflect.New(method.Type.Out(0))
+		if fill(answer.Elem(), method.Name, ""); len(texts) == 0 {
+			t.Errorf("the answer of %s has no text", method.Name)
+		}
+		if fault := aclclient.TextFault(answer.Interface()); fault != "" {
+			t.Errorf("of a good answer of %s: %s", method.Name, fault)
+		}
+		for i, text := range texts {
+			bads := []string{strings.Repeat("x", 2<<20), "x\nevil"}
+			if formsOf[i] == "certificates" {
+				bads = bads[:1]
+			}
+			for _, bad := range bads {
+				text.SetString(bad)
+				if fault := aclclient.TextFault(answer.Interface()); !strings.Contains(fault, "malformed") || strings.Contains(fault, "x\nevil") {
+					t.Errorf("%s: the fault of %.10q in %s is %q", method.Name, bad, names[i], fault)
+				}
+			}
+			text.SetString(good[formsOf[i]])
+		}
+	}
+}
+
 // FuzzAnswers checks, for each type of answer, that no text in one that a Client would return can
 // control a terminal, or add a line to a file.
 func FuzzAnswers(f *testing.F) {
@@ -629,19 +691,21 @@ func FuzzAnswers(f *testing.F) {
 		f.Add([]byte(strings.ReplaceAll(answer, "r", `\n`)))
 	}
 	f.Fuzz(func(t *testing.T, answer []byte) {
-		checkTexts(t, answer, identityFault)
-		checkTexts(t, answer, func(topic Topic) string { return topicAnswerFault(topic, "") })
-		checkTexts(t, answer, grantFault)
-		checkTexts(t, answer, keyFault)
-		checkTexts(t, answer, topicEventFault)
-		checkTexts(t, answer, readerFault)
-		checkTexts(t, answer, func(b Blocked) string { return blockedFault(b, "") })
+		checkTexts(t, answer, textFault[globus.Identity])
+		checkTexts(t, answer, textFault[Topic])
+		checkTexts(t, answer, textFault[Grant])
+		checkTexts(t, answer, textFault[NewAccessKey])
+		checkTexts(t, answer, textFault[TopicEvent])
+		checkTexts(t, answer, textFault[Reader])
+		checkTexts(t, answer, textFault[Blocked])
 		checkTexts(t, answer, func(d Discovery) string {
 			d.CA = "" // has lines, and is parsed before it is used
 			return fmt.Sprint(d.validate())
 		})
 	})
 }
+
+func textFault[T any](answer T) string { return aclclient.TextFault(answer) }
 
 func checkTexts[T any](t *testing.T, answer []byte, fault func(T) string) {
 	t.Helper()

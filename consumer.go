@@ -110,7 +110,7 @@ func (o *ConsumerOptions) validate() error {
 		return invalid("there are no topics to consume")
 	}
 	for _, t := range o.Topics {
-		if !kafkaTopic(t) {
+		if !kafka.IsTopic(t) {
 			return invalid("%q is not a valid topic name", clip(t))
 		}
 	}

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
 
 // The headers that the library adds to every event. Both hold text.
@@ -117,7 +119,7 @@ func checkEvent(ev *Event, maxBytes int) error {
 		return ev.err
 	case ev.Topic == "":
 		return invalid("the event has no topic")
-	case !kafkaTopic(ev.Topic):
+	case !kafka.IsTopic(ev.Topic):
 		return invalid("no cluster has a topic of this name")
 	case len(ev.ID) > maxIDBytes:
 		return invalid("the event's ID has %d bytes; at most %d are taken", len(ev.ID), maxIDBytes)
@@ -211,7 +213,7 @@ func (f *timeFormat) putNow(buf []byte, now time.Time) {
 }
 
 // MaxTopicLength is the longest topic name, in bytes. It is Kafka's own limit.
-const MaxTopicLength = 249
+const MaxTopicLength = kafka.MaxTopicBytes
 
 // ValidTopic returns nil if name can be claimed: at most [MaxTopicLength] ASCII letters, digits and
 // underscores, not beginning with an underscore, because such names are reserved for the system.
@@ -246,18 +248,4 @@ func topicFault(name string) string {
 
 func topicByte(c byte) bool {
 	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '_'
-}
-
-// kafkaTopic reports whether Kafka allows name as the name of a topic. Not every such name can be
-// claimed; see [ValidTopic].
-func kafkaTopic(name string) bool {
-	if name == "" || len(name) > MaxTopicLength || name == "." || name == ".." {
-		return false
-	}
-	for i := range len(name) {
-		if c := name[i]; !topicByte(c) && c != '.' && c != '-' {
-			return false
-		}
-	}
-	return true
 }

@@ -118,12 +118,14 @@ type TokenSource interface {
 // Identity describes an identity at Globus. Use only Subject as a key; the other fields can
 // change.
 type Identity struct {
-	Subject      string   `json:"subject"`  // the identity ID, a UUID
-	Username     string   `json:"username"` // for instance ada@example.edu
+	// The tag "form" is for responses of an ACL endpoint; see package aclclient.
+
+	Subject      string   `json:"subject" form:"subject"` // the identity ID, a UUID
+	Username     string   `json:"username"`               // for instance ada@example.edu
 	Name         string   `json:"name,omitempty"`
 	Email        string   `json:"email,omitempty"`
 	Organization string   `json:"organization,omitempty"`
-	IdentitySet  []string `json:"identity_set,omitempty"` // IDs of all linked identities, including Subject
+	IdentitySet  []string `json:"identity_set,omitempty" form:"subject"` // IDs of all linked identities, including Subject
 	// Status is "unused", "used", "private" or "closed". Only a [Directory] sets it.
 	Status string `json:"status,omitempty"`
 }

@@ -1,6 +1,6 @@
 // Package aclclient sends requests to the ACL endpoint of a fabric. It hides HTTP: to which URLs a
 // credential may be sent, what a status or a broken connection means, and which requests are
-// repeated. It also checks text that comes from an ACL endpoint ([IsSubject], [IsLine], …).
+// repeated. It also checks all text that comes from an ACL endpoint ([TextFault]).
 //
 // The requests themselves, and the types of their answers, are those of package diaspora.
 package aclclient
@@ -73,7 +73,7 @@ type Request struct {
 	Path   string        // relative to the base URL, escaped
 	In     any           // the body, encoded as JSON; nil for none
 	Out    any           // where to decode the answer; nil ignores it
-	Fault  func() string // says what is wrong with the decoded Out, or returns ""; nil accepts anything
+	Fault  func() string // says what else is wrong with the decoded Out, or returns ""; nil checks only its texts
 	Public bool          // no credential is needed
 	Key    bool          // an access key is accepted too
 	Again  bool          // idempotent: may be repeated
@@ -175,6 +175,9 @@ func (c *Client) once(ctx context.Context, r Request) (token globus.Secret, err 
 		return token, nil
 	}
 	fault := decode(resp, data, r.Out)
+	if fault == "" {
+		fault = TextFault(r.Out)
+	}
 	if fault == "" && r.Fault != nil {
 		fault = r.Fault()
 	}

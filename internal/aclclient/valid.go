@@ -14,8 +14,8 @@ import (
 )
 
 // The answers of an ACL endpoint are written to files that other programs read, and to terminals.
-// IsQuotable, IsWord, IsSubject and IsLine therefore limit the characters of each field to those
-// that an endpoint uses. For instance, a name with a line feed would add a setting to a .properties
+// IsQuotable, IsWord, IsSubject, IsLine and the forms of TextFault therefore limit the characters of each
+// field to those that an endpoint uses. For instance, a name with a line feed would add a setting to a .properties
 // file.
 
 const (

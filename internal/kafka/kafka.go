@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -270,4 +271,18 @@ var codecs = map[string]kgo.CompressionCodec{
 func Codec(name string) (codec kgo.CompressionCodec, ok bool) {
 	codec, ok = codecs[cmp.Or(name, "none")]
 	return codec, ok
+}
+
+// MaxTopicBytes is the longest name of a topic.
+const MaxTopicBytes = 249
+
+// IsTopic reports whether Kafka allows name as the name of a topic: ASCII letters, digits, dots, hyphens
+// and underscores.
+func IsTopic(name string) bool {
+	if name == "" || len(name) > MaxTopicBytes || name == "." || name == ".." {
+		return false
+	}
+	return !strings.ContainsFunc(name, func(r rune) bool {
+		return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || r == '_' || r == '.' || r == '-')
+	})
 }

@@ -327,3 +327,15 @@ func TestExplain(t *testing.T) {
 		}
 	}
 }
+
+func TestIsTopic(t *testing.T) {
+	t.Parallel()
+	for name, want := range map[string]bool{
+		"weather": true, "A_1": true, "_reserved": true, "a-b.c": true, "...": true, strings.Repeat("x", MaxTopicBytes): true,
+		"": false, ".": false, "..": false, "a b": false, "a/b": false, "ü": false, "a\n": false, "a\xff": false, strings.Repeat("x", MaxTopicBytes+1): false,
+	} {
+		if got := IsTopic(name); got != want {
+			t.Errorf("IsTopic(%.20q) = %v, want %v", name, got, want)
+		}
+	}
+}
