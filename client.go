@@ -81,12 +81,12 @@ func (c *Client) discoverOnce(ctx context.Context) (Discovery, error) {
 	defer c.closeIdle()
 	d, err := c.Discover(ctx)
 	if err == nil {
-		c.cfg.memory.learn(&c.cfg, func(r *remembered) { r.Discovery = &d })
+		c.cfg.learn(c.cfg.memory.Name, func(r *remembered) { r.Discovery = &d })
 	}
 	if !away(err) {
 		return d, err
 	}
-	if known := c.cfg.memory.recall(c.cfg.memory.name); known.Discovery != nil {
+	if known := c.cfg.memory.Recall(c.cfg.memory.Name); known.Discovery != nil {
 		c.cfg.diagnostics().Warn("the fabric cannot be asked where its cluster is; going by what it said before", "url", c.cfg.URL, "err", err)
 		return *known.Discovery, nil
 	}
@@ -108,7 +108,7 @@ func (c *Client) Identity(ctx context.Context) (globus.Identity, error) {
 		id, err = ask[globus.Identity](ctx, c, "ask who is signed in", "", aclclient.Request{Path: "/v1/identity", Again: true}, nil)
 	}
 	if id.Subject != "" {
-		c.cfg.memory.learn(&c.cfg, func(r *remembered) { r.Identity = id })
+		c.cfg.learn(c.cfg.memory.Name, func(r *remembered) { r.Identity = id })
 	}
 	return id, err
 }

@@ -694,6 +694,7 @@ func FuzzAnswers(f *testing.F) {
 		checkTexts(t, answer, textFault[globus.Identity])
 		checkTexts(t, answer, textFault[Topic])
 		checkTexts(t, answer, textFault[Grant])
+		checkTexts(t, answer, textFault[AccessKey])
 		checkTexts(t, answer, textFault[NewAccessKey])
 		checkTexts(t, answer, textFault[TopicEvent])
 		checkTexts(t, answer, textFault[Reader])

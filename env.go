@@ -12,6 +12,7 @@ import (
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/accesskey"
 	"github.com/diaspora-streams/diaspora/internal/aclclient"
+	"github.com/diaspora-streams/diaspora/internal/learned"
 	"github.com/diaspora-streams/diaspora/internal/trust"
 )
 
@@ -87,8 +88,8 @@ func configFromEnv(getenv func(string) string) (Config, error) {
 	}
 	if profiles != nil {
 		e.cacheDir = filepath.Join(profiles.dir, "tokens")
-		cfg.memory.dir = filepath.Join(profiles.dir, "fabrics")
-		cfg.memory.silent = new(atomic.Int64)
+		cfg.memory = profiles.memory()
+		cfg.memory.Silent = new(atomic.Int64)
 	}
 	if list := e.getenv("DIASPORA_BOOTSTRAP"); list != "" {
 		cfg.Brokers = nil
@@ -210,8 +211,8 @@ func (e environment) withKey(cfg Config, from string) (Config, error) {
 	cfg.TokenSource = nil // replace the profile's login
 	cfg.Key = Key{ID: e.getenv(accesskey.IDVariable), Secret: globus.Secret(e.getenv(accesskey.SecretVariable))}
 	cfg.origin, cfg.login = from, anotherKey
-	cfg.memory.name = keyMemory(cfg.URL, cfg.Key.ID)
-	cfg.Identity = cfg.memory.recall(cfg.memory.name).Identity
+	cfg.memory.Name = learned.KeyName(cfg.URL, cfg.Key.ID)
+	cfg.Identity = cfg.memory.Recall(cfg.memory.Name).Identity
 	return cfg, nil
 }
 
@@ -239,12 +240,12 @@ func (e environment) signIn(cfg Config) (Config, error) {
 		cfg.origin = "DIASPORA_CLIENT_ID"
 		cfg.login = "check DIASPORA_CLIENT_ID and DIASPORA_CLIENT_SECRET"
 		cfg.Identity = globus.Identity{Username: id + "@clients.auth.globus.org", Subject: id}
-		cfg.memory.name = credentialName(cfg.URL, e.getenv("GLOBUS_SDK_ENVIRONMENT"), e.getenv("GLOBUS_SDK_SERVICE_URL_AUTH"), id, secret.Reveal())
+		cfg.memory.Name = learned.Name(cfg.URL, e.getenv("GLOBUS_SDK_ENVIRONMENT"), e.getenv("GLOBUS_SDK_SERVICE_URL_AUTH"), id, secret.Reveal())
 	case refresh != "":
 		cfg.origin = "DIASPORA_REFRESH"
 		cfg.login = `get another refresh token for DIASPORA_REFRESH with "diaspora login --show-tokens"`
-		cfg.memory.name = credentialName(cfg.URL, e.getenv("GLOBUS_SDK_ENVIRONMENT"), e.getenv("GLOBUS_SDK_SERVICE_URL_AUTH"), refresh.Reveal())
-		cfg.Identity = cfg.memory.recall(cfg.memory.name).Identity
+		cfg.memory.Name = learned.Name(cfg.URL, e.getenv("GLOBUS_SDK_ENVIRONMENT"), e.getenv("GLOBUS_SDK_SERVICE_URL_AUTH"), refresh.Reveal())
+		cfg.Identity = cfg.memory.Recall(cfg.memory.Name).Identity
 	case cfg.TokenSource != nil:
 		return cfg, nil
 	default:

@@ -18,6 +18,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/accesskey"
+	"github.com/diaspora-streams/diaspora/internal/learned"
 	"github.com/diaspora-streams/diaspora/internal/spool"
 	"github.com/diaspora-streams/diaspora/internal/testkit"
 	"github.com/diaspora-streams/diaspora/internal/trust"
@@ -421,7 +422,7 @@ func TestMemoryIsPrivate(t *testing.T) {
 	ada := globus.Identity{Subject: "ada", Username: "ada@example.edu"}
 	discovery := someDiscovery()
 	cfg := config(canary)
-	cfg.memory.learn(&cfg, func(r *remembered) { r.Identity, r.Discovery = ada, &discovery })
+	cfg.learn(cfg.memory.Name, func(r *remembered) { r.Identity, r.Discovery = ada, &discovery })
 	if got := config(canary).Identity; got.Subject != "ada" {
 		t.Errorf("the identity of the same credential is %+v, want %+v", got, ada)
 	}
@@ -434,7 +435,7 @@ func TestMemoryIsPrivate(t *testing.T) {
 	if d, err := client.discoverOnce(within(t)); err != nil || d.Globus != discovery.Globus {
 		t.Errorf("while the fabric is away it is %+v, %v, want what it said before", d, err)
 	}
-	file := cfg.memory.path(cfg.memory.name)
+	file := filepath.Join(dir, "fabrics", cfg.memory.Name+".json")
 	data, err := os.ReadFile(file)
 	if err != nil || strings.Contains(string(data), canary) || strings.Contains(file, canary) {
 		t.Errorf("%s holds %s, %v", file, data, err)
@@ -474,15 +475,15 @@ func TestUnboundEventsHaveOneOwner(t *testing.T) {
 		json.NewEncoder(w).Encode(AccessKey{ID: id, Name: "old", Owner: "ada", Read: true})
 	})
 	dir := t.TempDir()
-	mine, theirs := credentialName("mine"), credentialName("theirs")
-	cfg := Config{URL: acl.URL, DialTimeout: time.Minute, memory: memory{dir: dir, name: mine}}
+	mine, theirs := learned.Name("mine"), learned.Name("theirs")
+	cfg := Config{URL: acl.URL, DialTimeout: time.Minute, memory: memory{Dir: dir, Name: mine}}
 	byKey := cfg
-	byKey.Key, byKey.memory.name = Key{ID: mineKey, Secret: keySecretOfTests}, keyMemory(acl.URL, mineKey)
+	byKey.Key, byKey.memory.Name = Key{ID: mineKey, Secret: keySecretOfTests}, learned.KeyName(acl.URL, mineKey)
 	learn := func(name, subject string) {
-		memory{dir: dir, name: name}.learn(&cfg, func(r *remembered) { r.Identity.Subject = subject })
+		cfg.learn(name, func(r *remembered) { r.Identity.Subject = subject })
 	}
 	learn(theirs, "grace")
-	learn(keyMemory(acl.URL, gracesKey), "grace")
+	learn(learned.KeyName(acl.URL, gracesKey), "grace")
 	for _, try := range []struct {
 		what             string
 		cfg              Config
@@ -492,7 +493,7 @@ func TestUnboundEventsHaveOneOwner(t *testing.T) {
 		{"the credential in use", cfg, "ada", spool.Unbound + mine, true},
 		{"another person's", cfg, "ada", spool.Unbound + theirs, false},
 		{"one that is known to be this person's", cfg, "grace", spool.Unbound + theirs, true},
-		{"one of which nothing is known", cfg, "ada", spool.Unbound + credentialName("x"), false},
+		{"one of which nothing is known", cfg, "ada", spool.Unbound + learned.Name("x"), false},
 		{"somebody not known yet", cfg, "", spool.Unbound + theirs, false},
 		{"a subject", cfg, "ada", "grace", false},
 		{"a path", cfg, "ada", spool.Unbound + "../" + theirs[3:], false},

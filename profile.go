@@ -172,7 +172,7 @@ func (p *Profiles) Save(profile Profile) error {
 	if _, err := parseProfile(data); err != nil {
 		return fmt.Errorf("save profile %q: %w", profile.Name, err)
 	}
-	if err := writePrivately(p.path(profile.Name), append(data, '\n')); err != nil {
+	if err := disk.WritePrivately(p.path(profile.Name), append(data, '\n')); err != nil {
 		return fmt.Errorf("save profile %q: %w", profile.Name, err)
 	}
 	return nil
@@ -236,7 +236,7 @@ func (p *Profiles) Use(name string) error {
 	if _, err := p.Load(name); err != nil {
 		return err
 	}
-	return writePrivately(filepath.Join(p.dir, "current"), []byte(name+"\n"))
+	return disk.WritePrivately(filepath.Join(p.dir, "current"), []byte(name+"\n"))
 }
 
 // Store returns the token store of a profile.
@@ -268,7 +268,7 @@ func (p *Profiles) config(name string, said trust.Fabric) (Config, error) {
 	said.Profile, said.Confirmed = name, profile.Confirmed
 	cfg := Config{
 		said:      said,
-		memory:    memory{dir: filepath.Join(p.dir, "fabrics")},
+		memory:    p.memory(),
 		URL:       profile.URL,
 		Discovery: &profile.Discovery,
 		origin:    fmt.Sprintf("profile %q", name),
@@ -293,13 +293,4 @@ func globusClient(cfg Config, d DiscoveryGlobus) (*globus.Client, error) {
 		return nil, &Error{Condition: ErrInvalid, Reason: fmt.Sprintf("the fabric's Globus client: %v", err), cause: err}
 	}
 	return client, nil
-}
-
-// writePrivately writes a file that only its owner can read, and creates its directory with the
-// same protection.
-func writePrivately(name string, content []byte) error {
-	if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
-		return err
-	}
-	return disk.WriteFile(name, content, 0o600)
 }

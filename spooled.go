@@ -162,7 +162,7 @@ func (c *shipCluster) client(ctx context.Context) (*kgo.Client, error) {
 		}
 		c.fabric = f
 	}
-	if c.cfg.memory.name != "" {
+	if c.cfg.memory.Name != "" {
 		// Remember the owner of the credential for the next start. Sending does not need it, so a
 		// failure is ignored.
 		timed, cancel := context.WithTimeout(ctx, c.cfg.DialTimeout)
@@ -415,8 +415,8 @@ func (c *Config) spoolSubject(ctx context.Context) (subject string, refused, err
 	if c.URL == "" {
 		return "", nil, invalid("configuration: SpoolDir needs URL or Identity.Subject, to know whose events it holds")
 	}
-	canWait := c.memory.name != "" || c.Key != Key{}
-	if canWait && c.memory.unanswered() {
+	canWait := c.memory.Name != "" || c.Key != Key{}
+	if canWait && c.memory.Unanswered() {
 		return c.unbound(), nil, nil
 	}
 	timed, cancel := context.WithTimeout(ctx, c.DialTimeout)
@@ -424,7 +424,7 @@ func (c *Config) spoolSubject(ctx context.Context) (subject string, refused, err
 	err = c.learnIdentity(timed)
 	if canWait && ctx.Err() == nil && (away(err) || timed.Err() != nil) {
 		c.diagnostics().Warn("the fabric cannot be asked whose events these are; they stay in the spool until it can", "url", c.URL, "err", err)
-		c.memory.noAnswer()
+		c.memory.NoAnswer()
 		return c.unbound(), nil, nil
 	}
 	if canWait && refusedCredential(err) { // keep the events nevertheless

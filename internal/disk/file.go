@@ -36,6 +36,15 @@ func WriteFile(name string, content []byte, mode fs.FileMode) error {
 	return SyncFolder(dir)
 }
 
+// WritePrivately is [WriteFile] for a file that only its owner can read. It creates the file's directory
+// with the same protection, if there is none.
+func WritePrivately(name string, content []byte) error {
+	if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
+		return err
+	}
+	return WriteFile(name, content, 0o600)
+}
+
 // ReadBounded reads a file or a pipe of at most limit bytes.
 func ReadBounded(name string, limit int64) ([]byte, error) {
 	info, err := os.Stat(name) // before opening, because opening a device can have side effects
