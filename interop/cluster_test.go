@@ -110,8 +110,8 @@ func TestClaimHoldsOnEveryBroker(t *testing.T) {
 		for _, id := range brokers.NodeIDs() {
 			asking.Go(func() {
 				partitions, acls, err := seenBy(id, topic)
-				if err != nil || round > 0 && (partitions != 3 || acls != 4) {
-					t.Errorf("claim %d: broker %d has %d partitions with leaders and %d ACLs of its owner, %v; want 3 and 4", round, id, partitions, acls, err)
+				if err != nil || round > 0 && (partitions != 3 || acls != 5) {
+					t.Errorf("claim %d: broker %d has %d partitions with leaders and %d ACLs of its owner, %v; want 3 and 5", round, id, partitions, acls, err)
 				}
 			})
 		}

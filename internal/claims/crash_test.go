@@ -52,6 +52,13 @@ func (w *wire) changes() []string {
 	return slices.Clone(w.seen)
 }
 
+// killed reports whether the wire has stopped the service for good.
+func (w *wire) killed() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.dead
+}
+
 // opts are for the service's client.
 func (w *wire) opts() []kgo.Opt { return []kgo.Opt{kgo.Dialer(w.dial)} }
 
@@ -413,7 +420,7 @@ func TestKilledBetweenTwoSteps(t *testing.T) {
 					cancel()
 					<-finished
 					closing.Go(func() { s.Close() }) // which takes a second without a cluster
-					killed := w.dead
+					killed := w.killed()
 					if killed == (err == nil) {
 						t.Fatalf("killed before change %d: %v, and the error is %v", n, killed, err)
 					}

@@ -180,7 +180,7 @@ func TestStopDoesNotWaitForReaders(t *testing.T) {
 			c := newRaw(t, conn, nil)
 			c.wantLogin("ada-token")
 			p := produceRequest(7)
-			p.Topics[0].Partitions[0].Records = make([]byte, 30<<20)
+			p.Topics[0].Partitions[0].Records = make([]byte, 20<<20)
 			c.send(appendRequest(p, 1))
 			// The gateway has begun to write an answer that is too large for the buffers of a connection.
 			_, err = conn.Read(make([]byte, 1))
