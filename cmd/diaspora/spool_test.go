@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/internal/spool"
 	"github.com/diaspora-streams/diaspora/internal/spool/pool"
 	"github.com/diaspora-streams/diaspora/internal/testkit"
@@ -451,6 +452,47 @@ func TestRelativeFolders(t *testing.T) {
 	testkit.Must(t, os.Chmod("key.env", 0o644))
 	if code := d.types(t.Context(), "produce", "weather", "--value", "1"); code != 2 || !strings.Contains(d.err.String(), "\nhint: chmod 600 "+key) {
 		t.Errorf("produce exits with %d and says %q", code, d.err.String())
+	}
+}
+
+// TestPrintedSpoolCommand: the command that a job prints finds the job's spool in a shell that has none of the job's
+// variables. Otherwise it would find no events there, and look like a success.
+func TestPrintedSpoolCommand(t *testing.T) {
+	t.Setenv("HOME", t.TempDir())
+	d := newDesk(t) // with DIASPORA_CONFIG_DIR
+	testkit.Must(t, storeLogin(diaspora.OpenProfiles(d.vars["DIASPORA_CONFIG_DIR"]), "other", d.fabric, fabrictest.Login(t, d.fabric, "ada@example.edu")))
+	for name, test := range map[string]struct{ state, flags, variable string }{
+		"the configuration folder only": {},
+		"a state folder":                {state: "a state"},
+		"another profile":               {state: "other", flags: "--profile other"},
+		"another profile, by variable":  {state: "third", variable: "other"},
+	} {
+		job := *d.env
+		vars := maps.Clone(d.vars)
+		job.getenv = func(name string) string { return vars[name] }
+		if test.state != "" {
+			vars["DIASPORA_STATE_DIR"] = filepath.Join(t.TempDir(), test.state)
+		}
+		vars["DIASPORA_PROFILE"] = test.variable
+		d.err.Reset()
+		if code := run(t.Context(), &job, append([]string{"produce", "weather", "--value", "1"}, strings.Fields(test.flags)...)); code != 4 { // nobody has claimed it
+			t.Fatalf("%s: produce exits with %d, want 4: %s", name, code, d.err.String())
+		}
+		command := regexp.MustCompile(`take them out: "(.*?)diaspora (spool discard weather.*?)--to FILE(.*?)"`).FindStringSubmatch(d.err.String())
+		if command == nil {
+			t.Fatalf("%s: no command in %s", name, d.err.String())
+		}
+		typed := map[string]string{}
+		for _, set := range regexp.MustCompile(`(\w+)=('[^']*'|\S+) `).FindAllStringSubmatch(command[1], -1) {
+			typed[set[1]] = strings.Trim(set[2], "'")
+		}
+		shell := *d.env
+		shell.getenv = func(name string) string { return typed[name] }
+		shell.stdout = new(testkit.Text)
+		d.err.Reset()
+		if code := run(t.Context(), &shell, append(strings.Fields(command[2]+command[3]), "--yes")); code != 0 || !strings.Contains(d.err.String(), "1 event discarded") {
+			t.Errorf("%s: %s exits with %d: %s", name, command[0], code, d.err.String())
+		}
 	}
 }
 

@@ -43,18 +43,39 @@ func (e *env) spoolPlace() string {
 	return dir
 }
 
-// spoolCommand returns a command for these spools that works in any shell. If there is a credential in the environment,
-// this is most likely a job, and the shell of the person who reads the job's output has other spools and no key.
+// spoolCommand returns a command for these spools that works in any shell. The person who reads the output of a job or a
+// service has another environment: there the plain command would find no events, which looks as if all were sent.
 func (e *env) spoolCommand(args string) string {
-	dir, err := e.stateDir()
-	if err != nil || e.credential() == "" {
-		return "diaspora spool " + args
+	text := "diaspora spool " + args
+	state, err := e.stateDir()
+	if err != nil {
+		return text
 	}
-	text := "DIASPORA_STATE_DIR=" + shellWord(dir)
-	if file, err := filepath.Abs(e.getenv(accesskey.FileVariable)); err == nil && e.getenv(accesskey.FileVariable) != "" {
-		text += " " + accesskey.FileVariable + "=" + shellWord(file)
+	set := func(variable, path string) { text = variable + "=" + shellWord(path) + " " + text }
+	absolute := func(variable string) string {
+		path, err := filepath.Abs(e.getenv(variable))
+		if err != nil || e.getenv(variable) == "" {
+			return ""
+		}
+		return path
 	}
-	return text + " diaspora spool " + args
+	if e.credential() == "" {
+		if name := e.lookup("DIASPORA_PROFILE"); name != "" {
+			text += " --profile " + shellWord(name)
+		}
+		if dir := absolute("DIASPORA_CONFIG_DIR"); dir != "" {
+			set("DIASPORA_CONFIG_DIR", dir)
+		}
+		if e.getenv("DIASPORA_STATE_DIR") != "" {
+			set("DIASPORA_STATE_DIR", state)
+		}
+		return text
+	}
+	if file := absolute(accesskey.FileVariable); file != "" {
+		set(accesskey.FileVariable, file)
+	}
+	set("DIASPORA_STATE_DIR", state)
+	return text
 }
 
 // pool returns the spools of the profile, or of the fabric that DIASPORA_URL names.

@@ -589,7 +589,7 @@ func TestWatchOlder(t *testing.T) {
 	d.watching(t, 0, func() bool {
 		talk := d.err.String()
 		return len(journalled(t, state)) == 1 && strings.Contains(talk, "did you mean scans?; older events for scnas stay in the spool; events for other topics are sent\n") &&
-			strings.Contains(talk, `"diaspora spool discard scnas --to FILE"`)
+			strings.Contains(talk, `diaspora spool discard scnas --to FILE"`)
 	}, "scans", "--watch", dir, "--settle", "0")
 }
 
@@ -641,7 +641,7 @@ func TestWatchToldOfRefusals(t *testing.T) {
 	said := d.err.String()
 	for _, want := range []string{
 		"/state; 1 other line was not logged, as said before\n",
-		`if the name is wrong, end the watch (a service: stop it), type "diaspora spool discard scnas --yes", and watch with the right topic`,
+		`if the name is wrong, end the watch (a service: stop it), type "DIASPORA_CONFIG_DIR=` + d.vars["DIASPORA_CONFIG_DIR"] + ` diaspora spool discard scnas --yes", and watch with the right topic`,
 		"\ndiaspora: 1 event logged to this disk only, 1 failed; 1 event waits in ",
 		"\ndiaspora: log topic \"scnas\": permission denied", // at the end, again
 		": 1 of 2 events was not logged: bad.json line 1\n",
@@ -654,7 +654,7 @@ func TestWatchToldOfRefusals(t *testing.T) {
 	put(t, dir, "bad.json", "")
 	d.must(t, "topic", "claim", "scans")
 	d.watching(t, 0, func() bool { return strings.Contains(d.err.String(), "discard scnas --to FILE") }, "scans", "--watch", dir, "--settle", "0")
-	if want := `"diaspora spool discard scnas --to FILE" (first end this watch; a service: stop it; in a script, add --yes)`; !strings.Contains(d.err.String(), want) {
+	if want := `diaspora spool discard scnas --to FILE" (first end this watch; a service: stop it; in a script, add --yes)`; !strings.Contains(d.err.String(), want) {
 		t.Errorf("the watch says\n%s\nwant %q", d.err.String(), want)
 	}
 }
