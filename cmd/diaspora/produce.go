@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -235,8 +236,8 @@ func (e *env) produce(ctx context.Context, o produceOptions, topic string, files
 		}
 	}
 	p.about = func(err error) error {
-		if t := (*diaspora.TopicError)(nil); errors.As(err, &t) && !errors.Is(err, diaspora.ErrUnauthenticated) {
-			hint := p.env.discardHint(t.Topic, p.watch != nil)
+		if t := (*diaspora.TopicError)(nil); p.spool && errors.As(err, &t) && !errors.Is(err, diaspora.ErrUnauthenticated) {
+			hint := p.env.discardHint(t.Topic, p.dirs[0], p.watch != nil)
 			if p.watch != nil && t.Topic == topic {
 				hint = p.rewatchHint()
 			}
@@ -859,7 +860,7 @@ func (p *produceRun) outcome(ctx context.Context, left diaspora.SpoolStats, lost
 	case held != nil && permanent(held) && p.watch != nil:
 		return hinted(held, p.rewatchHint())
 	case held != nil && permanent(held):
-		return hinted(held, p.env.discardHint(p.topic, false))
+		return hinted(held, p.env.discardHint(p.topic, p.dirs[0], false))
 	case loginRejected(left.Why):
 		return fmt.Errorf("produce to topic %q: %w", p.topic, left.Why)
 	case p.requireAck:
@@ -888,12 +889,22 @@ func (e *env) withNewKeyFile() string {
 	return ", once that file has the new key"
 }
 
-// discardHint says what to do with events whose topic is mistyped. spool discard does not change a spool that a process
-// uses, as this one does if it is watching.
-func (e *env) discardHint(topic string, watching bool) string {
+// discardHint says what to do with events in the spool dir whose topic is mistyped. spool discard does not change a spool
+// that a process uses, as this one does if it is watching.
+func (e *env) discardHint(topic, dir string, watching bool) string {
 	first := "first stop a service that logs there"
 	if watching {
 		first = "first end this watch; a service: stop it"
 	}
-	return `the events are sent once that is allowed; if the name is wrong, take them out: "` + e.spoolCommand("discard "+topic+" --to FILE") + `" (` + first + `; in a script, add --yes)`
+	return `the events are sent once that is allowed; if the name is wrong, take them out: "` + e.discardCommand(topic, dir) + `" (` + first + `; in a script, add --yes)`
+}
+
+// discardCommand returns the command that moves the events for a topic to a file. It names the spool dir if that is one of
+// another profile or fabric, into which the command does not look otherwise.
+func (e *env) discardCommand(topic, dir string) string {
+	place := ""
+	if own, err := e.pool(); err == nil && filepath.Dir(dir) != own.Dir {
+		place = " " + shellWord(dir)
+	}
+	return e.spoolCommand("discard " + topic + place + " --to FILE")
 }

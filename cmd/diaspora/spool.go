@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/doctor"
 	"github.com/diaspora-streams/diaspora/internal/outcome"
 	"github.com/diaspora-streams/diaspora/internal/spool"
 	"github.com/diaspora-streams/diaspora/internal/spool/pool"
@@ -295,7 +296,8 @@ type statusDocument struct {
 	Discarded uint64    `json:"discarded"`
 	spool.Losses
 
-	running bool // the process that gave the reason in Why still runs
+	running bool   // the process that gave the reason in Why still runs
+	dir     string // the spool with that reason
 }
 
 func (e *env) status() error {
@@ -303,7 +305,7 @@ func (e *env) status() error {
 	if err != nil {
 		return err
 	}
-	total := statusDocument{Spools: len(docs), Why: latest.Why, WhyTime: latest.WhyTime, running: latest.Owner != ""}
+	total := statusDocument{Spools: len(docs), Why: latest.Why, WhyTime: latest.WhyTime, running: latest.Owner != "", dir: latest.Dir}
 	for _, d := range docs {
 		total.Events += d.Events
 		total.Bytes += d.Bytes
@@ -383,6 +385,13 @@ func (e *env) statusLine(d statusDocument) (c colour, head, text string) {
 		text = fmt.Sprintf(" since %s: %s", e.age(d.Oldest), oneLine(cmp.Or(e.reason(d.Why, d.WhyTime), "they are being sent")))
 		if d.running && strings.Contains(d.Why, diaspora.ErrUnauthenticated.Error()) && strings.Contains(d.Why, "access key") {
 			text += "; if the key was replaced, restart the process that logs: it reads its key file only when it starts"
+		}
+		if topic := doctor.TopicOf(d.Why); topic != "" {
+			stop := ""
+			if d.running {
+				stop = "stop that process and "
+			}
+			text += fmt.Sprintf("; if the name of the topic is wrong, %stake them out: %q", stop, e.discardCommand(topic, d.dir))
 		}
 	}
 	if d.Losses != (spool.Losses{}) {
@@ -683,7 +692,11 @@ func (d *drain) send(ctx context.Context, s pool.Spool) error {
 		outages.remember()
 	}
 	if stats.Spool.Why != nil {
-		d.why = e.aboutTopic(ctx, cfg, stats.Spool.Why)
+		d.why = stats.Spool.Why
+		if t := (*diaspora.TopicError)(nil); errors.As(d.why, &t) && permanent(d.why) && !errors.Is(d.why, diaspora.ErrUnauthenticated) {
+			d.why = hinted(d.why, e.discardHint(t.Topic, s.Dir, false))
+		}
+		d.why = e.aboutTopic(ctx, cfg, d.why)
 	}
 	return nil
 }

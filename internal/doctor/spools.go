@@ -166,7 +166,7 @@ func checkBacklog(_ context.Context, v *visit) Finding {
 	}
 	age := v.Now().Sub(oldest)
 	text := fmt.Sprintf("%s (%s) since %s", count(int(events), "event"), terminal.Size(uint64(bytes)), span(max(0, age)))
-	of := topicOf(why)
+	of := TopicOf(why)
 	unavailable := strings.Contains(why, diaspora.ErrUnavailable.Error())
 	unauthenticated := strings.Contains(why, diaspora.ErrUnauthenticated.Error())
 	switch {
@@ -197,8 +197,8 @@ func checkBacklog(_ context.Context, v *visit) Finding {
 	return warning(`run "diaspora spool drain"`, "%s: %s", text, orElse(why, "no process sends them"))
 }
 
-// topicOf returns the topic that does not accept events, according to the reason why they are pending, or "".
-func topicOf(why string) string {
+// TopicOf returns the topic that does not accept events, according to the reason why they are pending, or "".
+func TopicOf(why string) string {
 	if !strings.Contains(why, diaspora.ErrPermission.Error()) && !strings.Contains(why, diaspora.ErrNotFound.Error()) {
 		return ""
 	}
