@@ -174,7 +174,7 @@ func (p *produceRun) notice(n watch.Notice, settle time.Duration) {
 	case watch.Unreadable:
 		e.warn("%s: not logged yet: %s", n.File, innermost(n.Err))
 	case watch.Growing:
-		e.warn("%s has been changing for %v; it is logged once it has not changed for --settle (%v). If it never stops growing, begin a new file from time to time, or pipe the lines into produce",
+		e.warn("%s has been changing for %v; it is logged once it has not changed for --settle (%v). If it never stops growing, begin a new file from time to time",
 			n.File, n.After.Round(time.Second), settle)
 	case watch.HalfLine:
 		e.warn("%s: the last line has no line feed; such a file is logged when it has not changed for %v, or when you end this program", n.File, n.After)
@@ -190,6 +190,8 @@ func (p *produceRun) notice(n watch.Notice, settle time.Duration) {
 		e.warn("%s is another folder now; files of the old folder that were not logged yet are not logged", p.watch.Dir())
 	case watch.NewFolders:
 		e.warn(`%s not watched: log the files in %s with another "diaspora produce --watch"`, p.newNames(n, "folder"), agree(n.Files, "it", "each of them"))
+	case watch.NewOtherCase:
+		e.warn("%s not logged: only upper and lower case differ from the pattern", p.newNames(n, "file"))
 	case watch.NewLinks:
 		e.warn("%s not watched: use hard links (ln without -s), or copies", p.newNames(n, "symbolic link"))
 	}
@@ -227,6 +229,10 @@ func watchIntroduction(w *watch.Watcher, pattern string, s watch.Survey, err err
 	if len(others) > 0 {
 		apart = fmt.Sprintf("; it also has %s, which %s not watched", strings.Join(others, " and "), agree(s.Folders+s.Links, "is", "are"))
 	}
+	otherCase := ""
+	if s.OtherCase {
+		otherCase = " (only upper and lower case differ)"
+	}
 	switch {
 	case err != nil:
 		return text // a notice reports the error
@@ -236,6 +242,9 @@ func watchIntroduction(w *watch.Watcher, pattern string, s watch.Survey, err err
 		text += fmt.Sprintf(": none of its %s matches the pattern '%s'", count(s.Files, "file"), pattern)
 		if !strings.ContainsAny(pattern, "*?[") {
 			text += fmt.Sprintf("; a pattern must match the whole name, like '*.%s'", strings.TrimPrefix(pattern, "."))
+		}
+		if s.OtherCase {
+			text += "; " + s.Unmatched + otherCase
 		}
 		return text + apart
 	}
@@ -255,6 +264,9 @@ func watchIntroduction(w *watch.Watcher, pattern string, s watch.Survey, err err
 	text += fmt.Sprintf(" (journal in %s)", filepath.Dir(w.Journal()))
 	for _, other := range slices.Sorted(maps.Keys(s.Elsewhere)) {
 		text += fmt.Sprintf("; %d of them %s logged to %s as well", s.Elsewhere[other], agree(s.Elsewhere[other], "was", "were"), other)
+	}
+	if n := s.Files - s.Matching; n > 0 {
+		text += fmt.Sprintf("; %s %s not match '%s', and %s not logged%s%s%s", count(n, "file"), agree(n, "does", "do"), pattern, agree(n, "is", "are"), agree(n, ": ", ", such as "), s.Unmatched, otherCase)
 	}
 	return text + apart
 }

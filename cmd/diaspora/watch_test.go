@@ -457,7 +457,7 @@ func TestWatchGrowing(t *testing.T) {
 	d := emptyDesk(t)
 	p := &produceRun{env: d.env}
 	p.notice(watch.Notice{What: watch.Growing, File: "motor.csv", After: time.Minute + time.Millisecond}, 2*time.Second)
-	const want = "diaspora: motor.csv has been changing for 1m0s; it is logged once it has not changed for --settle (2s). If it never stops growing, begin a new file from time to time, or pipe the lines into produce\n"
+	const want = "diaspora: motor.csv has been changing for 1m0s; it is logged once it has not changed for --settle (2s). If it never stops growing, begin a new file from time to time\n"
 	if d.err.String() != want {
 		t.Errorf("it says %q, want %q", d.err.String(), want)
 	}
@@ -519,7 +519,11 @@ func TestWatchIntroduced(t *testing.T) {
 	put(t, dir, ".hidden", "3")
 	says(0, "scans", "json", "watching "+dir+": none of its 2 files matches the pattern 'json'; a pattern must match the whole name, like '*.json'")
 	says(0, "scans", "*.csv", "watching "+dir+": none of its 2 files matches the pattern '*.csv'")
-	says(1, "scnas", "*.json", "watching "+dir+": 1 file matches, 0 are logged already, 1 is new"+journals)
+	says(0, "scans", "*.Txt", "watching "+dir+": none of its 2 files matches the pattern '*.Txt'; b.txt (only upper and lower case differ)")
+	says(1, "scnas", "*.json", "watching "+dir+": 1 file matches, 0 are logged already, 1 is new"+journals+"; 1 file does not match '*.json', and is not logged: b.txt")
+	put(t, dir, "B.JSON", "2")
+	says(1, "scnas", "*.json", "watching "+dir+": 1 file matches, 1 is logged already"+journals+"; 2 files do not match '*.json', and are not logged, such as B.JSON (only upper and lower case differ)")
+	testkit.Must(t, os.Remove(filepath.Join(dir, "B.JSON")))
 	says(2, "scans", "*", "watching "+dir+": 2 files match, 0 are logged already, 2 are new"+journals+"; 1 of them was logged to scnas as well")
 	says(2, "scans", "*", "watching "+dir+": 2 files match, 2 are logged already"+journals+"; 1 of them was logged to scnas as well")
 	put(t, dir, "a.json", "11")
@@ -717,6 +721,11 @@ func TestWatchNewFolder(t *testing.T) {
 		t.Errorf("the watch says\n%s\nwant once %q", d.err.String(), want)
 	}
 	p := &produceRun{env: d.env, watch: new(watch.Watcher)}
+	d.err.Reset()
+	p.notice(watch.Notice{What: watch.NewOtherCase, File: "X.JSON", Files: 1}, 0)
+	if want := "diaspora: the new file X.JSON is not logged: only upper and lower case differ from the pattern\n"; !strings.HasSuffix(d.err.String(), want) {
+		t.Errorf("it says %q, want %q", d.err.String(), want)
+	}
 	d.err.Reset()
 	p.notice(watch.Notice{What: watch.NewLinks, File: "x.json", Files: 2}, 0)
 	if want := "diaspora: 2 new symbolic links in , such as x.json, are not watched: use hard links (ln without -s), or copies\n"; d.err.String() != want {

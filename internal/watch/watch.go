@@ -94,6 +94,7 @@ const (
 	FolderReplaced               // the folder's name now belongs to another folder, which is watched instead
 	NewFolders                   // there are new folders in the folder, which are not watched; Files is their number and File the first one
 	NewLinks                     // as NewFolders, for symbolic links that match the pattern
+	NewOtherCase                 // as NewFolders, for files that match the pattern only if upper and lower case do not differ
 )
 
 // JournalError reports that the journal cannot be opened or written.
@@ -116,7 +117,7 @@ type Watcher struct {
 
 	ending     bool            // set by Finish: files whose last line has no line feed are logged too
 	unreadable string          // why the folder cannot be read; "" if it can
-	apart      map[string]bool // the names of folders and links that Survey has counted or a notice has reported
+	apart      map[string]bool // the names of folders, links and files that Survey has counted or a notice has reported
 	sent       map[Notice]bool // notices that were sent and are not repeated; only What and File are set
 
 	mu       sync.Mutex      // guards finished
@@ -191,6 +192,9 @@ type Survey struct {
 	Before    int64            // of New and Changed: files that were logged to the topic according to [Config.OtherJournals]
 	Elsewhere map[string]int64 // of Matching: files that were logged to other topics, by topic, unless their events were discarded
 
+	Unmatched string // a file that does not match the pattern; "" if there is none
+	OtherCase bool   // Unmatched would match if upper and lower case did not differ
+
 	Folders, Links int64 // folders and symbolic links that are not hidden; they are not watched
 }
 
@@ -235,7 +239,11 @@ func (w *Watcher) Survey() (s Survey, err error) {
 			continue
 		}
 		s.Files++
-		if match, _ := filepath.Match(w.cfg.Pattern, name); !match {
+		if match, otherCase := w.match(name); !match {
+			if s.Unmatched == "" || otherCase && !s.OtherCase {
+				s.Unmatched, s.OtherCase = name, otherCase
+			}
+			w.apart[name] = true
 			continue
 		}
 		s.Matching++
@@ -377,19 +385,26 @@ func (w *Watcher) scanFolder(ctx context.Context) error {
 		return err
 	}
 	there := make(map[string]bool, len(entries))
-	var folders, links []string // new ones
+	var folders, links, otherCase []string // new ones
 	for _, entry := range entries {
 		name := entry.Name()
 		there[name] = true
 		if ctx.Err() != nil {
 			return nil
 		}
-		match, _ := filepath.Match(w.cfg.Pattern, name)
-		if !strings.HasPrefix(name, ".") && !w.apart[name] && (entry.IsDir() || match && entry.Type()&fs.ModeSymlink != 0) {
-			if w.apart[name] = true; entry.IsDir() {
-				folders = append(folders, name)
-			} else {
-				links = append(links, name)
+		match, nearly := w.match(name)
+		if !strings.HasPrefix(name, ".") && !w.apart[name] {
+			var news *[]string
+			switch {
+			case entry.IsDir():
+				news = &folders
+			case match && entry.Type()&fs.ModeSymlink != 0:
+				news = &links
+			case nearly && entry.Type().IsRegular():
+				news = &otherCase
+			}
+			if news != nil {
+				*news, w.apart[name] = append(*news, name), true
 			}
 		}
 		if !match || strings.HasPrefix(name, ".") || !entry.Type().IsRegular() {
@@ -406,7 +421,19 @@ func (w *Watcher) scanFolder(ctx context.Context) error {
 	if len(links) > 0 {
 		w.cfg.Notify(Notice{What: NewLinks, File: links[0], Files: len(links)})
 	}
+	if len(otherCase) > 0 {
+		w.cfg.Notify(Notice{What: NewOtherCase, File: otherCase[0], Files: len(otherCase)})
+	}
 	return nil
+}
+
+// match reports whether a name matches the pattern, or would match if upper and lower case did not differ: an instrument
+// may write SCAN-1.JSON where the pattern has *.json.
+func (w *Watcher) match(name string) (match, otherCase bool) {
+	if match, _ = filepath.Match(w.cfg.Pattern, name); !match {
+		otherCase, _ = filepath.Match(strings.ToLower(w.cfg.Pattern), strings.ToLower(name))
+	}
+	return match, otherCase
 }
 
 // followFolder checks whether cfg.Dir names another folder than before, and switches to that folder. A folder

@@ -182,8 +182,10 @@ func TestNotWatched(t *testing.T) {
 	w.logger, w.cfg.Pattern = &fakeLogger{}, "*.json"
 	folder("monday")
 	link("old.json")
-	if s, err := w.Survey(); err != nil || s.Folders != 1 || s.Links != 1 {
-		t.Fatalf("Survey = %+v, %v; want one folder and one link", s, err)
+	put(t, dir, "OLD.JSON", "1")
+	put(t, dir, "notes.txt", "1")
+	if s, err := w.Survey(); err != nil || s.Folders != 1 || s.Links != 1 || s.Files != 2 || s.Matching != 0 || s.Unmatched != "OLD.JSON" || !s.OtherCase {
+		t.Fatalf("Survey = %+v, %v; want one folder, one link, and two files that do not match, such as OLD.JSON", s, err)
 	}
 	for n, step := range []struct {
 		do   func()
@@ -191,6 +193,7 @@ func TestNotWatched(t *testing.T) {
 	}{
 		{func() {}, nil},
 		{func() { folder("tuesday"); folder(".hidden"); link("latest") }, []Notice{{What: NewFolders, File: "tuesday", Files: 1}}},
+		{func() { put(t, dir, "more.txt", "1"); put(t, dir, ".X.JSON", "1"); put(t, dir, "SCAN.Json", "1") }, []Notice{{What: NewOtherCase, File: "SCAN.Json", Files: 1}}},
 		{func() { link("new.json") }, []Notice{{What: NewLinks, File: "new.json", Files: 1}}},
 		{func() {}, nil},
 		{func() { folder("wednesday"); folder("thursday") }, []Notice{{What: NewFolders, File: "thursday", Files: 2}}},
