@@ -303,6 +303,20 @@ func portFree(port string) bool {
 	return true
 }
 
+// freePort returns a port of this machine that is free and not among those that are excluded, a fixed distance from a
+// taken one: key files and profiles contain the ports, so 0 would make them useless at the next start.
+func freePort(taken string, excluded map[string]bool) string {
+	const distance, tries, lowest, highest = 10000, 1000, 1024, 65535
+	n, _ := strconv.Atoi(taken)
+	for i := range tries {
+		port := strconv.Itoa(lowest + (n+distance+i-lowest)%(highest-lowest+1))
+		if !excluded[port] && portFree(port) {
+			return port
+		}
+	}
+	return "0"
+}
+
 func loopback(port uint16) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(int(port))) }
 
 // upDir returns the data folder of the fabric, or "" for --memory.
@@ -586,6 +600,7 @@ func takenPorts(err error) (taken []*fabric.ListenError) {
 func takenError(taken []*fabric.ListenError, fixed bool, again func(...portFlag) string) error {
 	var texts, hints []string
 	var free []portFlag
+	chosen := map[string]bool{}
 	stuck := false
 	for _, e := range taken {
 		_, port, _ := net.SplitHostPort(e.Addr)
@@ -593,15 +608,16 @@ func takenError(taken []*fabric.ListenError, fixed bool, again func(...portFlag)
 		if flag := portFlags[e.Service]; flag == kafkaPort && fixed {
 			stuck = true
 		} else {
-			free = append(free, portFlag{flag, "0"})
+			other := freePort(port, chosen)
+			chosen[other] = true
+			free = append(free, portFlag{flag, other})
 		}
 	}
 	if stuck {
 		hints = append(hints, "end what listens at the gateways; their ports were chosen when the Apache Kafka was made")
 	}
 	if len(free) > 0 {
-		hints = append(hints, fmt.Sprintf(`"%s" selects %s`, again(free...), agree(len(free), "a free port", "free ports")),
-			"such ports change with each start, but key files and profiles contain them; if you make key files, name free ports instead of 0")
+		hints = append(hints, fmt.Sprintf(`"%s" uses %s`, again(free...), agree(len(free), "a free port", "free ports")))
 	}
 	text := fmt.Sprintf("up: %s, %s taken by %s", strings.Join(texts, ", and "), agree(len(taken), "is", "are"), agree(len(taken), "another program", "other programs"))
 	return &failure{errors.New(text), diaspora.ErrConflict, hints}
