@@ -151,7 +151,7 @@ func (e *env) produceCommand() *cobra.Command {
 		}
 		for _, name := range []string{"pattern", "settle"} {
 			if o.watch.dir == "" && cmd.Flags().Changed(name) {
-				return misuse("", "produce: --%s goes with --watch", name)
+				return misuse("add --watch DIR, or omit --"+name, "produce: --%s goes with --watch", name)
 			}
 		}
 		return e.produce(ctx, o, args[0], args[1:])

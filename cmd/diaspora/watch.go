@@ -81,6 +81,9 @@ func (p *produceRun) openWatch(o produceOptions, files []string) (*watch.Watcher
 	}
 	if !errors.As(err, new(*watch.JournalError)) {
 		hint := ""
+		if errors.Is(err, fs.ErrNotExist) {
+			hint = "create the folder, or wait until its disk is mounted"
+		}
 		if parent, name := filepath.Split(o.watch.dir); strings.ContainsAny(name, "*?[") && errors.Is(err, fs.ErrNotExist) {
 			hint = fmt.Sprintf("give the pattern as a flag of its own, in quotes: --watch %s --pattern '%s'", shellWord(filepath.Clean(parent)), name)
 		}

@@ -555,6 +555,8 @@ func TestWatchMeant(t *testing.T) {
 		{[]string{"produce", "scans", "--watch", motor}, "--watch " + motor + ": it is not a folder"},
 		{[]string{"produce", "scans", "--watch", motor, "2.csv"}, "--watch " + dir + " --pattern '*.json'"},
 		{[]string{"produce", "scans", "--watch", filepath.Join(dir, "*.json")}, "--watch " + dir + " --pattern '*.json'"},
+		{[]string{"produce", "scans", "--watch", filepath.Join(dir, "none")}, "/none: no such file or directory\nhint: create the folder, or wait until its disk is mounted"},
+		{[]string{"produce", "scans", motor, "--settle", "5s"}, "--settle goes with --watch\nhint: add --watch DIR, or omit --settle"},
 		{[]string{"produce", "scans", "--watch", dir, "--settle", "5"}, "write --settle 5s, with a unit"},
 		{[]string{"produce", "scans", "--wait", "1.5"}, "write --wait 1.5s, with a unit"},
 		{[]string{"produce", "scans", "--wait", "soon"}, `see "diaspora produce --help"`},
