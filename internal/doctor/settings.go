@@ -119,7 +119,11 @@ func checkProfile(_ context.Context, v *visit) Finding {
 	if _, err := profiles.Load(name); err != nil {
 		return failed(err, "log in again to replace it")
 	}
-	return ok("%q", name).and(func() { v.profile = name })
+	learn := func() { v.profile = name }
+	if from := v.fromEnvironment(); from != "" {
+		return ok("%q, only for the addresses of the fabric: %s signs in", name, from).and(learn)
+	}
+	return ok("%q", name).and(learn)
 }
 
 // profileOf returns the profile of the fabric with this address, or "".
