@@ -25,9 +25,11 @@ func mainExitCode() int {
 	signal.Notify(interrupts, os.Interrupt, syscall.SIGTERM)
 	go func() {
 		<-interrupts
-		// The first signal requests an orderly shutdown. The second one kills the program.
-		signal.Reset(os.Interrupt, syscall.SIGTERM)
 		cancel(errInterrupted)
+		// The first signal requests an orderly shutdown. A later one kills the program. timeout(1) and some job schedulers
+		// send the first one twice, to the process and to its group.
+		time.Sleep(sameSignal)
+		signal.Reset(os.Interrupt, syscall.SIGTERM)
 	}()
 	// If the reader of a pipe exits, writes should fail. Otherwise SIGPIPE would kill
 	// the program before it has shut down in an orderly way.
@@ -43,6 +45,9 @@ func mainExitCode() int {
 		columns:  terminalColumns,
 	}, os.Args[1:])
 }
+
+// sameSignal is how long after a signal another one counts as the same.
+const sameSignal = 500 * time.Millisecond
 
 var errInterrupted = errors.New("interrupted")
 

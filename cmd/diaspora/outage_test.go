@@ -112,6 +112,40 @@ func TestConsumeTellsOfOutage(t *testing.T) {
 	stop()
 }
 
+// TestSignalTwice: timeout(1) and some job schedulers send a signal to the process and then to its group, so the process
+// gets it twice. That must not end it before it has said what became of the events.
+func TestSignalTwice(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	up := w.up(t, "--kafka-port", "0", "--http-port", "0", "--globus-port", "0")
+	w.run(t, "topic", "claim", "weather")
+	produce := w.command("produce", "weather", "-o", "json")
+	var talk testkit.Text
+	produce.Stderr = &talk
+	stdin, err := produce.StdinPipe()
+	testkit.Must(t, err)
+	defer stdin.Close()
+	stdout, err := produce.StdoutPipe()
+	testkit.Must(t, err)
+	testkit.Must(t, produce.Start())
+	t.Cleanup(func() { produce.Process.Kill() })
+	up.cmd.Process.Signal(syscall.SIGSTOP) // so the event is pending at the end
+	if _, err := stdin.Write([]byte("21.5\n")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := bufio.NewReader(stdout).ReadString('\n'); err != nil {
+		t.Fatal(err, talk.String())
+	}
+	for range 2 {
+		testkit.Must(t, produce.Process.Signal(syscall.SIGTERM))
+		time.Sleep(20 * time.Millisecond) // two pending signals would be one
+	}
+	err = produce.Wait()
+	if code := produce.ProcessState.ExitCode(); code != 130 || !strings.Contains(talk.String(), "1 event waits in ") {
+		t.Errorf("produce exits with %d (%v) and says %q, want 130 and the pending event", code, err, talk.String())
+	}
+}
+
 // TestOutageWatch checks what the user is told while the reason why events are pending changes.
 func TestOutageWatch(t *testing.T) {
 	t.Parallel()
