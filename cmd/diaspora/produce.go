@@ -760,7 +760,7 @@ func (p *produceRun) summary(ctx context.Context, readErr, closeErr error) error
 		text += "; " + pending
 	}
 	if aside+earlierAside > 0 {
-		text += "; " + asideText(aside, earlierAside)
+		text += "; " + p.env.asideText(aside, earlierAside)
 	}
 	open := p.read - p.acknowledged - p.failed
 	if open > 0 {
@@ -804,7 +804,7 @@ func (p *produceRun) setAside() (own, earlier int64) {
 }
 
 // asideText says how many events were set aside.
-func asideText(own, earlier int64) string {
+func (e *env) asideText(own, earlier int64) string {
 	var parts []string
 	if own > 0 {
 		parts = append(parts, fmt.Sprintf("%d of the events %s set aside", own, agree(own, "was", "were")))
@@ -812,7 +812,7 @@ func asideText(own, earlier int64) string {
 	if earlier > 0 {
 		parts = append(parts, fmt.Sprintf("%s of earlier runs %s set aside", count(earlier, "event"), agree(earlier, "was", "were")))
 	}
-	return strings.Join(parts, " and ") + `, because the cluster does not accept ` + agree(own+earlier, "it", "them") + ` ("diaspora spool cat --quarantine" says why)`
+	return strings.Join(parts, " and ") + `, because the cluster does not accept ` + agree(own+earlier, "it", "them") + ` ("` + e.spoolCommand("cat --quarantine") + `" says why)`
 }
 
 // maxSearchedBytes is the size of the largest spool that is read to find out which topics its events are for.

@@ -552,7 +552,7 @@ func TestSetAsideBefore(t *testing.T) {
 	testkit.Must(t, d.fabric.StopGateway())
 	d.must(t, "produce", "weather", "--value", large, "--value", large, "--wait", "0")
 	testkit.Must(t, d.fabric.StartGateway())
-	const because = `, because the cluster does not accept them ("diaspora spool cat --quarantine" says why)`
+	because := `, because the cluster does not accept them ("DIASPORA_CONFIG_DIR=` + d.vars["DIASPORA_CONFIG_DIR"] + ` diaspora spool cat --quarantine" says why)`
 	for _, step := range []struct {
 		code int
 		want string
