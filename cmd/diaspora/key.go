@@ -111,7 +111,7 @@ func (e *env) keyCreateCommand() *cobra.Command {
 	flags.StringArrayVar(&req.Topics, "topic", nil, "restrict the key to `TOPIC`, which is yours or shared with you; may be repeated")
 	flags.BoolVar(&req.Read, "read", false, "allow the key to read, but not to write unless --write is also given")
 	flags.BoolVar(&req.Write, "write", false, "allow the key to write, but not to read unless --read is also given")
-	flags.StringVar(&expires, "expires", "", "make the key expire after a `TIME` such as 90d, or on a date such as 2030-12-31 (default: never)")
+	flags.StringVar(&expires, "expires", "", "make the key expire after a `TIME` such as 12h, 90d or 1y, or on a date such as 2030-12-31 (default: never)")
 	flags.String("save-for-kcat", "", "write the key to `FILE`, for kcat -F and other clients that use librdkafka")
 	flags.String("save-for-java", "", "write the key to `FILE`, for Kafka's Java clients and tools")
 	flags.String("save-env", "", "write the key to `FILE`, for DIASPORA_KEY_FILE and for shells")
@@ -246,7 +246,7 @@ func mayText(k diaspora.AccessKey) string {
 	return what + " " + strings.Join(k.Topics, ", ")
 }
 
-var errNotExpiry = errors.New(`want a duration such as 12h or 90d, or a day such as 2027-01-31`)
+var errNotExpiry = badDuration("12h or 90d, or a day such as 2027-01-31")
 
 // parseExpiry parses an expiry: a duration from now, or a time.
 func parseExpiry(text string, now time.Time) (time.Time, error) {

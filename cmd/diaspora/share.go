@@ -44,7 +44,7 @@ it. In a script, --yes confirms it.
 With --manage, they can read and write, share the topic with others, end shares, and change the
 topic's settings. They cannot release the topic or hand it over. Only the owner can.
 
-In --until, a day such as 2030-12-31 means its beginning in your time zone.
+In --until, a day such as 2030-12-31 means its beginning in your time zone. ` + durationHelp + `
 
 "diaspora topic show TOPIC" shows with whom a topic is shared, and "diaspora topic unshare" takes the
 rights away.`,
@@ -82,7 +82,7 @@ func (e *env) topicShareCommand() *cobra.Command {
 	flags.BoolVar(&o.read, "read", false, "allow to read")
 	flags.BoolVar(&o.write, "write", false, "allow to write")
 	flags.BoolVar(&o.manage, "manage", false, "allow to read, to write, to share the topic and to change its settings")
-	flags.StringVar(&o.until, "until", "", "end the share after a `TIME` such as 90d, or on a date such as 2030-12-31 (default: when you end it)")
+	flags.StringVar(&o.until, "until", "", "end the share after a `TIME` such as 12h, 90d or 1y, or on a date such as 2030-12-31 (default: when you end it)")
 	flags.BoolVar(&o.yes, "yes", false, "do not ask whether the username is that of the right person")
 	return cmd
 }
@@ -113,7 +113,7 @@ func (e *env) topicShare(ctx context.Context, cfg diaspora.Config, client *diasp
 			return err
 		}
 		if to.Username != "" {
-			err = mustManage(ctx, client, name) // nobody should be looked up for a topic that cannot be shared
+			_, err = managed(ctx, client, name) // nobody should be looked up for a topic that cannot be shared
 		}
 		if err == nil && to.group == "" {
 			to.Identity, err = e.person(ctx, client, to.Identity, "topic share", fmt.Sprintf("Let this person %s %s?", mayWords(req.Read, req.Write, req.Manage), name), o.yes)
@@ -148,13 +148,17 @@ func (e *env) topicShare(ctx context.Context, cfg diaspora.Config, client *diasp
 	return nil
 }
 
-// mustManage returns an error if the caller may not share a topic or change it.
-func mustManage(ctx context.Context, client *diaspora.Client, name string) error {
+// managed returns a topic. It fails if the caller may not share it, before anything is asked.
+func managed(ctx context.Context, client *diaspora.Client, name string) (diaspora.Topic, error) {
 	t, err := client.Topic(ctx, name)
 	if err == nil && !t.Manage && t.Released.IsZero() {
-		err = topicFailure(diaspora.ErrPermission, "share", name, "only its owner, and those whom the owner lets manage it, may do this", "")
+		err = notManaged("share", name)
 	}
-	return err
+	return t, err
+}
+
+func notManaged(op, name string) error {
+	return topicFailure(diaspora.ErrPermission, op, name, "only its owner, and those whom the owner lets manage it, may do this", "")
 }
 
 // topicFailure is the error of an operation on a topic that the command does not even try.

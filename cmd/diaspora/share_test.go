@@ -54,7 +54,7 @@ func (r *registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		json.NewEncoder(w).Encode(v)
 	}
-	topic := diaspora.Topic{Name: "weather", Owner: r.me, Partitions: 1, Read: true, Write: true, Manage: true}
+	topic := diaspora.Topic{Name: "weather", Owner: r.me, Partitions: 1, RetentionMS: 7 * 86400_000, Read: true, Write: true, Manage: true}
 	path := strings.TrimPrefix(req.URL.Path, "/v1/")
 	if req.Method != http.MethodGet || strings.HasPrefix(path, "identities/") {
 		r.calls = append(r.calls, strings.TrimSpace(req.Method+" "+path+" "+string(body)))
@@ -64,6 +64,8 @@ func (r *registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		answer(globus.Identity{Subject: r.me, Username: "ada@example.edu"})
 	case path == "identities/grace@example.org", path == "identities/Grace@Example.org":
 		answer(globus.Identity{Subject: graceID, Username: "grace@example.org", Name: "Grace Hopper", Organization: "Example University"})
+	case path == "topics/weather" && req.Method == http.MethodPatch:
+		answer(diaspora.TopicChange{Before: topic, After: topic})
 	case path == "topics/weather":
 		answer(topic)
 	case path == "topics/weather/grants" && req.Method == http.MethodGet:
@@ -117,6 +119,11 @@ func TestUsernames(t *testing.T) {
 		"not offered":     {args: "topic transfer weather --to grace@example.org", typed: "never", code: 1, calls: []string{lookUp}, says: "nothing has changed"},
 		"offered by ID":   {args: "topic transfer weather --to " + graceID, typed: "yes", calls: []string{`POST topics/weather/transfer {"subject":"` + graceID + `"}`}, says: "Offer weather to " + graceID + ", who then owns it? Type yes: "},
 		"offered blindly": {args: "topic transfer weather --to grace@example.org", code: 2, calls: []string{lookUp}, says: "there is no terminal to ask"},
+
+		"events kept": {args: "topic set weather --retention 3m --quiet", typed: "no", code: 1,
+			says: "diaspora: weather: events are kept for 3 minutes only, and were kept for 7 days: all older ones are deleted; they cannot be restored\nDelete these events? Type yes: "},
+		"events deleted":     {args: "topic set weather --retention 3m", typed: "yes", calls: []string{`PATCH topics/weather {"retention_ms":180000}`}},
+		"events not at risk": {args: "topic set weather --retention 1y", calls: []string{`PATCH topics/weather {"retention_ms":31536000000}`}},
 
 		"ended":                  {args: "topic unshare weather --with grace@example.ORG", grants: []diaspora.Grant{with}, calls: []string{"DELETE topics/weather/grants/" + graceID}},
 		"ended, shared by ID":    {args: "topic unshare weather --with Grace@Example.org", grants: []diaspora.Grant{{Subject: graceID, Read: true}}, calls: []string{"GET identities/Grace@Example.org", "DELETE topics/weather/grants/" + graceID}},

@@ -37,7 +37,7 @@ func TestSharePage(t *testing.T) {
 var (
 	bashBlock = regexp.MustCompile("(?ms)^```bash\n(.*?)^```$")
 	// confirmed are commands that ask a person something.
-	confirmed = regexp.MustCompile(`^diaspora topic (share|transfer) `)
+	confirmed = regexp.MustCompile(`^diaspora topic (share|set|transfer) `)
 	endless   = regexp.MustCompile(`^diaspora consume \S+ --from start( --group \S+)?$`)
 	groupID   = regexp.MustCompile(`group:[0-9a-f-]{36}`)
 )

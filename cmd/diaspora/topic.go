@@ -72,7 +72,7 @@ func (e *env) topicClaimCommand() *cobra.Command {
 	})
 	flags := cmd.Flags()
 	flags.IntVar(&claim.Partitions, "partitions", 0, "create `N` partitions (default: set by the fabric)")
-	flags.StringVar(&retention, "retention", "", "keep events for this `TIME`, such as 30d, or forever (default: 7d, unless the operator changed it)")
+	flags.StringVar(&retention, "retention", "", "keep events for this `TIME`, such as 12h, 30d or 1y, or forever; m means minutes (default: 7d, unless the operator changed it)")
 	flags.StringVar(&claim.Description, "description", "", "describe the topic with `TEXT`")
 	return cmd
 }

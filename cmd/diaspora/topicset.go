@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/claims"
 )
 
 var topicSetHelp = help{
@@ -22,14 +23,21 @@ diaspora topic set weather --retention forever --max-bytes 10GB
 diaspora topic set weather --partitions 4 --description "roof of building 7"
 
 # keep only the last event of each key
-diaspora topic set stations --compact`,
+diaspora topic set stations --compact
+
+# in a script, without confirmation
+diaspora topic set weather --retention 12h --yes`,
 	long: `
 You must own the topic or be allowed to manage it. The command prints each setting that has changed,
 before and after. The settings are in force when it returns.
 
-With a shorter --retention, or a smaller --max-bytes, older events are deleted soon afterwards, and
-cannot be restored. --max-bytes is per partition. Sizes have the unit B, kB, MB, GB, TB, KiB, MiB,
-GiB or TiB.
+With a shorter --retention, a smaller --max-bytes, or --compact, events are deleted soon afterwards
+and cannot be restored. So the command says what would be deleted, and asks you to confirm it. In a
+script, --yes confirms it.
+
+` + durationHelp + ` Months are not a unit: write 90d for three months.
+
+--max-bytes is per partition. Sizes have the unit B, kB, MB, GB, TB, KiB, MiB, GiB or TiB.
 
 --partitions can only grow. After that, events with the same key may go to another partition than
 before, so readers may see new events of a key before older ones.`,
@@ -39,7 +47,7 @@ before, so readers may see new events of a key before older ones.`,
 func (e *env) topicSetCommand() *cobra.Command {
 	var set diaspora.TopicSettings
 	var retention, maxBytes, description string
-	var compact bool
+	var compact, yes bool
 	var cmd *cobra.Command
 	cmd = e.command(topicSetHelp, func(ctx context.Context, args []string) error {
 		given, err := false, error(nil)
@@ -72,19 +80,66 @@ func (e *env) topicSetCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		change, err := client.Set(ctx, args[0], set)
+		var change diaspora.TopicChange
+		if err = e.confirmSet(ctx, client, args[0], set, yes); err == nil {
+			change, err = client.Set(ctx, args[0], set)
+		}
 		if err != nil {
 			return e.aboutOwnTopic(ctx, cfg, "set", args[0], err)
 		}
 		return e.printChange(change)
 	})
 	flags := cmd.Flags()
-	flags.StringVar(&retention, "retention", "", "keep events for this `TIME`, such as 30d, or forever")
+	flags.StringVar(&retention, "retention", "", "keep events for this `TIME`, such as 12h, 30d or 1y, or forever; m means minutes")
 	flags.StringVar(&maxBytes, "max-bytes", "", "delete the oldest events of a partition above this `SIZE`, such as 10GB, or none for no limit")
 	flags.IntVar(&set.Partitions, "partitions", 0, "grow to `N` partitions")
 	flags.StringVar(&description, "description", "", "describe the topic with `TEXT`; \"\" removes the description")
 	flags.BoolVar(&compact, "compact", false, "keep only the last event of each key; --compact=false keeps all")
+	flags.BoolVar(&yes, "yes", false, "do not ask whether events may be deleted")
 	return cmd
+}
+
+// confirmSet has the user confirm a change of settings that deletes events. It tells how long events are kept in
+// words, because 3m is three minutes for us and three months for some.
+func (e *env) confirmSet(ctx context.Context, client *diaspora.Client, name string, set diaspora.TopicSettings, yes bool) error {
+	if set.RetentionMS <= 0 && set.MaxBytes <= 0 && (set.Compact == nil || !*set.Compact) {
+		return nil // deletes nothing, whatever the settings are now
+	}
+	now, err := client.Topic(ctx, name)
+	switch {
+	case errors.Is(err, diaspora.ErrPermission), errors.Is(err, diaspora.ErrNotFound):
+		return nil // the change is denied, too, and that error is about the change
+	case err != nil:
+		return err
+	case !now.Released.IsZero():
+		return nil // denied, too
+	case !now.Manage:
+		return notManaged("set", name)
+	}
+	var losses []string
+	if set.RetentionMS > 0 && (now.RetentionMS <= 0 || set.RetentionMS < now.RetentionMS) {
+		before := ""
+		if now.RetentionMS != 0 { // 0 if the service does not say
+			before = ", and were kept " + claims.FormatRetention(now.RetentionMS)
+		}
+		losses = append(losses, fmt.Sprintf("events are kept %s only%s: all older ones are deleted", claims.FormatRetention(set.RetentionMS), before))
+	}
+	if set.MaxBytes > 0 && (now.MaxBytes <= 0 || set.MaxBytes < now.MaxBytes) {
+		losses = append(losses, fmt.Sprintf("the oldest events are deleted until %s at most are left", maxBytesText(set.MaxBytes)))
+	}
+	if set.Compact != nil && *set.Compact && !now.Compact {
+		losses = append(losses, "all events are deleted but the last one of each key")
+	}
+	if len(losses) == 0 {
+		return nil
+	}
+	text := fmt.Sprintf("%s: %s; they cannot be restored", name, strings.Join(losses, "; "))
+	if yes {
+		e.say("%s", text)
+	} else {
+		e.warn("%s", text) // with --quiet, too: the question is about it
+	}
+	return e.confirmYes(ctx, "Delete these events?", "topic set", "it is not confirmed that events may be deleted", yes)
 }
 
 // printChange prints the settings of a topic that have changed.

@@ -15,7 +15,7 @@ const timeHelp = `A TIME is one of
   2026-11-23T17:04:05Z    RFC 3339, with any UTC offset and fraction
   "2026-11-23 17:04"      local time, with or without seconds
   2026-11-23              the beginning of this day; today and yesterday also work
-  2h, "2h ago", 1d12h     this long before now; the units are w, d, h, m and s`
+  2h, "2h ago", 1d12h     this long before now; the units are y, w, d, h, m and s`
 
 var errNotTime = errors.New(`not a time; write it like 2026-11-23T17:04:05Z, 2026-11-23, 2h or "2h ago"`)
 
@@ -56,6 +56,16 @@ var unitNames = map[string]time.Duration{
 	"h": time.Hour, "hour": time.Hour,
 	"d": 24 * time.Hour, "day": 24 * time.Hour,
 	"w": 7 * 24 * time.Hour, "week": 7 * 24 * time.Hour,
+	"y": 365 * 24 * time.Hour, "year": 365 * 24 * time.Hour,
+}
+
+// durationHelp describes the units of a duration, for help texts.
+const durationHelp = `The units of a
+TIME are s, m (minutes), h, d, w and y (365 days).`
+
+// badDuration is the error for a duration of days or years. It names the units, because m could be taken for months.
+func badDuration(examples string) error {
+	return fmt.Errorf("want a duration such as %s; the units are s, m (minutes), h, d, w and y, so three months are 90d", examples)
 }
 
 const maxAge = 100 * 365 * 24 * time.Hour
@@ -109,7 +119,7 @@ func parseRetention(text string) (int64, error) {
 	d, err := parseAge(text)
 	switch {
 	case err != nil || strings.HasSuffix(text, "ago"):
-		return 0, errors.New(`want a duration such as 12h, 7d or "forever"`)
+		return 0, badDuration(`12h, 7d or "forever"`)
 	case d < time.Millisecond:
 		return 0, errors.New("it must be at least 1 ms")
 	}

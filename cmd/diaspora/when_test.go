@@ -129,12 +129,15 @@ func TestParsePosition(t *testing.T) {
 
 func TestParseRetention(t *testing.T) {
 	for text, want := range map[string]int64{
-		"forever": -1, "7d": 7 * 86400_000, "12h": 12 * 3600_000, "1w": 7 * 86400_000, "1ms": 1,
-		"": 0, "2h ago": 0, "0s": 0, "-1": 0, "7": 0, "never": 0,
+		"forever": -1, "7d": 7 * 86400_000, "12h": 12 * 3600_000, "1w": 7 * 86400_000, "1ms": 1, "3m": 180_000, "1y": 365 * 86400_000,
+		"3 months": 0, "3mo": 0, "": 0, "2h ago": 0, "0s": 0, "-1": 0, "7": 0, "never": 0,
 	} {
 		got, err := parseRetention(text)
 		if got != want || (err == nil) != (want != 0) {
 			t.Errorf("parseRetention(%q) = %d, %v, want %d", text, got, err, want)
+		}
+		if err != nil && !strings.Contains(err.Error(), "at least") && !strings.Contains(err.Error(), "the units are s, m (minutes), h, d, w and y, so three months are 90d") {
+			t.Errorf("parseRetention(%q) fails with %q, which does not name the units", text, err)
 		}
 		if err == nil {
 			if again, err := parseRetention(retentionText(got)); err != nil || again != got {
