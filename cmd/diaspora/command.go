@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -257,7 +258,7 @@ To use the fabric of your institution:
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return misuse(cmp.Or(flagHint(cmd, err), seeHelp(cmd)), "%s%v", prefix(cmd), err)
+		return misuse(cmp.Or(flagHint(cmd, err), seeHelp(cmd)), "%s%v", prefix(cmd), flagError(err))
 	})
 	root.SetIn(e.stdin)
 	root.SetOut(helpOutput{e.stdout})
@@ -267,6 +268,22 @@ To use the fabric of your institution:
 
 // logsFolder is a hint for people who look for a command or a flag that logs new files.
 const logsFolder = `"diaspora produce TOPIC --watch DIR" logs the files that come into a folder`
+
+// flagError puts an invalid number or an invalid choice into words, rather than in those of Go's parser.
+func flagError(err error) error {
+	invalid, parser := (*pflag.InvalidValueError)(nil), (*strconv.NumError)(nil)
+	if !errors.As(err, &invalid) || !errors.As(err, &parser) {
+		return err
+	}
+	want := "want a whole number"
+	switch {
+	case errors.Is(parser.Err, strconv.ErrRange):
+		want = "this number is too large or too small"
+	case invalid.GetFlag().Value.Type() == "bool":
+		want = "want true or false"
+	}
+	return fmt.Errorf("--%s %q: %s", invalid.GetFlag().Name, invalid.GetValue(), want)
+}
 
 // flagHint returns a hint for a flag that does not exist, or for a duration without a unit. It returns "" if
 // it knows no better.
@@ -286,7 +303,13 @@ func flagHint(cmd *cobra.Command, err error) string {
 		return variableFlags[name]
 	}
 	invalid := (*pflag.InvalidValueError)(nil)
-	if errors.As(err, &invalid) && invalid.GetFlag().Value.Type() == "duration" {
+	switch {
+	case !errors.As(err, &invalid):
+	case invalid.GetFlag().Name == "by" && cmd.Name() == "reset":
+		if _, err := parseAge(strings.TrimLeft(invalid.GetValue(), "+-")); err == nil {
+			return fmt.Sprintf("--by counts events; for a time use --to %s, which counts from now", strings.TrimLeft(invalid.GetValue(), "+-"))
+		}
+	case invalid.GetFlag().Value.Type() == "duration":
 		if _, err := time.ParseDuration(invalid.GetValue() + "s"); err == nil {
 			return fmt.Sprintf("write --%s %ss, with a unit: ms, s, m or h", invalid.GetFlag().Name, invalid.GetValue())
 		}
