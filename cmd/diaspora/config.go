@@ -96,7 +96,11 @@ func (e *env) aboutTopic(ctx context.Context, cfg diaspora.Config, err error) er
 		if s.Near != "" {
 			text += fmt.Sprintf("; did you mean %s?", s.Near)
 		}
-		hints := append(hintsOf(err), fmt.Sprintf(`claim it with "diaspora topic claim %s"`, t.Topic))
+		hint := fmt.Sprintf(`claim it with "diaspora topic claim %s"`, t.Topic)
+		if slices.Contains([]string{"accept", "release", "restore", "set", "share", "show", "transfer", "unshare"}, t.Op) {
+			hint = `"diaspora topic list" shows your topics` // there is no sense in claiming a topic in order to release it
+		}
+		hints := append(hintsOf(err), hint)
 		return &failure{fmt.Errorf("%s topic %q: %s", t.Op, t.Topic, text), condition, hints}
 	case condition != diaspora.ErrPermission:
 		return err
