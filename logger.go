@@ -242,14 +242,14 @@ func (f *fabric) logError(topic string, err error) error {
 func (f *fabric) topicError(op, verb, topic string, err error) error {
 	err = explain(err)
 	claim := fmt.Sprintf("claim it with \"diaspora topic claim %s\"", clip(topic))
-	right := "--read"
+	right, other := "--read", "--write"
 	if verb == "write to" {
-		right = "--write"
+		right, other = other, right
 	}
 	// The cluster does not say which of these it is: the topic may also be the caller's own, released or
 	// denied by an operator.
-	access := fmt.Sprintf(`%s if nobody has, or ask its owner to share it with you: %s; if it is yours, "diaspora doctor --topic %s" says why`,
-		claim, aclclient.ShareCommand(clip(topic), []string{f.Identity.Username, f.Identity.Subject}, right), clip(topic))
+	access := fmt.Sprintf(`%s if nobody has, or ask its owner to share it with you: %s, with %s as well if you have that right now; if it is yours, "diaspora doctor --topic %s" says why`,
+		claim, aclclient.ShareCommand(clip(topic), []string{f.Identity.Username, f.Identity.Subject}, right), other, clip(topic))
 	if f.Key != (Key{}) {
 		claim += " where you are logged in"
 		access = "use an access key that may, or " + claim
