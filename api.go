@@ -67,10 +67,12 @@ type ClaimRequest struct {
 
 // Topic describes a claimed topic.
 type Topic struct {
-	Name        string `json:"name" form:"topic"`
-	Owner       string `json:"owner" form:"subject"` // the owner's subject
-	Partitions  int    `json:"partitions"`
-	RetentionMS int64  `json:"retention_ms,omitempty"`
+	Name  string `json:"name" form:"topic"`
+	Owner string `json:"owner" form:"subject"` // the owner's subject
+	// OwnerUsername is the owner's username at Globus, if it is known.
+	OwnerUsername string `json:"owner_username,omitempty"`
+	Partitions    int    `json:"partitions"`
+	RetentionMS   int64  `json:"retention_ms,omitempty"`
 	// MaxBytes is the size of a partition above which its oldest events are deleted; 0 means no limit.
 	MaxBytes int64 `json:"max_bytes,omitempty"`
 	// Compact says that only the last event of each key is kept.
@@ -143,17 +145,24 @@ type GrantRequest struct {
 
 // Grant says with whom a topic is shared: a person, a Globus group, or everybody.
 type Grant struct {
-	Subject  string    `json:"subject,omitempty" form:"subject"`
-	Username string    `json:"username,omitempty"` // of the person when the topic was shared
-	Group    string    `json:"group,omitempty" form:"group"`
-	Members  []string  `json:"members,omitempty" form:"subject"` // of the group, by their subjects
-	Public   bool      `json:"public,omitempty"`
-	Read     bool      `json:"read,omitempty"`
-	Write    bool      `json:"write,omitempty"`
-	Manage   bool      `json:"manage,omitempty"`
-	By       string    `json:"by" form:"subject"` // the subject who shared the topic
-	Since    time.Time `json:"since"`
-	Expires  time.Time `json:"expires,omitzero"`
+	Subject  string        `json:"subject,omitempty" form:"subject"`
+	Username string        `json:"username,omitempty"` // of the person when the topic was shared
+	Group    string        `json:"group,omitempty" form:"group"`
+	Members  []GroupMember `json:"members,omitempty"` // of the group
+	Public   bool          `json:"public,omitempty"`
+	Read     bool          `json:"read,omitempty"`
+	Write    bool          `json:"write,omitempty"`
+	Manage   bool          `json:"manage,omitempty"`
+	By       string        `json:"by" form:"subject"` // the subject who shared the topic
+	Since    time.Time     `json:"since"`
+	Expires  time.Time     `json:"expires,omitzero"`
+}
+
+// GroupMember is a member of a Globus group with which a topic is shared.
+type GroupMember struct {
+	Subject  string `json:"subject" form:"subject"`
+	Username string `json:"username,omitempty"` // if it is known
+	Service  bool   `json:"service,omitempty"`  // the identity with which the fabric reads the members
 }
 
 // GrantList is the response to GET /v1/topics/{name}/grants.
@@ -192,8 +201,9 @@ type Reader struct {
 	Subject  string `json:"subject" form:"subject"` // whose group it is
 	Username string `json:"username,omitempty"`
 	Group    string `json:"group"`
-	Members  int    `json:"members"` // that are active
-	Lag      int64  `json:"lag"`     // how many events it has not read yet
+	Members  int    `json:"members"`             // that are active
+	Lag      int64  `json:"lag"`                 // how many events it has not read yet
+	NoAccess bool   `json:"no_access,omitempty"` // the subject may not read the topic any more
 }
 
 // ReaderList is the response to GET /v1/topics/{name}/readers.
@@ -236,6 +246,9 @@ type AccessKey struct {
 	Expires  time.Time `json:"expires,omitzero"`
 	LastUsed time.Time `json:"last_used,omitzero"` // the day, in UTC, of the last login with this key
 	Ended    time.Time `json:"ended,omitzero"`     // when it was revoked, or found to have expired
+	// NoAccess are those of Topics on which the owner has none of the key's rights at the moment. It is
+	// set in a list of keys only.
+	NoAccess []string `json:"no_access,omitempty" form:"topic"`
 }
 
 // NewAccessKey is the response to POST /v1/keys. No other response contains the secret.

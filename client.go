@@ -190,14 +190,18 @@ func (c *Client) Readers(ctx context.Context, name string) ([]Reader, error) {
 }
 
 // LookUp asks the fabric who has a username at Globus. A topic can be shared with the subject that it
-// returns. It returns [ErrNotFound] if nobody has it.
+// returns. It returns [ErrNotFound] if nobody has it. In place of a username it takes a subject as well.
 func (c *Client) LookUp(ctx context.Context, username string) (globus.Identity, error) {
-	if !aclclient.IsUsername(username) {
+	bySubject := isPathPart(username) && aclclient.IsSubject(username)
+	if !bySubject && !aclclient.IsUsername(username) {
 		return globus.Identity{}, fmt.Errorf("look up a username: %w", invalid("this is not a username, such as ada@example.edu"))
 	}
 	return ask(ctx, c, "look up "+username, "", aclclient.Request{Path: "/v1/identities/" + url.PathEscape(username), Again: true}, func(id globus.Identity) string {
 		if id.Subject == "" {
 			return "the subject is missing"
+		}
+		if bySubject {
+			return about("subject", strings.EqualFold(id.Subject, username))
 		}
 		return about("username", strings.EqualFold(id.Username, username))
 	})

@@ -487,9 +487,9 @@ func TestOneQuestionKeepsNoConnection(t *testing.T) {
 // Responses as the service sends them.
 const (
 	goodIdentity  = `{"subject":"1168fe43-ef48-54e0-8aeb-e0dc24146888","username":"ada@example.edu","name":"Ada 日本","status":"used"}`
-	goodTopic     = `{"name":"weather","owner":"1168fe43-ef48-54e0-8aeb-e0dc24146888","partitions":1,"description":"Wetter für Ada"}`
+	goodTopic     = `{"name":"weather","owner":"1168fe43-ef48-54e0-8aeb-e0dc24146888","owner_username":"ada@example.edu","partitions":1,"description":"Wetter für Ada"}`
 	goodGrant     = `{"subject":"1168fe43-ef48-54e0-8aeb-e0dc24146888","username":"ada@example.edu","read":true,"by":"2268fe43-ef48-54e0-8aeb-e0dc24146888","since":"2026-05-01T12:00:00Z"}`
-	goodGroup     = `{"group":"1168fe43-ef48-54e0-8aeb-e0dc24146888","members":["3368fe43-ef48-54e0-8aeb-e0dc24146888"],"read":true,"by":"2268fe43-ef48-54e0-8aeb-e0dc24146888","since":"2026-05-01T12:00:00Z"}`
+	goodGroup     = `{"group":"1168fe43-ef48-54e0-8aeb-e0dc24146888","members":[{"subject":"3368fe43-ef48-54e0-8aeb-e0dc24146888","username":"mel@example.org"}],"read":true,"by":"2268fe43-ef48-54e0-8aeb-e0dc24146888","since":"2026-05-01T12:00:00Z"}`
 	goodShared    = `{"op":"share","by":"2268fe43-ef48-54e0-8aeb-e0dc24146888","username":"ben@example.org","grant":` + goodGrant + `}`
 	goodKeyMade   = `{"op":"issue_key","by":"2268fe43-ef48-54e0-8aeb-e0dc24146888","key":"key-abcdefghij234567","key_name":"laptop","set":{"description":"Wetter für Ada"},"subject":"3368fe43-ef48-54e0-8aeb-e0dc24146888"}`
 	goodReader    = `{"subject":"1168fe43-ef48-54e0-8aeb-e0dc24146888","username":"ada@example.edu","group":"analysis 1","members":1,"lag":2}`
@@ -513,8 +513,8 @@ func TestAnswersAreChecked(t *testing.T) {
 	list := func(name, item string) string { return fmt.Sprintf(`{%q:[%s]}`, name, item) }
 	bad := []string{"x\nmetric.reporters=evil", "x\r", "\x1b]0;owned\a", "\u009b31m", "x\u2028y", strings.Repeat("x", 16<<10)}
 	strict := slices.Clip(append([]string{`x" evil="`, "a b", "a\u202eb", "ä", "a\\nb"}, bad...))
-	ofTopic := map[string][]string{"weather": append(strict, ""), adaSubject: strict, "Wetter für Ada": bad}
-	ofOneTopic := map[string][]string{"weather": append(strict, "", "other"), adaSubject: strict, "Wetter für Ada": bad}
+	ofTopic := map[string][]string{"weather": append(strict, ""), adaSubject: strict, "ada@example.edu": bad, "Wetter für Ada": bad}
+	ofOneTopic := map[string][]string{"weather": append(strict, "", "other"), adaSubject: strict, "ada@example.edu": bad, "Wetter für Ada": bad}
 	ofOffer := map[string][]string{"weather": append(strict, ""), "2268fe43-ef48-54e0-8aeb-e0dc24146888": strict, "Wetter für Ada": bad}
 	ofOneOffer := map[string][]string{"weather": append(strict, "", "other"), "2268fe43-ef48-54e0-8aeb-e0dc24146888": strict}
 	ofGrant := map[string][]string{adaSubject: append(strict, ""), "2268fe43-ef48-54e0-8aeb-e0dc24146888": strict, "ada@example.edu": bad}
@@ -560,7 +560,7 @@ func TestAnswersAreChecked(t *testing.T) {
 		}},
 		{"Grants", func(ctx context.Context) (any, error) { return c.Grants(ctx, "weather") }, list("grants", goodGrant), ofGrant},
 		{"Grants, of a group", func(ctx context.Context) (any, error) { return c.Grants(ctx, "weather") }, list("grants", goodGroup), map[string][]string{
-			adaSubject: append(strict, ""), "3368fe43-ef48-54e0-8aeb-e0dc24146888": strict,
+			adaSubject: append(strict, ""), "3368fe43-ef48-54e0-8aeb-e0dc24146888": strict, "mel@example.org": bad,
 		}},
 		{"Log, of a share", func(ctx context.Context) (any, error) { return c.Log(ctx, "weather") }, list("events", goodShared), map[string][]string{
 			"share": bad, "2268fe43-ef48-54e0-8aeb-e0dc24146888": strict, "ben@example.org": bad, adaSubject: append(strict, ""), "ada@example.edu": bad,
@@ -573,6 +573,9 @@ func TestAnswersAreChecked(t *testing.T) {
 		}},
 		{"LookUp", func(ctx context.Context) (any, error) { return c.LookUp(ctx, "ada@example.edu") }, goodIdentity, map[string][]string{
 			adaSubject: append(strict, ""), "ada@example.edu": append(bad, "ben@example.org"), "Ada 日本": bad,
+		}},
+		{"LookUp of a subject", func(ctx context.Context) (any, error) { return c.LookUp(ctx, adaSubject) }, goodIdentity, map[string][]string{
+			adaSubject: append(strict, "", "2268fe43-ef48-54e0-8aeb-e0dc24146888"), "ada@example.edu": bad, "Ada 日本": bad,
 		}},
 		{"CreateKey", func(ctx context.Context) (any, error) { return c.CreateKey(ctx, AccessKeyRequest{Name: "laptop"}) }, goodKey, map[string][]string{
 			"key-abcdefghij234567": append(strict, "", "key-abcdefghij23456", "KEY-abcdefghij234567"), "laptop": append(strict, ""),

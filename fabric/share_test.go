@@ -2,6 +2,7 @@ package fabric_test
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -91,7 +92,8 @@ func TestShareByName(t *testing.T) {
 		t.Errorf("a member of the group reads %q", values)
 	}
 	grants, err := owner.Grants(ctx, "weather")
-	if err != nil || len(grants) != 1 || grants[0].Group != lab || !strings.Contains(strings.Join(grants[0].Members, " "), who.Subject) {
+	if err != nil || len(grants) != 1 || grants[0].Group != lab || !slices.Contains(grants[0].Members, diaspora.GroupMember{Subject: who.Subject, Username: grace}) ||
+		!slices.ContainsFunc(grants[0].Members, func(m diaspora.GroupMember) bool { return m.Service }) {
 		t.Errorf("Grants = %+v, %v", grants, err)
 	}
 	grouped := fabrictest.OpenConsumer(t, his, diaspora.ConsumerOptions{Topics: []string{"weather"}, Group: "analysis", From: diaspora.Start})
@@ -106,7 +108,7 @@ func TestShareByName(t *testing.T) {
 	if _, err := colleague.Readers(ctx, "weather"); !errors.Is(err, diaspora.ErrPermission) {
 		t.Errorf("a reader sees the readers: %v", err)
 	}
-	if list, err := colleague.Topics(ctx); err != nil || len(list.Shared) != 1 || !list.Shared[0].Read {
+	if list, err := colleague.Topics(ctx); err != nil || len(list.Shared) != 1 || !list.Shared[0].Read || list.Shared[0].OwnerUsername != ada {
 		t.Errorf("the colleague's topics are %+v, %v", list, err)
 	}
 }

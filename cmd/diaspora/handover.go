@@ -73,10 +73,6 @@ func (e *env) topicTransfer(ctx context.Context, client *diaspora.Client, name, 
 	}
 	question := fmt.Sprintf("Offer %s to this person, who then owns it?", t.Name)
 	who, err := e.person(ctx, client, named.Identity, "topic transfer", question, yes)
-	if err == nil && named.Subject != "" {
-		question = fmt.Sprintf("Offer %s to %s, who then owns it?", t.Name, who.Subject)
-		err = e.confirmYes(ctx, question, "topic transfer", "the new owner is not confirmed", yes)
-	}
 	if err != nil {
 		return err
 	}

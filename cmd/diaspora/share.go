@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -25,6 +26,9 @@ diaspora topic share weather --with grace@example.org --read
 diaspora topic share weather --with grace@example.org --read --until 90d
 diaspora topic share weather --with grace@example.org --read --until 2030-12-31
 
+# several at once
+diaspora topic share weather --with grace@example.org --with mel@example.org --read
+
 # a person whose subject you know, as "diaspora whoami --subject" prints it
 diaspora topic share weather --with 1168fe43-ef48-54e0-8aeb-e0dc24146888 --read --write
 
@@ -35,11 +39,13 @@ diaspora topic share weather --with group:6f2c0a52-1d3b-4c57-9c0e-3a4b5c6d7e8f -
 diaspora topic share weather --public`,
 	long: `
 The rights are in force when the command returns. They replace those that the same person, group or
-everybody had on the topic before: to give a reader the right to write as well, name both flags.
+everybody had on the topic before: to give a reader the right to write as well, name both flags. The
+command says which rights it takes away.
 
 WHO is a username, a subject (the UUID of an identity at Globus), or group: and the UUID of a Globus
 group. For a username, the command asks Globus who that is, shows the answer, and asks you to confirm
-it. In a script, --yes confirms it.
+it. In a script, --yes confirms it. On a terminal, it also asks about a subject. It looks up all
+people before it shares the topic with the first one.
 
 With --manage, they can read and write, share the topic with others, end shares, and change the
 topic's settings. They cannot release the topic or hand it over. Only the owner can.
@@ -54,7 +60,7 @@ rights away.`,
 
 // shareOptions are the flags of the commands that share a topic and end a share.
 type shareOptions struct {
-	with   string
+	with   []string
 	public bool
 	read   bool
 	write  bool
@@ -77,20 +83,20 @@ func (e *env) topicShareCommand() *cobra.Command {
 		return e.aboutOwnTopic(ctx, cfg, "share", args[0], e.topicShare(ctx, cfg, client, args[0], o, req))
 	})
 	flags := cmd.Flags()
-	flags.StringVar(&o.with, "with", "", "share it with `WHO`: a username, a subject, or group:UUID")
+	flags.StringArrayVar(&o.with, "with", nil, "share it with `WHO`: a username, a subject, or group:UUID; may be repeated")
 	flags.BoolVar(&o.public, "public", false, "let everybody who signs in read the topic")
 	flags.BoolVar(&o.read, "read", false, "allow to read")
 	flags.BoolVar(&o.write, "write", false, "allow to write")
 	flags.BoolVar(&o.manage, "manage", false, "allow to read, to write, to share the topic and to change its settings")
 	flags.StringVar(&o.until, "until", "", "end the share after a `TIME` such as 12h, 90d or 1y, or on a date such as 2030-12-31 (default: when you end it)")
-	flags.BoolVar(&o.yes, "yes", false, "do not ask whether the username is that of the right person")
+	flags.BoolVar(&o.yes, "yes", false, "do not ask whether this is the right person")
 	return cmd
 }
 
 // request returns what the flags ask for. A username or a subject is still to be added.
 func (o shareOptions) request(now time.Time) (req diaspora.GrantRequest, err error) {
 	switch {
-	case o.with == "" && !o.public:
+	case len(o.with) == 0 && !o.public:
 		return req, misuse("", "topic share: say with whom: --with WHO, or --public for everybody")
 	case o.public && (o.write || o.manage):
 		return req, misuse("", "topic share: a topic can be public to read only")
@@ -107,45 +113,115 @@ func (o shareOptions) request(now time.Time) (req diaspora.GrantRequest, err err
 }
 
 func (e *env) topicShare(ctx context.Context, cfg diaspora.Config, client *diaspora.Client, name string, o shareOptions, req diaspora.GrantRequest) error {
-	if !o.public {
-		to, err := parseGrantee("topic share", o.with)
-		if err != nil {
-			return err
-		}
-		if to.Username != "" {
-			_, err = managed(ctx, client, name) // nobody should be looked up for a topic that cannot be shared
-		}
-		if err == nil && to.group == "" {
-			to.Identity, err = e.person(ctx, client, to.Identity, "topic share", fmt.Sprintf("Let this person %s %s?", mayWords(req.Read, req.Write, req.Manage), name), o.yes)
-		}
-		if err != nil {
-			return err
-		}
-		req.Subject, req.Username, req.Group = to.Subject, to.Username, to.group
-	}
-	g, err := client.Share(ctx, name, req)
-	switch {
-	case err != nil:
+	reqs, err := e.shareRequests(ctx, client, name, o, req)
+	if err != nil {
 		return err
+	}
+	earlier, err := client.Grants(ctx, name)
+	if err != nil {
+		earlier = nil // the first share says why
+	}
+	var grants []diaspora.Grant
+	for _, req := range reqs {
+		g, err := client.Share(ctx, name, req)
+		if err != nil {
+			if len(reqs) > 1 {
+				e.warn("%s is not shared with %s, nor with those after it", name, granteeText(diaspora.Grant{Subject: req.Subject, Username: req.Username, Group: req.Group}))
+			}
+			return err
+		}
+		grants = append(grants, g)
+		if !e.json() {
+			until := "until you end it"
+			if !g.Expires.IsZero() {
+				until = "until " + e.clock(g.Expires)
+			}
+			if err := e.printf("%s may %s %s, since %s, %s\n", granteeText(g), mayWords(g.Read, g.Write, g.Manage), name, e.clock(g.Since), until); err != nil {
+				return err
+			}
+		}
+		for _, before := range earlier {
+			if granteeID(before) == granteeID(g) {
+				e.sayLost(before, g)
+			}
+		}
+	}
+	switch g := grants[0]; {
+	case e.json() && len(o.with) > 1:
+		return e.printJSON(diaspora.GrantList{Grants: grants})
 	case e.json():
 		return e.printJSON(g)
+	default:
+		var ways []string
+		if g.Read || g.Manage {
+			ways = append(ways, fmt.Sprintf(`read it with "diaspora consume %s --from start"`, name))
+		}
+		if g.Write || g.Manage {
+			ways = append(ways, fmt.Sprintf(`log events with "diaspora produce %s"`, name))
+		}
+		e.say(`they %s, after "diaspora login %s"`, strings.Join(ways, " and "), cfg.URL)
 	}
-	until := "until you end it"
-	if !g.Expires.IsZero() {
-		until = "until " + e.clock(g.Expires)
-	}
-	if err := e.printf("%s may %s %s, since %s, %s\n", granteeText(g), mayWords(g.Read, g.Write, g.Manage), name, e.clock(g.Since), until); err != nil {
-		return err
-	}
-	var ways []string
-	if g.Read || g.Manage {
-		ways = append(ways, fmt.Sprintf(`read it with "diaspora consume %s --from start"`, name))
-	}
-	if g.Write || g.Manage {
-		ways = append(ways, fmt.Sprintf(`log events with "diaspora produce %s"`, name))
-	}
-	e.say(`they %s, after "diaspora login %s"`, strings.Join(ways, " and "), cfg.URL)
 	return nil
+}
+
+// shareRequests returns a request for each grantee that a command line names, once all that can be checked is. Groups
+// come first, because only the request itself tells whether a topic can be shared with one.
+func (e *env) shareRequests(ctx context.Context, client *diaspora.Client, name string, o shareOptions, req diaspora.GrantRequest) (reqs []diaspora.GrantRequest, err error) {
+	if o.public {
+		return []diaspora.GrantRequest{req}, nil
+	}
+	var named, groups []grantee
+	for _, who := range o.with {
+		to, err := parseGrantee("topic share", who)
+		switch {
+		case err != nil:
+			return nil, err
+		case to.group != "":
+			groups = append(groups, to)
+		default:
+			named = append(named, to)
+		}
+	}
+	checked := false
+	for _, to := range append(groups, named...) {
+		asks := to.Username != "" || len(o.with) > 1 || e.terminal(e.stdin)
+		if to.group == "" && asks {
+			if !checked { // nobody should be looked up for a topic that cannot be shared
+				if _, err = managed(ctx, client, name); err != nil {
+					return nil, err
+				}
+				checked = true
+			}
+			yes := o.yes || to.Username == "" && !e.terminal(e.stdin)
+			to.Identity, err = e.person(ctx, client, to.Identity, "topic share", fmt.Sprintf("Let this person %s %s?", mayWords(req.Read, req.Write, req.Manage), name), yes)
+			if err != nil {
+				return nil, err
+			}
+		}
+		req.Subject, req.Username, req.Group = to.Subject, to.Username, to.group
+		reqs = append(reqs, req)
+	}
+	return reqs, nil
+}
+
+// sayLost says which rights a share has taken away that an earlier one gave to the same grantee.
+func (e *env) sayLost(before, now diaspora.Grant) {
+	var lost, flags []string
+	for _, right := range []struct {
+		name    string
+		had, is bool
+	}{
+		{"read", before.Read || before.Manage, now.Read || now.Manage},
+		{"write", before.Write || before.Manage, now.Write || now.Manage},
+		{"manage", before.Manage, now.Manage},
+	} {
+		if right.had && !right.is {
+			lost, flags = append(lost, right.name), append(flags, "--"+right.name)
+		}
+	}
+	if len(lost) > 0 {
+		e.warn("until now, %s could also %s; that is taken away, unless you share it again with %s as well", granteeText(now), strings.Join(lost, " and "), strings.Join(flags, " "))
+	}
 }
 
 // managed returns a topic. It fails if the caller may not share it, before anything is asked.
@@ -170,6 +246,7 @@ func topicFailure(condition error, op, name, reason, hint string) error {
 type grantee struct {
 	globus.Identity // a subject or a username
 	group           string
+	public          bool
 }
 
 // parseGrantee parses a username, a subject, or group: and the ID of a Globus group.
@@ -194,21 +271,26 @@ func parseGrantee(command, who string) (g grantee, err error) {
 	return g, nil
 }
 
-// person returns the person whom the user has named. If that was by username, it asks Globus who that is, and the
-// user, with this question, whether that is the right person.
+// person returns the person whom the user has named. It asks Globus who that is, and the user, with this question,
+// whether that is the right person.
 func (e *env) person(ctx context.Context, client *diaspora.Client, named globus.Identity, command, question string, yes bool) (globus.Identity, error) {
-	if named.Subject != "" {
-		return named, nil
-	}
-	who, err := client.LookUp(ctx, named.Username)
-	if err != nil {
+	who, err := client.LookUp(ctx, cmp.Or(named.Username, named.Subject))
+	var text string
+	switch answered := (*diaspora.ProblemError)(nil); {
+	case err == nil && named.Subject != "":
+		text = describePerson(who)
+	case err == nil:
+		text = fmt.Sprintf("%s is %s", named.Username, describePerson(who))
+	case named.Subject != "" && errors.As(err, &answered) && slices.Contains([]int{http.StatusBadRequest, http.StatusNotImplemented, http.StatusTooManyRequests}, answered.Status):
+		who, text = named, named.Subject+" cannot be looked up now" // a subject can be used without that
+	default:
 		return who, err
 	}
-	text := fmt.Sprintf("%s is %s", named.Username, describePerson(who))
-	if yes {
-		e.say("%s", text)
-	} else {
+	switch {
+	case !yes:
 		e.warn("%s", text) // with --quiet, too: the question is about it
+	case named.Username != "":
+		e.say("%s", text)
 	}
 	return who, e.confirmYes(ctx, question, command, "it is not confirmed that this is the right person", yes)
 }
@@ -286,6 +368,9 @@ diaspora topic unshare weather --with grace@example.org
 diaspora topic unshare weather --with group:6f2c0a52-1d3b-4c57-9c0e-3a4b5c6d7e8f
 diaspora topic unshare weather --public
 
+# of several at once
+diaspora topic unshare weather --with grace@example.org --with mel@example.org
+
 # give up a share that somebody else has given to you
 diaspora topic unshare weather --with me`,
 	long: `
@@ -302,7 +387,7 @@ the topic is public. Each is taken away on its own, and the command says what is
 func (e *env) topicUnshareCommand() *cobra.Command {
 	var o shareOptions
 	cmd := e.command(topicUnshareHelp, func(ctx context.Context, args []string) error {
-		if o.with == "" && !o.public {
+		if len(o.with) == 0 && !o.public {
 			return misuse("", "topic unshare: say whose rights to take away: --with WHO, or --public for those of everybody")
 		}
 		cfg, client, err := e.client()
@@ -312,75 +397,110 @@ func (e *env) topicUnshareCommand() *cobra.Command {
 		return e.aboutOwnTopic(ctx, cfg, "unshare", args[0], e.topicUnshare(ctx, cfg, client, args[0], o))
 	})
 	flags := cmd.Flags()
-	flags.StringVar(&o.with, "with", "", "take the rights away from `WHO`: a username, a subject, group:UUID, or me")
+	flags.StringArrayVar(&o.with, "with", nil, "take the rights away from `WHO`: a username, a subject, group:UUID, or me; may be repeated")
 	flags.BoolVar(&o.public, "public", false, "end that everybody may read the topic")
 	cmd.RegisterFlagCompletionFunc("with", e.completeGrantees)
 	return cmd
 }
 
 func (e *env) topicUnshare(ctx context.Context, cfg diaspora.Config, client *diaspora.Client, name string, o shareOptions) error {
-	ended, others, err := e.sharesToEnd(ctx, cfg, client, name, o)
+	var named []grantee
+	for _, with := range o.with {
+		who := grantee{Identity: globus.Identity{Username: "me"}}
+		if !strings.EqualFold(with, "me") {
+			var err error
+			if who, err = parseGrantee("topic unshare", with); err != nil {
+				return err
+			}
+		}
+		named = append(named, who)
+	}
+	if o.public {
+		named = append(named, grantee{public: true})
+	}
+	grants, err := client.Grants(ctx, name)
 	if err != nil {
 		return err
+	}
+	var ended []diaspora.Grant
+	isEnded := func(g diaspora.Grant) bool {
+		return slices.ContainsFunc(ended, func(other diaspora.Grant) bool { return granteeID(other) == granteeID(g) })
+	}
+	for i, who := range named {
+		typed := "everybody"
+		if !who.public {
+			typed = o.with[i]
+		}
+		found, err := e.sharesToEnd(ctx, cfg, client, name, who, typed, grants)
+		if err != nil {
+			return err
+		}
+		for _, g := range found {
+			if !isEnded(g) {
+				ended = append(ended, g)
+			}
+		}
 	}
 	for _, g := range ended {
 		if err := client.Unshare(ctx, name, granteeID(g)); err != nil {
 			return err
 		}
+		if !e.json() {
+			if err := e.printf("%s is not shared with %s any more\n", name, granteeText(g)); err != nil {
+				return err
+			}
+		}
 	}
 	if e.json() {
 		return e.printJSON(map[string]any{"topic": name, "ended": ended})
 	}
-	for _, g := range ended {
-		if err := e.printf("%s is not shared with %s any more\n", name, granteeText(g)); err != nil {
-			return err
-		}
-	}
-	for _, left := range others {
-		switch subject := ended[0].Subject; {
-		case left.Public && !ended[0].Public:
+	for _, left := range grants {
+		switch {
+		case isEnded(left):
+		case left.Public:
 			e.say("%s is still public: everybody who signs in may read it", name)
-		case subject != "" && slices.Contains(left.Members, subject):
-			e.say("they may still %s it, as a member of group:%s", mayWords(left.Read, left.Write, left.Manage), left.Group)
+		default:
+			for _, g := range ended {
+				if g.Subject != "" && isMember(left, g.Subject) {
+					they := "they"
+					if len(ended) > 1 {
+						they = granteeText(g)
+					}
+					e.say("%s may still %s it, as a member of group:%s", they, mayWords(left.Read, left.Write, left.Manage), left.Group)
+				}
+			}
 		}
 	}
 	return nil
 }
 
-// sharesToEnd returns the shares that a command line names, at least one, and the others that the caller is shown.
-// A username is looked for among the shares, and only then at Globus.
-func (e *env) sharesToEnd(ctx context.Context, cfg diaspora.Config, client *diaspora.Client, name string, o shareOptions) (ended, others []diaspora.Grant, err error) {
-	var who grantee
-	self := strings.EqualFold(o.with, "me")
-	if !o.public && !self {
-		if who, err = parseGrantee("topic unshare", o.with); err != nil {
-			return nil, nil, err
-		}
-	}
-	grants, err := client.Grants(ctx, name)
-	if err != nil {
-		return nil, nil, err
-	}
+// isMember reports whether a share is with a Globus group that has this member.
+func isMember(g diaspora.Grant, subject string) bool {
+	return slices.ContainsFunc(g.Members, func(m diaspora.GroupMember) bool { return m.Subject == subject })
+}
+
+// sharesToEnd returns those of the shares that a grantee on a command line means, at least one. A username is looked
+// for among the shares, and only then at Globus.
+func (e *env) sharesToEnd(ctx context.Context, cfg diaspora.Config, client *diaspora.Client, name string, who grantee, typed string, grants []diaspora.Grant) (ended []diaspora.Grant, err error) {
+	self := who.Username == "me"
 	me := cfg.Identity
 	if me.Subject == "" || self {
 		if me, err = client.Identity(ctx); err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 	}
 	self = self || who.Subject != "" && who.Subject == me.Subject || who.Username != "" && strings.EqualFold(who.Username, me.Username)
 	split := func(named func(g diaspora.Grant) bool) {
-		ended, others = nil, nil
+		ended = nil
 		for _, g := range grants {
 			if named(g) {
 				ended = append(ended, g)
-			} else {
-				others = append(others, g)
 			}
 		}
 	}
 	split(func(g diaspora.Grant) bool {
 		switch {
-		case o.public:
+		case who.public:
 			return g.Public
 		case who.group != "":
 			return g.Group == who.group
@@ -406,23 +526,23 @@ func (e *env) sharesToEnd(ctx context.Context, cfg diaspora.Config, client *dias
 		for _, g := range ended {
 			subjects = append(subjects, g.Subject)
 		}
-		return nil, nil, topicFailure(diaspora.ErrConflict, "unshare", name, "it is shared with several identities that had this username: "+strings.Join(subjects, ", "), "name the person by the subject")
+		return nil, topicFailure(diaspora.ErrConflict, "unshare", name, "it is shared with several identities that had this username: "+strings.Join(subjects, ", "), "name the person by the subject")
 	case len(ended) > 0:
-		return ended, others, nil
+		return ended, nil
 	}
-	text := "it is not shared with " + o.with
+	text := "it is not shared with " + typed
 	hint := fmt.Sprintf(`"diaspora topic show %s" shows with whom it is shared`, name)
 	switch {
-	case o.public:
+	case who.public:
 		text = "it is not public"
 	case self:
 		text = "nobody has shared it with you by name"
 		t, err := client.Topic(ctx, name)
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 		for _, g := range grants { // a caller who does not manage the topic is shown only what concerns the caller
-			if g.Group != "" && (!t.Manage || slices.Contains(g.Members, me.Subject)) {
+			if g.Group != "" && (!t.Manage || isMember(g, me.Subject)) {
 				hint = fmt.Sprintf("you have rights as a member of group:%s; leave the group to give them up", g.Group)
 			}
 		}
@@ -430,5 +550,5 @@ func (e *env) sharesToEnd(ctx context.Context, cfg diaspora.Config, client *dias
 			text, hint = "it is yours", fmt.Sprintf(`"diaspora topic transfer %s --to WHO" hands it over`, name)
 		}
 	}
-	return nil, nil, topicFailure(diaspora.ErrNotFound, "unshare", name, text, hint)
+	return nil, topicFailure(diaspora.ErrNotFound, "unshare", name, text, hint)
 }

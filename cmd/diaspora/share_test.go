@@ -18,9 +18,10 @@ import (
 )
 
 const (
-	graceID = "2268fe43-ef48-54e0-8aeb-e0dc24146888"
-	melID   = "3368fe43-ef48-54e0-8aeb-e0dc24146888"
-	labID   = "6f2c0a52-1d3b-4c57-9c0e-3a4b5c6d7e8f"
+	graceID   = "2268fe43-ef48-54e0-8aeb-e0dc24146888"
+	melID     = "3368fe43-ef48-54e0-8aeb-e0dc24146888"
+	serviceID = "4468fe43-ef48-54e0-8aeb-e0dc24146888"
+	labID     = "6f2c0a52-1d3b-4c57-9c0e-3a4b5c6d7e8f"
 )
 
 // registry is an ACL endpoint that knows people by their usernames, with one topic, weather, of the person at the desk.
@@ -64,6 +65,10 @@ func (r *registry) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		answer(globus.Identity{Subject: r.me, Username: "ada@example.edu"})
 	case path == "identities/grace@example.org", path == "identities/Grace@Example.org":
 		answer(globus.Identity{Subject: graceID, Username: "grace@example.org", Name: "Grace Hopper", Organization: "Example University"})
+	case path == "identities/"+graceID:
+		answer(globus.Identity{Subject: graceID, Username: "grace@example.org", Name: "Grace Hopper", Organization: "Example University"})
+	case path == "identities/"+melID:
+		answer(globus.Identity{Subject: melID, Username: "mel@example.org", Name: "Mel"})
 	case path == "topics/weather" && req.Method == http.MethodPatch:
 		answer(diaspora.TopicChange{Before: topic, After: topic})
 	case path == "topics/weather":
@@ -113,11 +118,22 @@ func TestUsernames(t *testing.T) {
 		"nobody to ask": {args: "topic share weather --with grace@example.org --read", code: 2, calls: []string{lookUp}, says: who + "diaspora: topic share: it is not confirmed that this is the right person, and there is no terminal to ask; nothing has changed\nhint: use --yes to skip this question\n"},
 		"a stranger":    {args: "topic share weather --with grce@example.org --read --yes", code: 5, calls: []string{"GET identities/grce@example.org"}, says: "nobody has this username"},
 		"a subject":     {args: "topic share weather --with " + strings.ToUpper(graceID) + " --read", calls: []string{`POST topics/weather/grants {"subject":"` + graceID + `","read":true}`}},
-		"a group":       {args: "topic share weather --with group:" + labID + " --write", calls: []string{`POST topics/weather/grants {"group":"` + labID + `","write":true}`}},
+		"a subject, confirmed": {args: "topic share weather --with " + graceID + " --read", typed: "yes", says: "Grace Hopper, Example University, grace@example.org (" + graceID + ")\nLet this person read weather? Type yes: ",
+			calls: []string{"GET identities/" + graceID, share}},
+		"a subject, not confirmed": {args: "topic share weather --with " + graceID + " --read", typed: "no", code: 1, calls: []string{"GET identities/" + graceID}},
+		"several": {args: "topic share weather --with grace@example.org --with " + melID + " --with group:" + labID + " --read --yes", says: who,
+			calls: []string{lookUp, "GET identities/" + melID, `POST topics/weather/grants {"group":"` + labID + `","read":true}`, share, `POST topics/weather/grants {"subject":"` + melID + `","username":"mel@example.org","read":true}`}},
+		"several, one unknown":  {args: "topic share weather --with grace@example.org --with nobody@example.org --read --yes", code: 5, calls: []string{lookUp, "GET identities/nobody@example.org"}},
+		"several, one mistyped": {args: "topic share weather --with grace@example.org --with grace --read --yes", code: 2},
+		"a right taken away": {args: "topic share weather --with grace@example.org --write --yes", grants: []diaspora.Grant{{Subject: graceID, Username: "grace@example.org", Read: true}},
+			calls: []string{lookUp, strings.Replace(share, "read", "write", 1)}, says: "diaspora: until now, grace@example.org could also read; that is taken away, unless you share it again with --read as well\n"},
+		"rights taken away": {args: "topic share weather --public", grants: []diaspora.Grant{{Public: true, Manage: true}},
+			calls: []string{`POST topics/weather/grants {"public":true,"read":true}`}, says: "until now, everybody could also write and manage; that is taken away, unless you share it again with --write --manage as well\n"},
+		"a group": {args: "topic share weather --with group:" + labID + " --write", calls: []string{`POST topics/weather/grants {"group":"` + labID + `","write":true}`}},
 
 		"offered":         {args: "topic transfer weather --to grace@example.org", typed: "y", calls: []string{lookUp, transfer}, says: who + "Offer weather to this person, who then owns it? Type yes: "},
 		"not offered":     {args: "topic transfer weather --to grace@example.org", typed: "never", code: 1, calls: []string{lookUp}, says: "nothing has changed"},
-		"offered by ID":   {args: "topic transfer weather --to " + graceID, typed: "yes", calls: []string{`POST topics/weather/transfer {"subject":"` + graceID + `"}`}, says: "Offer weather to " + graceID + ", who then owns it? Type yes: "},
+		"offered by ID":   {args: "topic transfer weather --to " + graceID, typed: "yes", calls: []string{"GET identities/" + graceID, transfer}, says: "Grace Hopper, Example University, grace@example.org (" + graceID + ")\nOffer weather to this person, who then owns it? Type yes: "},
 		"offered blindly": {args: "topic transfer weather --to grace@example.org", code: 2, calls: []string{lookUp}, says: "there is no terminal to ask"},
 
 		"events kept": {args: "topic set weather --retention 3m --quiet", typed: "no", code: 1,
@@ -130,8 +146,11 @@ func TestUsernames(t *testing.T) {
 		"ended, never shared":    {args: "topic unshare weather --with grace@example.org", code: 5, calls: []string{lookUp}, says: "it is not shared with grace@example.org"},
 		"ended, unknown":         {args: "topic unshare weather --with nobody@example.org", grants: []diaspora.Grant{with}, code: 5, calls: []string{"GET identities/nobody@example.org"}, says: "it is not shared with nobody@example.org"},
 		"ended, two of the name": {args: "topic unshare weather --with grace@example.org", grants: []diaspora.Grant{with, other}, code: 6, says: graceID + ", " + melID + "\nhint: name the person by the subject\n"},
+		"ended, two people": {args: "topic unshare weather --with grace@example.org --with " + melID + " --with Grace@example.org", grants: []diaspora.Grant{with, {Subject: melID, Read: true}},
+			calls: []string{"DELETE topics/weather/grants/" + graceID, "DELETE topics/weather/grants/" + melID}},
+		"ended, one of two": {args: "topic unshare weather --with grace@example.org --with " + melID, grants: []diaspora.Grant{with}, code: 5, says: "it is not shared with " + melID},
 		"ended, and a group": {args: "topic unshare weather --with grace@example.org", calls: []string{"DELETE topics/weather/grants/" + graceID},
-			grants: []diaspora.Grant{with, {Group: labID, Members: []string{graceID}, Write: true}}, says: "they may still write it, as a member of group:" + labID},
+			grants: []diaspora.Grant{with, {Group: labID, Members: []diaspora.GroupMember{{Subject: graceID}}, Write: true}}, says: "they may still write it, as a member of group:" + labID},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRegistry(t)
@@ -164,23 +183,23 @@ func TestShownGrants(t *testing.T) {
 	since := r.now()
 	r.grants = []diaspora.Grant{
 		{Subject: graceID, Username: "grace@example.org", Manage: true, By: r.me, Since: since},
-		{Group: labID, Members: []string{graceID, melID}, Read: true, By: graceID, Since: since, Expires: since.AddDate(1, 0, 0)},
+		{Group: labID, Members: []diaspora.GroupMember{{Subject: graceID}, {Subject: melID, Username: "mel@example.org"}, {Subject: serviceID, Username: serviceID + "@clients.auth.globus.org", Service: true}}, Read: true, By: graceID, Since: since, Expires: since.AddDate(1, 0, 0)},
 		{Public: true, Read: true, By: r.me, Since: since},
 	}
 	r.must(t, "topic", "show", "weather")
 	day, year := r.day(since), r.day(since.AddDate(1, 0, 0))
 	table := strings.Join([]string{
-		"SHARED WITH                                             MAY                     SINCE       UNTIL       BY",
-		"grace@example.org                                       read, write and manage  " + day + "  -           ada@example.edu",
-		"group:" + labID + " (2 members)  read                    " + day + "  " + year + "  grace@example.org",
-		"everybody                                               read                    " + day + "  -           ada@example.edu",
+		"SHARED WITH                                                             MAY                     SINCE       UNTIL       BY",
+		"grace@example.org                                                       read, write and manage  " + day + "  -           ada@example.edu",
+		"group:" + labID + " (2 members and the service)  read                    " + day + "  " + year + "  grace@example.org",
+		"everybody                                                               read                    " + day + "  -           ada@example.edu",
 	}, "\n") + "\n"
 	if got := r.out.String(); !strings.HasSuffix(got, "\n\n"+table) {
 		t.Errorf("it shows\n%s\nwant\n%s", got, table)
 	}
 	r.out.Reset()
 	r.must(t, "topic", "show", "weather", "--members")
-	if got := r.out.String(); !strings.Contains(got, "\n- grace@example.org\n- "+melID+"\n") {
+	if got := r.out.String(); !strings.Contains(got, "\n- grace@example.org\n- mel@example.org\n- the service of the fabric ("+serviceID+")\n") {
 		t.Errorf("--members shows\n%s", got)
 	}
 	r.out.Reset()

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -50,7 +51,7 @@ func (e *env) topicList(ctx context.Context, client *diaspora.Client, _ []string
 	var parts []part
 	for _, p := range []part{
 		{`Offered to you; "diaspora topic accept NAME" accepts one`, list.Offered, []string{"NAME", "OWNER", "PARTITIONS", "DESCRIPTION"}, func(t diaspora.Topic) []string {
-			return []string{t.Name, t.Owner, fmt.Sprint(t.Partitions), t.Description}
+			return []string{t.Name, ownerText(t), fmt.Sprint(t.Partitions), t.Description}
 		}},
 		{"Yours", yours, []string{"NAME", "PARTS", "EVENTS", "SIZE", "LAST EVENT", "KEPT", "DESCRIPTION"}, func(t diaspora.Topic) []string {
 			records, size, last := e.usageText(t, e.day)
@@ -64,10 +65,10 @@ func (e *env) topicList(ctx context.Context, client *diaspora.Client, _ []string
 			if t.Manage {
 				may = "manage" // which includes the others; the table is wide enough already
 			}
-			return []string{t.Name, may, t.Owner, retentionText(t.RetentionMS), t.Description}
+			return []string{t.Name, may, ownerText(t), retentionText(t.RetentionMS), t.Description}
 		}},
 		{"Public, to read", list.Public, []string{"NAME", "OWNER", "RETENTION", "DESCRIPTION"}, func(t diaspora.Topic) []string {
-			return []string{t.Name, t.Owner, retentionText(t.RetentionMS), t.Description}
+			return []string{t.Name, ownerText(t), retentionText(t.RetentionMS), t.Description}
 		}},
 	} {
 		if len(p.topics) > 0 {
@@ -97,6 +98,9 @@ func (e *env) topicList(ctx context.Context, client *diaspora.Client, _ []string
 	}
 	return nil
 }
+
+// ownerText names the owner of a topic.
+func ownerText(t diaspora.Topic) string { return cmp.Or(oneLine(t.OwnerUsername), t.Owner) }
 
 // usageText describes how much is in a topic: how many events, how many bytes, and when the last event
 // was logged.
@@ -133,7 +137,10 @@ diaspora topic show weather --members
 diaspora topic show weather -o json | jq -r '.grants[] | select(.write or .manage) | .subject // empty'`,
 	long: `
 The owner of a topic, and those who may manage it, see everybody with whom it is shared. Others see
-only the shares that give them their own rights. Operators of the fabric see every topic.`,
+only the shares that give them their own rights. Operators of the fabric see every topic.
+
+The service of the fabric is a member of most Globus groups, because it reads their members. It is
+not counted among them.`,
 	args: arguments{min: 1, max: 1, missing: "the topic is missing"},
 }
 
@@ -167,13 +174,19 @@ func (e *env) topicShow(ctx context.Context, cfg diaspora.Config, client *diaspo
 	}
 	names := map[string]string{} // usernames by subject
 	for _, g := range grants {
-		names[g.Subject] = oneLine(g.Username)
+		for _, m := range g.Members {
+			names[m.Subject] = oneLine(m.Username)
+		}
 	}
+	for _, g := range grants {
+		names[g.Subject] = cmp.Or(oneLine(g.Username), names[g.Subject])
+	}
+	names[t.Owner] = cmp.Or(oneLine(t.OwnerUsername), names[t.Owner])
 	me := cfg.Identity
 	if me.Subject == "" || me.Username == "" {
 		me, _ = client.Identity(ctx)
 	}
-	names[me.Subject] = oneLine(me.Username)
+	names[me.Subject] = cmp.Or(oneLine(me.Username), names[me.Subject])
 	person := func(subject string) string {
 		if names[subject] == "" {
 			return subject
@@ -216,7 +229,7 @@ func (e *env) topicShow(ctx context.Context, cfg diaspora.Config, client *diaspo
 	for _, g := range grants {
 		who, until := granteeText(g), "-"
 		if g.Group != "" && t.Manage {
-			who += " (" + count(len(g.Members), "member") + ")"
+			who += " (" + membersText(g.Members) + ")"
 		}
 		if !g.Expires.IsZero() {
 			until = e.expiryText(g.Expires)
@@ -224,7 +237,11 @@ func (e *env) topicShow(ctx context.Context, cfg diaspora.Config, client *diaspo
 		rows = append(rows, []string{who, mayWords(g.Read, g.Write, g.Manage), e.day(g.Since), until, cmp.Or(names[g.By], g.By)})
 		if members {
 			for _, member := range g.Members {
-				rows = append(rows, []string{"- " + cmp.Or(names[member], member), "", "", "", ""})
+				name := cmp.Or(names[member.Subject], member.Subject)
+				if member.Service {
+					name = "the service of the fabric (" + member.Subject + ")"
+				}
+				rows = append(rows, []string{"- " + name, "", "", "", ""})
 			}
 		}
 	}
@@ -232,6 +249,17 @@ func (e *env) topicShow(ctx context.Context, cfg diaspora.Config, client *diaspo
 		return err
 	}
 	return e.printTable(rows)
+}
+
+// membersText says how many members a Globus group has. The service of the fabric is one of most groups, so that it can
+// read the members, and would be taken for a person that nobody knows.
+func membersText(members []diaspora.GroupMember) string {
+	people := slices.DeleteFunc(slices.Clone(members), func(m diaspora.GroupMember) bool { return m.Service })
+	text := count(len(people), "member")
+	if len(people) < len(members) {
+		text += " and the service"
+	}
+	return text
 }
 
 // maxBytesText is the size of a partition above which its oldest events are deleted.

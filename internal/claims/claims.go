@@ -387,6 +387,9 @@ func (s *Service) claim(ctx context.Context, r record, req diaspora.ClaimRequest
 				Condition: diaspora.ErrConflict, Reason: err.Error(), Hint: "choose another name, or ask its owner to share it with you",
 			}
 		}
+		if errors.Is(err, errRetired) {
+			return diaspora.Topic{}, s.retired(r.By, r.Topic)
+		}
 		return diaspora.Topic{}, s.refusal(err)
 	}
 	created := err == nil

@@ -256,7 +256,7 @@ var operations = []operation{
 		c.groups.set(group, ben)
 		err = errors.Join(err, s.updateMembers(ctx, groupGrantee+group, s.groupMembers))
 		return func(st *state) error {
-			if members := st.membersOf(groupGrantee + group); !slices.Equal(members, []string{ben}) {
+			if members := st.membersOf(groupGrantee + group); !slices.Equal(members, []diaspora.GroupMember{{Subject: ben}}) {
 				err = errors.Join(err, fmt.Errorf("the group has the members %v, and one of them had left", members))
 			}
 			return err

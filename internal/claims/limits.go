@@ -115,8 +115,6 @@ func (s *Service) refusal(err error) error {
 	}
 	limits := s.cfg.Limits
 	switch {
-	case errors.Is(err, errRetired):
-		return &diaspora.Error{Condition: diaspora.ErrConflict, Reason: err.Error(), Hint: "its owner restores it with `diaspora topic restore NAME`"}
 	case errors.Is(err, errTaken), errors.Is(err, errReleasing), errors.Is(err, errKeyName), errors.Is(err, errOwnGrant), errors.Is(err, errNotRetired):
 		return fmt.Errorf("%w: %w", diaspora.ErrConflict, err)
 	case errors.Is(err, errBlocked), errors.Is(err, errNotYours), errors.Is(err, errNotOwner), errors.Is(err, errNotOffered):
@@ -141,4 +139,14 @@ func (s *Service) refusal(err error) error {
 		return limit(limits.RecordsPerHour, "max-records-per-hour", "try again in an hour")
 	}
 	return err
+}
+
+// retired is the error for a topic that was released and can still be restored.
+func (s *Service) retired(by, name string) error {
+	if s.ledger.topic(name).owner == by {
+		return &diaspora.Error{Condition: diaspora.ErrConflict, Reason: "it is yours, but you have released it",
+			Hint: fmt.Sprintf("`diaspora topic restore %s` brings it back with its events", name)}
+	}
+	return &diaspora.Error{Condition: diaspora.ErrConflict, Reason: errRetired.Error(),
+		Hint: fmt.Sprintf("its owner restores it with `diaspora topic restore %s`", name)}
 }

@@ -128,6 +128,9 @@ func (s *Service) change(ctx context.Context, r *record, done ...error) error {
 	err := s.ledger.append(ctx, *r)
 	if err != nil && !slices.ContainsFunc(done, func(ok error) bool { return errors.Is(err, ok) }) {
 		s.reconcileIfUnknown(err)
+		if errors.Is(err, errRetired) {
+			return s.retired(r.By, r.Topic)
+		}
 		return s.refusal(err)
 	}
 	if _, err = s.reconcileTopic(ctx, r.Topic, false); err != nil {
@@ -176,12 +179,12 @@ func (s *Service) Grants(ctx context.Context, subject, name string) ([]diaspora.
 }
 
 // membersOf returns the members of a Globus group, sorted, or nil for another grantee.
-func (s *state) membersOf(grantee string) []string {
-	members := make([]string, 0, len(s.members[grantee]))
+func (s *state) membersOf(grantee string) []diaspora.GroupMember {
+	members := make([]diaspora.GroupMember, 0, len(s.members[grantee]))
 	for subject := range s.members[grantee] {
-		members = append(members, subject)
+		members = append(members, diaspora.GroupMember{Subject: subject})
 	}
-	slices.Sort(members)
+	slices.SortFunc(members, func(a, b diaspora.GroupMember) int { return strings.Compare(a.Subject, b.Subject) })
 	if len(members) == 0 {
 		return nil
 	}

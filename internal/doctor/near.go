@@ -67,7 +67,11 @@ func (s Standing) AskOwner(name string, caller globus.Identity, right string) st
 			flags = append(flags, "--"+r)
 		}
 	}
-	return "ask its owner to share it with you: " + aclclient.ShareCommand(name, []string{caller.Username, caller.Subject}, flags...)
+	owner := "its owner"
+	if name := strings.Join(strings.Fields(s.Topic.OwnerUsername), " "); name != "" {
+		owner += ", " + name + ","
+	}
+	return "ask " + owner + " to share it with you: " + aclclient.ShareCommand(name, []string{caller.Username, caller.Subject}, flags...)
 }
 
 func namesOfTopics(topics []diaspora.Topic) (names []string) {

@@ -86,6 +86,7 @@ func (s *Server) claimTopic(x *exchange) error {
 	if err != nil {
 		return err
 	}
+	t.OwnerUsername = x.caller.Username
 	x.writeJSON(claimStatus(x, t), typeJSON, t)
 	return nil
 }
@@ -94,7 +95,9 @@ func (s *Server) listTopics(x *exchange) error {
 	list, err := s.cfg.Claims.Topics(x.r.Context(), x.caller.Subject)
 	if err == nil {
 		list.Topics = nonNil(list.Topics)
+		name := s.askOwners(x, list.Topics, list.Shared, list.Public, list.Offered)
 		s.addUsage(x, list.Topics, list.Shared, list.Public)
+		name()
 	}
 	return x.answer(list, err)
 }
@@ -103,7 +106,9 @@ func (s *Server) showTopic(x *exchange) error {
 	t, err := s.cfg.Claims.Topic(x.r.Context(), x.caller.Subject, x.r.PathValue("name"))
 	if err == nil {
 		one := []diaspora.Topic{t}
+		name := s.askOwners(x, one)
 		s.addUsage(x, one)
+		name()
 		t = one[0]
 	}
 	return x.answer(t, err)

@@ -46,7 +46,7 @@ const (
 //
 // In the path and in the body, {name} is the topic, {new} a new name, {reader} and {self} are subjects,
 // {key} is an access key of the owner, {username} its username, {banned} a subject that is blocked and
-// {nobody} a subject that is not; {token}, {id} and {secret} are the actor's own token and access key.
+// {nobody} one that is not, {unknown} one that Globus does not know; {token}, {id} and {secret} are the actor's own token and access key.
 type matrixRow struct {
 	route  string // pattern of the route
 	about  string // what tells the rows of one route apart, or ""
@@ -81,6 +81,8 @@ var matrix = []matrixRow{
 		status: "                                                                     409  200     403    403    403    403    403     403      403     403      401"},
 	{route: "POST /v1/topics/{name}/grants", about: "by username", body: `{"username":"grace@example.org","read":true}`,
 		status: "                                                                     200  200     403    403    403    403    403     403      403     403      401"},
+	{route: "POST /v1/topics/{name}/grants", about: "unknown", body: `{"subject":"{unknown}","read":true}`,
+		status: "                                                                     404  404     403    403    403    403    403     403      403     403      401"},
 	{route: "POST /v1/topics/{name}/grants", about: "retired", topic: "retired", body: `{"subject":"{nobody}","read":true}`,
 		status: "                                                                     409  409     403    403    403    403    403     403      403     403      401"},
 	{route: "GET /v1/topics/{name}/grants", status: "                                 200  200     200    200    200    200    403     403      403     200      401"},
@@ -97,6 +99,8 @@ var matrix = []matrixRow{
 	{route: "DELETE /v1/topics/{name}/grants/{grantee}", about: "retired", topic: "retired", path: "/v1/topics/{name}/grants/{reader}",
 		status: "                                                                     409  409     403    409    403    403    403     403      403     403      401"},
 	{route: "POST /v1/topics/{name}/transfer", body: `{"subject":"{nobody}"}`, status: "200 403     403    403    403    403    403     403      403     403      401"},
+	{route: "POST /v1/topics/{name}/transfer", about: "unknown", body: `{"subject":"{unknown}"}`,
+		status: "                                                                     404  403     403    403    403    403    403     403      403     403      401"},
 	{route: "POST /v1/topics/{name}/transfer", about: "to oneself", topic: "offered", body: `{"subject":"{self}"}`,
 		status: "                                                                     200  403     403    403    403    403    403     403      403     403      401"},
 	{route: "POST /v1/topics/{name}/transfer", about: "retired", topic: "retired", body: `{"subject":"{nobody}"}`,
@@ -293,6 +297,17 @@ func (w *matrixWorld) newName() string {
 	return "topic_" + strconv.Itoa(w.made)
 }
 
+// newUser returns the subject of a user who has no rights, if a request names one.
+func (w *matrixWorld) newUser(body string) string {
+	w.t.Helper()
+	if !strings.Contains(body, "{nobody}") {
+		return ""
+	}
+	subject, err := inside.Of(w.f).Globus.AddUser(globusdev.User{Identity: globusdev.Identity{Username: uuid.NewString() + "@example.edu"}})
+	testkit.Must(w.t, err)
+	return subject
+}
+
 // append appends a record to the ledger, as another replica of the service would.
 func (w *matrixWorld) append(key string, fields map[string]any) {
 	w.t.Helper()
@@ -475,7 +490,7 @@ func (w *matrixWorld) send(row matrixRow, s *stage, actor string) matrixAnswer {
 	key := w.keys[actor]
 	fill := strings.NewReplacer(
 		"{name}", topic, "{new}", w.newName(), "{reader}", w.subjects["reader"], "{self}", cmp.Or(w.subjects[actor], "nobody"), "{username}", url.PathEscape("owner@example.edu"), "{key}", s.key,
-		"{banned}", s.banned, "{nobody}", uuid.NewString(), "{token}", w.tokens[actor], "{id}", key.ID, "{secret}", key.Secret.Reveal(),
+		"{banned}", s.banned, "{nobody}", w.newUser(row.body), "{unknown}", uuid.NewString(), "{token}", w.tokens[actor], "{id}", key.ID, "{secret}", key.Secret.Reveal(),
 	)
 	method, path, _ := strings.Cut(row.route, " ")
 	if row.path != "" {

@@ -171,6 +171,7 @@ type Server struct {
 	crossSite *http.CrossOriginProtection
 	guard     *admission.Guard
 	lookups   lookups
+	names     names
 	health    healthCache
 	log       *slog.Logger
 

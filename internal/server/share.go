@@ -5,9 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net/http"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -17,6 +15,7 @@ import (
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/aclclient"
+	"github.com/diaspora-streams/diaspora/internal/claims"
 )
 
 // People looks up who has a username at Globus. The error wraps [diaspora.ErrNotFound] if nobody has
@@ -58,10 +57,11 @@ func (l *lookups) take(subject string) bool {
 	return l.by[subject].Allow()
 }
 
-// lookUp asks Globus who has a username, on behalf of the caller.
+// lookUp asks Globus who has a username, on behalf of the caller. It takes a subject as well.
 func (s *Server) lookUp(x *exchange, username string) (globus.Identity, error) {
+	bySubject := claims.CheckPerson(username) == nil
 	switch {
-	case !aclclient.IsUsername(username):
+	case !bySubject && !aclclient.IsUsername(username):
 		// Globus is not asked, and the text not repeated: it may be a token in the wrong place.
 		return globus.Identity{}, invalid("the username must be one of Globus, such as ada@example.edu, of at most %d bytes", aclclient.MaxUsernameBytes)
 	case s.cfg.People == nil:
@@ -77,8 +77,33 @@ func (s *Server) lookUp(x *exchange, username string) (globus.Identity, error) {
 			header: http.Header{"Retry-After": {"60"}},
 		}
 	}
+	if bySubject {
+		return s.identityOf(x, username)
+	}
 	who, err := s.cfg.People.Lookup(x.r.Context(), username)
 	return who, lookupRefusal(err)
+}
+
+// identityOf asks Globus whose subject this is. The ID of a Globus group looks the same, and somebody who
+// shares a topic with one would wait for its members in vain. A fabric that cannot look people up takes
+// every subject.
+func (s *Server) identityOf(x *exchange, subject string) (globus.Identity, error) {
+	if s.cfg.People == nil || claims.CheckPerson(subject) != nil { // Claims says what is wrong with it
+		return globus.Identity{Subject: subject}, nil
+	}
+	found, err := s.cfg.People.Identities(x.r.Context(), []string{subject})
+	who, known := found[subject]
+	switch {
+	case err != nil:
+		return who, lookupRefusal(err)
+	case !known:
+		return who, &diaspora.Error{Condition: diaspora.ErrNotFound, Reason: fmt.Sprintf("Globus knows no identity with the ID %s", subject),
+			Hint: "a Globus group is named group:UUID; a person's `diaspora whoami --subject` prints the ID"}
+	case who.Status == "closed":
+		return who, &diaspora.Error{Condition: diaspora.ErrConflict, Reason: fmt.Sprintf("the account %q is closed, so nobody can sign in with it", who.Username),
+			Hint: "ask for the subject that the person uses now"}
+	}
+	return who, nil
 }
 
 // lookupRefusal describes a failure to look up a person or a group at Globus. Other errors it returns
@@ -105,7 +130,7 @@ func lookupRefusal(err error) error {
 // then be the same person's.
 func (s *Server) subjectOf(x *exchange, subject, username string) (globus.Identity, error) {
 	if username == "" {
-		return globus.Identity{Subject: subject}, nil
+		return s.identityOf(x, subject)
 	}
 	who, err := s.lookUp(x, username)
 	if err == nil && subject != "" && !strings.EqualFold(subject, who.Subject) {
@@ -131,31 +156,58 @@ func (s *Server) shareTopic(x *exchange) error {
 		return err
 	}
 	name := x.r.PathValue("name")
-	if req.Username != "" {
-		if req.Group != "" || req.Public {
-			return invalid("a topic is shared with a person, with a group, or with everybody: one at a time")
-		}
+	person := req.Group == "" && !req.Public
+	if req.Username != "" && !person {
+		return invalid("a topic is shared with a person, with a group, or with everybody: one at a time")
+	}
+	if person && (req.Subject != "" || req.Username != "") {
 		// Only those who may share the topic may look up people with it.
 		t, err := s.cfg.Claims.Topic(x.r.Context(), x.caller.Subject, name)
-		if err == nil && !t.Manage {
-			err = &diaspora.TopicError{Op: "share", Topic: name, Err: &diaspora.Error{Condition: diaspora.ErrPermission, Reason: "only its owner, and those whom the owner lets manage it, may do this"}}
-		}
-		if err != nil {
+		may := err == nil && t.Manage
+		switch {
+		case may:
+		case req.Username == "": // Claims says why not, which depends on more than that
+		case err == nil:
+			return &diaspora.TopicError{Op: "share", Topic: name, Err: &diaspora.Error{Condition: diaspora.ErrPermission, Reason: "only its owner, and those whom the owner lets manage it, may do this"}}
+		default:
 			return err
 		}
+		if may {
+			who, err := s.subjectOf(x, req.Subject, req.Username)
+			if err != nil {
+				return err
+			}
+			req.Subject, req.Username = who.Subject, who.Username
+		}
 	}
-	who, err := s.subjectOf(x, req.Subject, req.Username)
-	if err != nil {
-		return err
-	}
-	req.Subject, req.Username = who.Subject, who.Username
 	g, err := s.cfg.Claims.Share(x.r.Context(), x.caller.Subject, name, req)
 	return x.answer(g, lookupRefusal(err))
 }
 
 func (s *Server) listGrants(x *exchange) error {
 	grants, err := s.cfg.Claims.Grants(x.r.Context(), x.caller.Subject, x.r.PathValue("name"))
-	return x.answer(diaspora.GrantList{Grants: nonNil(grants)}, err)
+	if err != nil {
+		return err
+	}
+	var subjects []string
+	for _, g := range grants {
+		subjects = append(subjects, g.Subject)
+	}
+	for _, g := range grants {
+		for _, m := range g.Members {
+			subjects = append(subjects, m.Subject)
+		}
+	}
+	username := s.usernames(x, subjects)
+	for i := range grants {
+		g := &grants[i]
+		g.Username = cmp.Or(g.Username, username(g.Subject))
+		for j := range g.Members {
+			m := &g.Members[j]
+			m.Username, m.Service = username(m.Subject), m.Subject == s.cfg.Discovery.Globus.ResourceServer
+		}
+	}
+	return x.answer(diaspora.GrantList{Grants: nonNil(grants)}, nil)
 }
 
 func (s *Server) unshareTopic(x *exchange) error {
@@ -163,27 +215,126 @@ func (s *Server) unshareTopic(x *exchange) error {
 }
 
 // usernames returns a function that returns the username of each of these subjects, or "" if it is not
-// known. Usernames are only for display, so it is no error if Globus cannot be asked.
+// known. Usernames are only for display, so it is no error if Globus cannot be asked. Of very many
+// subjects, only the first ones are looked up.
 func (s *Server) usernames(x *exchange, subjects []string) func(subject string) string {
-	slices.Sort(subjects)
-	subjects = slices.DeleteFunc(slices.Compact(subjects), func(subject string) bool { return subject == "" })
-	known := map[string]globus.Identity{x.caller.Subject: x.caller}
-	if s.cfg.People != nil && len(subjects) <= maxUsernames {
+	known := map[string]string{"": ""}
+	if x.caller.Username != "" {
+		known[x.caller.Subject] = x.caller.Username
+	}
+	unknown := s.names.get(subjects, known)
+	if unknown = unknown[:min(len(unknown), maxUsernames)]; s.cfg.People != nil && len(unknown) > 0 && s.names.mayAsk() {
 		ctx, cancel := context.WithTimeout(x.r.Context(), usernamesTimeout)
 		defer cancel()
-		found, err := s.cfg.People.Identities(ctx, subjects)
+		found, err := s.cfg.People.Identities(ctx, unknown)
 		if err != nil {
 			s.log.Warn("cannot look up usernames", "err", err)
+			if x.r.Context().Err() == nil {
+				s.names.failed()
+			}
 		}
-		maps.Copy(known, found)
+		for _, subject := range unknown {
+			known[subject] = found[subject].Username
+			if err == nil {
+				s.names.put(subject, known[subject])
+			}
+		}
 	}
-	return func(subject string) string { return known[subject].Username }
+	return func(subject string) string { return known[subject] }
 }
 
 const (
 	maxUsernames     = 500
-	usernamesTimeout = 3 * time.Second
+	usernamesTimeout = 1500 * time.Millisecond // shorter than that of the commands whose hints name an owner
+	nameFreshFor     = 10 * time.Minute
+	askAgainAfter    = 30 * time.Second
+	maxNames         = 10_000
 )
+
+// names has usernames of subjects that were looked up before, so that listing topics does not wait for
+// Globus each time.
+type names struct {
+	mu      sync.Mutex // guards the fields below
+	of      map[string]name
+	notTill time.Time // after a failure, Globus is not asked until then
+}
+
+type name struct {
+	username string
+	asked    time.Time
+}
+
+// get adds the names of subjects to known, and returns the other subjects, each once.
+func (n *names) get(subjects []string, known map[string]string) (unknown []string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	seen := make(map[string]bool)
+	for _, subject := range subjects {
+		if _, is := known[subject]; is || seen[subject] {
+			continue
+		}
+		if cached, is := n.of[subject]; is && time.Since(cached.asked) < nameFreshFor {
+			known[subject] = cached.username
+			continue
+		}
+		seen[subject] = true
+		unknown = append(unknown, subject)
+	}
+	return unknown
+}
+
+func (n *names) put(subject, username string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.of == nil || len(n.of) >= maxNames {
+		n.of = make(map[string]name)
+	}
+	n.of[subject] = name{username, time.Now()}
+}
+
+// mayAsk reports whether Globus answered the last time, or long enough ago to try again.
+func (n *names) mayAsk() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return !time.Now().Before(n.notTill)
+}
+
+func (n *names) failed() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.notTill = time.Now().Add(askAgainAfter)
+}
+
+// askOwners asks for the usernames of the owners of topics, in the background. The function that it
+// returns waits for them and adds them to the topics.
+func (s *Server) askOwners(x *exchange, lists ...[]diaspora.Topic) (add func()) {
+	var subjects []string
+	for _, list := range lists {
+		for _, t := range list {
+			subjects = append(subjects, t.Owner)
+		}
+	}
+	answered := make(chan func(subject string) string, 1)
+	go func() { answered <- s.usernames(x, subjects) }()
+	return func() {
+		username := <-answered
+		for _, list := range lists {
+			for i := range list {
+				list[i].OwnerUsername = username(list[i].Owner)
+			}
+		}
+	}
+}
+
+// answerTopic writes a topic, with the username of its owner, unless err is not nil.
+func (s *Server) answerTopic(x *exchange, t diaspora.Topic, err error) error {
+	if err == nil {
+		one := []diaspora.Topic{t}
+		s.askOwners(x, one)()
+		t = one[0]
+	}
+	return x.answer(t, err)
+}
 
 // showLog answers what was done to a topic.
 func (s *Server) showLog(x *exchange) error {
@@ -231,7 +382,13 @@ func (s *Server) setTopic(x *exchange) error {
 	if err := readRequest(x, &req); err != nil {
 		return err
 	}
-	return x.answer(s.cfg.Claims.SetTopic(x.r.Context(), x.caller.Subject, x.r.PathValue("name"), req))
+	change, err := s.cfg.Claims.SetTopic(x.r.Context(), x.caller.Subject, x.r.PathValue("name"), req)
+	if err == nil {
+		both := []diaspora.Topic{change.Before, change.After}
+		s.askOwners(x, both)()
+		change.Before, change.After = both[0], both[1]
+	}
+	return x.answer(change, err)
 }
 
 // transferTopic offers a topic to another person.
@@ -248,14 +405,18 @@ func (s *Server) transferTopic(x *exchange) error {
 	if err != nil {
 		return err
 	}
-	who, err := s.subjectOf(x, req.Subject, req.Username)
+	who := globus.Identity{Subject: req.Subject}
+	if withdrawn := req.Subject == caller; req.Username != "" || !withdrawn && t.Released.IsZero() {
+		who, err = s.subjectOf(x, req.Subject, req.Username)
+	}
 	if err == nil {
 		err = s.cfg.Claims.Offer(ctx, caller, name, who.Subject)
 	}
 	if err != nil {
 		return err
 	}
-	return x.answer(s.cfg.Claims.Topic(ctx, caller, name))
+	t, err = s.cfg.Claims.Topic(ctx, caller, name)
+	return s.answerTopic(x, t, err)
 }
 
 func (s *Server) acceptTopic(x *exchange) error {
@@ -275,5 +436,6 @@ func (s *Server) act(x *exchange, do func(ctx context.Context, by, name string) 
 	if x.r.ContentLength != 0 {
 		return invalid("this request takes no body")
 	}
-	return x.answer(do(x.r.Context(), x.caller.Subject, x.r.PathValue("name")))
+	t, err := do(x.r.Context(), x.caller.Subject, x.r.PathValue("name"))
+	return s.answerTopic(x, t, err)
 }
