@@ -398,6 +398,9 @@ func (e *env) groupShow(ctx context.Context, g *groupClient, id string) error {
 			rows = append(rows, []string{"-", "-", "-", "-", "-", m.ClientID, m.Member})
 		}
 	}
+	if len(doc.Topics) == 0 { // the cluster leaves out topics that the caller may not read
+		e.say("the group has committed no offset, or only in topics that you may not read now")
+	}
 	return e.printTable(rows)
 }
 

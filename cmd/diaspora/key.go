@@ -132,8 +132,17 @@ func (e *env) keyCreate(ctx context.Context, client *diaspora.Client, req diaspo
 	if err := e.printKey(key, discovery); err != nil {
 		return errors.Join(err, e.discardKey(ctx, client, key))
 	}
+	e.sayWhichTopics(key.AccessKey)
 	e.say("this is the only time that the secret is shown; %q ends the key", "diaspora key revoke "+key.Name)
 	return nil
+}
+
+// sayWhichTopics says for which topics a key is if it names none. Otherwise a user would expect that it is also for the
+// topics of others.
+func (e *env) sayWhichTopics(k diaspora.AccessKey) {
+	if len(k.Topics) == 0 {
+		e.say("it is for all topics that you own, and not for those that others share with you: name those with --topic")
+	}
 }
 
 // keyCreateFile saves a key to a file. It prints nothing to stdout, except with -o json.
@@ -145,6 +154,7 @@ func (e *env) keyCreateFile(ctx context.Context, cfg diaspora.Config, client *di
 	if saved.file != "-" {
 		e.say("%s has the key; use it as: %s", saved.file, to.kind.exampleCommand(saved))
 	}
+	e.sayWhichTopics(saved.key.AccessKey)
 	if saved.ca != "" {
 		e.say("the certificates of the fabric are in %s", saved.ca)
 	}
@@ -246,6 +256,17 @@ func mayText(k diaspora.AccessKey) string {
 	return what + " " + strings.Join(k.Topics, ", ")
 }
 
+// noAccessText says on which topics a key is useless, because its owner has lost the access.
+func noAccessText(k diaspora.AccessKey) string {
+	switch len(k.NoAccess) {
+	case 0:
+		return ""
+	case len(k.Topics):
+		return " (no access now)"
+	}
+	return " (no access now to " + strings.Join(k.NoAccess, ", ") + ")"
+}
+
 var errNotExpiry = badDuration("12h or 90d, or a day such as 2027-01-31")
 
 // parseExpiry parses an expiry: a duration from now, or a time.
@@ -274,6 +295,9 @@ diaspora key list
 
 # only the IDs of keys that were never used
 diaspora key list -o json | jq -r '.keys[] | select(.last_used == null) | .id'`,
+	long: `
+MAY is what a key may do. "no access now" marks topics on which you have lost the rights of the key,
+for instance because a topic is not shared with you any more.`,
 }
 
 func (e *env) keyList(ctx context.Context, client *diaspora.Client, _ []string) error {
@@ -283,7 +307,7 @@ func (e *env) keyList(ctx context.Context, client *diaspora.Client, _ []string) 
 	}
 	return printList(e, "keys", keys, `you have no access keys, or all were revoked or have expired; make one with "diaspora key create NAME"`,
 		[]string{"NAME", "ID", "CREATED", "EXPIRES", "LAST USED", "MAY"}, func(k diaspora.AccessKey) []string {
-			return []string{k.Name, k.ID, e.day(k.Created), e.expiryText(k.Expires), e.lastUsedText(k.LastUsed), mayText(k)}
+			return []string{k.Name, k.ID, e.day(k.Created), e.expiryText(k.Expires), e.lastUsedText(k.LastUsed), mayText(k) + noAccessText(k)}
 		})
 }
 

@@ -33,6 +33,7 @@ diaspora topic readers weather`,
 	long: `
 A reader is a consumer group that has committed an offset in the topic. LAG is the number of events
 that it has not read yet. Readers without a consumer group leave no trace, so they are not shown.
+"no access now" marks those who may not read the topic any more.
 You must own the topic or be allowed to manage it. "diaspora group show" shows your own groups in
 detail.`,
 	args: arguments{min: 1, max: 1, missing: "the topic is missing"},
@@ -43,8 +44,17 @@ func (e *env) topicLog(ctx context.Context, client *diaspora.Client, args []stri
 	if err != nil {
 		return err
 	}
+	shared := map[string]bool{} // with these grantees, as the list goes on
 	return printList(e, "events", events, "nothing is known about this topic", []string{"TIME", "BY", "WHAT"}, func(ev diaspora.TopicEvent) []string {
-		return []string{e.clock(ev.Time), cmp.Or(ev.Username, ev.By, "the service"), e.deed(ev)}
+		what := e.deed(ev)
+		switch {
+		case ev.Grant != nil:
+			shared[granteeID(*ev.Grant)] = ev.Op == "share"
+		case ev.Op == "accept" && shared[ev.Subject]:
+			what += "; the share with them ended with that"
+			shared[ev.Subject] = false
+		}
+		return []string{e.clock(ev.Time), cmp.Or(ev.Username, ev.By, "the service"), what}
 	})
 }
 
@@ -126,6 +136,10 @@ func (e *env) topicReaders(ctx context.Context, client *diaspora.Client, args []
 		return err
 	}
 	return printList(e, "readers", readers, "no consumer group has read this topic", []string{"READER", "GROUP", "MEMBERS", "LAG"}, func(r diaspora.Reader) []string {
-		return []string{cmp.Or(r.Username, r.Subject), r.Group, fmt.Sprint(r.Members), fmt.Sprint(r.Lag)}
+		who := cmp.Or(r.Username, r.Subject)
+		if r.NoAccess {
+			who += " (no access now)"
+		}
+		return []string{who, r.Group, fmt.Sprint(r.Members), fmt.Sprint(r.Lag)}
 	})
 }

@@ -192,11 +192,34 @@ func (s *Service) Keys(ctx context.Context, subject string) ([]diaspora.AccessKe
 	keys := []diaspora.AccessKey{}
 	s.ledger.read(func(st *state) {
 		for _, id := range st.keysOf[subject] {
-			keys = append(keys, st.keys[id].AccessKey)
+			k := st.keys[id].AccessKey
+			for _, name := range k.Topics {
+				if st.keyAccess(k, name) == 0 {
+					k.NoAccess = append(k.NoAccess, name)
+				}
+			}
+			keys = append(keys, k)
 		}
 	})
 	slices.SortFunc(keys, func(a, b diaspora.AccessKey) int { return strings.Compare(a.Name, b.Name) })
 	return keys, nil
+}
+
+// keyAccess returns the rights that a key has now on a topic that it names.
+func (s *state) keyAccess(k diaspora.AccessKey, name string) (have rights) {
+	if t := s.topics[name]; t.owner == k.Owner && t.phase == claimed {
+		have = mayRead | mayWrite
+	} else {
+		have = s.rightsOf(k.Owner, name, time.Now())
+	}
+	var may rights
+	if k.Read {
+		may |= mayRead
+	}
+	if k.Write {
+		may |= mayWrite
+	}
+	return have & may
 }
 
 // reconcileKey makes the broker's ACLs agree with the key's rights.

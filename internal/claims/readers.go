@@ -29,6 +29,10 @@ func (s *Service) Readers(ctx context.Context, subject, name string) ([]diaspora
 		return nil, topicError("show", name, clusterError(ctx.Err()))
 	}
 	readers, err := s.readers(ctx, name)
+	for i := range readers {
+		_, have := s.ledger.access(name, readers[i].Subject)
+		readers[i].NoAccess = have&mayRead == 0
+	}
 	return readers, topicError("show", name, clusterError(err))
 }
 
