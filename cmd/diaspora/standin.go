@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -11,6 +12,7 @@ import (
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/disk"
 	"github.com/diaspora-streams/diaspora/internal/globusdev"
+	"github.com/diaspora-streams/diaspora/internal/trust"
 )
 
 // The stand-in for Globus Auth lets anybody who knows its secret log in with any identity. "diaspora up" creates
@@ -77,6 +79,9 @@ func (s *session) withTicket(address string) (string, error) {
 			return "", err
 		}
 		return globusdev.WithTicket(secret, address, time.Now())
+	}
+	if u, err := url.Parse(s.client.Issuer()); err == nil && trust.IsLoopback(u.Hostname()) {
+		s.env.say(`the login page is that of a stand-in for Globus on this machine, and asks for its secret: "diaspora up" prints the name of the file that contains it, usually ~/.config/diaspora/globus/local of the user who runs it`)
 	}
 	return address, nil
 }
