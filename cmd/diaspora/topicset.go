@@ -125,7 +125,7 @@ func (e *env) confirmSet(ctx context.Context, client *diaspora.Client, name stri
 		losses = append(losses, fmt.Sprintf("events are kept %s only%s: all older ones are deleted", claims.FormatRetention(set.RetentionMS), before))
 	}
 	if set.MaxBytes > 0 && (now.MaxBytes <= 0 || set.MaxBytes < now.MaxBytes) {
-		losses = append(losses, fmt.Sprintf("the oldest events are deleted until %s at most are left", maxBytesText(set.MaxBytes)))
+		losses = append(losses, fmt.Sprintf("at most %s are kept: the oldest events are deleted above that", maxBytesText(set.MaxBytes)))
 	}
 	if set.Compact != nil && *set.Compact && !now.Compact {
 		losses = append(losses, "all events are deleted but the last one of each key")
