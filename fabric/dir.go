@@ -17,6 +17,9 @@ type Info struct {
 	URL     string   `json:"url"`     // of the ACL endpoint
 	Brokers []string `json:"brokers"` // bootstrap servers
 	Globus  string   `json:"globus"`  // the issuer
+
+	Kafka      string `json:"kafka,omitempty"`       // absolute path of [Config.KafkaFile]; "" is the embedded broker
+	SyncWrites bool   `json:"sync_writes,omitempty"` // as in [Config]
 }
 
 // InUseError reports that another process is running a fabric on the same directory.
@@ -66,6 +69,23 @@ func lockDir(dir string) (*dirLock, error) {
 		return nil, errors.Join(err, lock.Close())
 	}
 	return &dirLock{dir: dir, lock: lock}, nil
+}
+
+// running returns the addresses of the fabric that another process runs on a directory, and whether there is one. The
+// addresses are zero while it starts.
+func running(dir string) (info Info, ok bool) {
+	file := filepath.Join(dir, lockFile)
+	if _, err := os.Stat(file); dir == "" || err != nil {
+		return Info{}, false
+	}
+	lock := flock.New(file)
+	locked, err := lock.TryLock()
+	if locked || err != nil {
+		lock.Close()
+		return Info{}, false
+	}
+	info, _ = readInfo(dir)
+	return info, true
 }
 
 // announce writes the addresses of this process to a file in the directory, for other processes.

@@ -125,6 +125,7 @@ func init() {
 		behind.advertise = addr
 		return behind
 	}
+	inside.Running = func(dir string) (any, bool) { return running(dir) }
 	inside.Of = func(fabric any) inside.Parts {
 		f := fabric.(*Fabric)
 		return inside.Parts{Globus: f.globus, GlobusSecret: f.secret, Admin: slices.Clip(f.admin), Gateways: f.gateways}
@@ -259,7 +260,13 @@ func (f *Fabric) start(ctx context.Context) (err error) {
 	if err := f.service.Start(); err != nil {
 		return err
 	}
-	return f.lock.announce(Info{URL: f.URL(), Brokers: f.Brokers(), Globus: f.GlobusURL()})
+	info := Info{URL: f.URL(), Brokers: f.Brokers(), Globus: f.GlobusURL(), SyncWrites: f.cfg.SyncWrites}
+	if f.cfg.KafkaFile != "" {
+		if info.Kafka, err = filepath.Abs(f.cfg.KafkaFile); err != nil {
+			return err
+		}
+	}
+	return f.lock.announce(info)
 }
 
 // startGlobus starts the local Globus Auth, and returns the client with which the service introspects

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net/url"
 	"os"
@@ -21,6 +22,24 @@ import (
 
 func globusSecretFile(profiles *diaspora.Profiles, profile string) string {
 	return filepath.Join(profiles.Dir(), "globus", profile)
+}
+
+// lockGlobusSecret locks a profile's file for this process, until leave is called or the process ends. The error is
+// [disk.ErrInUse] if a running fabric has locked it.
+func lockGlobusSecret(profiles *diaspora.Profiles, profile string) (leave func() error, err error) {
+	folder := filepath.Dir(globusSecretFile(profiles, profile))
+	if err := os.MkdirAll(folder, 0o700); err != nil {
+		return nil, err
+	}
+	dir, err := disk.New(folder)
+	if err != nil {
+		return nil, err
+	}
+	lock, err := dir.Lock("." + profile + ".lock") // no profile has a name that begins with a dot
+	if err != nil {
+		return nil, errors.Join(err, dir.Close())
+	}
+	return func() error { return errors.Join(lock.Close(), dir.Close()) }, nil
 }
 
 // saveGlobusSecret writes the file. It replaces the file of an earlier "diaspora up" that was killed. remove

@@ -26,6 +26,7 @@ import (
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/fabric"
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/disk"
 	"github.com/diaspora-streams/diaspora/internal/globusdev"
 	"github.com/diaspora-streams/diaspora/internal/inside"
 	"github.com/diaspora-streams/diaspora/internal/outcome"
@@ -58,6 +59,9 @@ is none. Other users of this machine can connect. To log in, they need the secre
 which is in a file that only you can read, and new at each start. Whoever has it can log in as
 anybody, also as you. So give it only to people whom you trust; blocking one of them has no effect.
 
+If the fabric is already running, the command prints where, and exits. It fails if flags differ from
+what runs, or if the profile belongs to another fabric that is running.
+
 With --print-service-account, the command also prints environment variables with which a script can
 sign in as a service account. If the fabric is already running, the command prints only these
 variables, for eval, and exits.
@@ -78,6 +82,7 @@ type upOptions struct {
 	kafkaPort, httpPort, globusPort uint16
 	syncWrites                      bool
 	printAccount                    bool
+	given                           func(flag string) bool // whether the user has set a flag
 }
 
 const upProfile = "local"
@@ -89,6 +94,7 @@ func (e *env) upCommand() *cobra.Command {
 		return e.up(ctx, o, func(ports ...portFlag) string { return upLine(cmd.Flags(), ports) })
 	})
 	flags := cmd.Flags()
+	o.given = flags.Changed
 	flags.StringVar(&o.data, "data", "", "keep all data in `FOLDER` (default: a folder below ~/.local/share)")
 	flags.BoolVar(&o.memory, "memory", false, "keep all data in memory; it is lost when the command ends")
 	flags.StringVar(&o.kafka, "kafka", "", "use the Apache Kafka cluster described in `FILE` (a cluster.json)")
@@ -100,7 +106,8 @@ func (e *env) upCommand() *cobra.Command {
 	return cmd
 }
 
-// portFlag is a flag that names a port or a cluster, and its value. "" stands for no such flag.
+// portFlag is a flag of another start, such as one that names a port or a cluster, and its value. "" stands for no such
+// flag.
 type portFlag struct{ name, value string }
 
 // upLine returns the command line of an up with the same flags, but with other ports or another cluster.
@@ -138,10 +145,32 @@ func (e *env) up(ctx context.Context, o upOptions, again func(...portFlag) strin
 	if err != nil {
 		return err
 	}
+	cluster := o.kafka // as an absolute path
+	if cluster != "" {
+		if cluster, err = filepath.Abs(cluster); err != nil {
+			return err
+		}
+	}
+	running, here := inside.Running(dir)
+	info, _ := running.(fabric.Info)
+	if info.PID != 0 {
+		if err := o.hasNoEffect(info, again); err != nil {
+			return err
+		}
+	}
 	if o.printAccount { // fabric.Start notices a running fabric only by its folder, which --memory does not have
 		if u, ok := runningUp(ctx, profiles, name); ok {
 			return e.answer(u, "%s", u.exports())
 		}
+	}
+	// Only one fabric at a time can use a profile: another one would replace its addresses and its secret, and nobody
+	// could log in to the first any more.
+	leave, err := lockGlobusSecret(profiles, name)
+	switch {
+	case errors.Is(err, disk.ErrInUse) && !here:
+		return profileTaken(profiles, name, again)
+	case err == nil:
+		defer func() { err = errors.Join(err, leave()) }()
 	}
 	username := e.username()
 	cfg := fabric.Config{
@@ -176,7 +205,7 @@ func (e *env) up(ctx context.Context, o upOptions, again func(...portFlag) strin
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
 
-	u := upDocument{URL: f.URL(), Brokers: f.Brokers(), Globus: f.GlobusURL(), Profile: name, Data: dir, Kafka: o.kafka, PID: os.Getpid()}
+	u := upDocument{URL: f.URL(), Brokers: f.Brokers(), Globus: f.GlobusURL(), Profile: name, Data: dir, Kafka: cluster, PID: os.Getpid()}
 	if o.printAccount {
 		secret, err := inside.Of(f).Globus.ClientSecret(globusdev.ServiceClientID)
 		if err != nil {
@@ -205,13 +234,7 @@ func (e *env) up(ctx context.Context, o upOptions, again func(...portFlag) strin
 	if err := e.printUp(u); err != nil {
 		return err
 	}
-	now := lastRun{Info: fabric.Info{URL: u.URL, Brokers: u.Brokers, Globus: u.Globus}}
-	if o.kafka != "" {
-		if now.Kafka, err = filepath.Abs(o.kafka); err != nil {
-			return err
-		}
-	}
-	e.tellMoved(dir, now, again)
+	e.tellMoved(dir, lastRun{Info: fabric.Info{URL: u.URL, Brokers: u.Brokers, Globus: u.Globus, Kafka: cluster}}, again)
 	e.say("ready after %d ms; Ctrl-C stops it", time.Since(began).Milliseconds())
 	<-ctx.Done()
 	e.say("stopping; requests in flight are finished first")
@@ -224,7 +247,6 @@ const addressesFile = "addresses.json"
 // lastRun says where the fabric last ran: its addresses, and the file of its Apache Kafka, if it had one.
 type lastRun struct {
 	fabric.Info
-	Kafka string `json:"kafka,omitempty"`
 }
 
 // broker says where the events of a run are.
@@ -459,11 +481,79 @@ func (u *upDocument) exports() string {
 		shellWord(u.URL), shellWord(u.ServiceAccount.ClientID), shellWord(u.ServiceAccount.ClientSecret))
 }
 
+// hasNoEffect returns an error if the user has set flags that differ from what runs. A start that ignored them would
+// look as if it had done what they say. again is as in up.
+func (o upOptions) hasNoEffect(info fabric.Info, again func(...portFlag) string) error {
+	ports := portsOf(info)
+	other := func(flag string, port uint16, is ...string) bool {
+		return o.given(flag) && port != 0 && !slices.Contains(is, strconv.Itoa(int(port)))
+	}
+	var kafkaPorts []string
+	for _, b := range info.Brokers {
+		if _, port, err := net.SplitHostPort(b); err == nil {
+			kafkaPorts = append(kafkaPorts, port)
+		}
+	}
+	var flags []string
+	for _, f := range []struct {
+		name    string
+		differs bool
+	}{
+		{"kafka", o.kafka != "" && !sameFile(o.kafka, info.Kafka)},
+		{httpPort, other(httpPort, o.httpPort, ports[0])},
+		{globusPort, other(globusPort, o.globusPort, ports[2])},
+		{kafkaPort, other(kafkaPort, o.kafkaPort, kafkaPorts...)},
+		{"sync", o.syncWrites && !info.SyncWrites},
+	} {
+		if f.differs {
+			flags = append(flags, "--"+f.name)
+		}
+	}
+	if len(flags) == 0 {
+		return nil
+	}
+	broker := "the embedded broker"
+	if info.Kafka != "" {
+		broker = "the Apache Kafka of " + info.Kafka
+	}
+	n := len(flags)
+	list := flags[n-1]
+	if n > 1 {
+		list = strings.Join(flags[:n-1], ", ") + " and " + list
+	}
+	return fail(diaspora.ErrConflict, fmt.Sprintf(`end that process first, and type "%s"; "diaspora up" without %s shows what runs`, again(), agree(n, "this flag", "these flags")),
+		"up: process %d already runs this fabric, with %s, at %s; %s %s no effect on it", info.PID, broker, info.URL, list, agree(n, "has", "have"))
+}
+
+// sameFile reports whether a path and an absolute path are those of the same file, which need not exist.
+func sameFile(a, b string) bool {
+	if abs, err := filepath.Abs(a); err == nil && abs == b {
+		return true
+	}
+	i, errA := os.Stat(a)
+	j, errB := os.Stat(b)
+	return errA == nil && errB == nil && os.SameFile(i, j)
+}
+
+// profileTaken is the error of a start for a profile that belongs to another fabric, which is running.
+func profileTaken(profiles *diaspora.Profiles, name string, again func(...portFlag) string) error {
+	which := "a fabric that is running"
+	if p, err := profiles.Load(name); err == nil {
+		which = "the fabric at " + p.URL + ", which is running"
+	}
+	other := "scratch"
+	if name == other {
+		other = "scratch2"
+	}
+	return fail(diaspora.ErrConflict, fmt.Sprintf(`choose another profile for this one: "%s"`, again(portFlag{"profile", other})),
+		"up: the profile %s belongs to %s", name, which)
+}
+
 // alreadyUp prints the addresses of a fabric that another process runs.
 func (e *env) alreadyUp(ctx context.Context, o upOptions, other *fabric.InUseError, profiles *diaspora.Profiles, name string) error {
 	u := upDocument{
 		URL: other.Info.URL, Brokers: other.Info.Brokers, Globus: other.Info.Globus, PID: other.Info.PID,
-		Data: other.Dir, Profile: name, Current: isCurrent(profiles, name), Already: true,
+		Data: other.Dir, Kafka: other.Info.Kafka, Profile: name, Current: isCurrent(profiles, name), Already: true,
 	}
 	secretFile := globusSecretFile(profiles, name)
 	if _, err := os.Stat(secretFile); err == nil {
@@ -508,9 +598,9 @@ func whoIsAt(ctx context.Context, profiles *diaspora.Profiles, name, address str
 }
 
 func (e *env) printUp(u upDocument) error {
-	data := cmp.Or(u.Data, "in memory; lost when this command ends")
+	events := "in the embedded broker"
 	if u.Kafka != "" {
-		data += "; events are in the Apache Kafka of " + u.Kafka
+		events = "in the Apache Kafka of " + u.Kafka
 	}
 	secret := ""
 	if u.GlobusSecretFile != "" {
@@ -527,11 +617,12 @@ func (e *env) printUp(u upDocument) error {
   Kafka          %s
   Globus Auth    %s   (a stand-in for this machine; not Globus)%s
   Data           %s
+  Events         %s
   Profile        %s, where %s
 
 In another terminal:
 
-`, u.URL, strings.Join(u.Brokers, ","), u.Globus, secret, data, u.Profile, who)
+`, u.URL, strings.Join(u.Brokers, ","), u.Globus, secret, cmp.Or(u.Data, "in memory; lost when this command ends"), events, u.Profile, who)
 	if u.Username == "" {
 		text += fmt.Sprintf("  diaspora login %s --profile %s\n", u.URL, u.Profile)
 	}

@@ -62,8 +62,8 @@ func TestOtherBroker(t *testing.T) {
 		cmd := new(env).upCommand()
 		testkit.Must(t, cmd.ParseFlags(flags))
 		d.err.Reset()
-		info := fabric.Info{URL: "http://127.0.0.1:1", Brokers: []string{"127.0.0.1:2"}, Globus: "http://127.0.0.1:3"}
-		d.tellMoved(dir, lastRun{info, kafka}, func(ports ...portFlag) string { return upLine(cmd.Flags(), ports) })
+		info := fabric.Info{URL: "http://127.0.0.1:1", Brokers: []string{"127.0.0.1:2"}, Globus: "http://127.0.0.1:3", Kafka: kafka}
+		d.tellMoved(dir, lastRun{Info: info}, func(ports ...portFlag) string { return upLine(cmd.Flags(), ports) })
 		return d.err.String()
 	}
 	const none = ", which has none of the topics, events and access keys of that one\nhint: to use them again, end this, and type "
@@ -120,5 +120,55 @@ func TestFreePorts(t *testing.T) {
 			t.Errorf("freePort(%s) = %s", used, port)
 		}
 		taken[port] = true
+	}
+}
+
+// TestFlagsWithoutEffect: a second start names the flags that differ from what runs, and only those.
+func TestFlagsWithoutEffect(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "cluster.json")
+	testkit.Must(t, os.WriteFile(file, nil, 0o600))
+	link := filepath.Join(t.TempDir(), "link.json")
+	testkit.Must(t, os.Symlink(file, link))
+	embedded := fabric.Info{PID: 7, URL: "http://127.0.0.1:1", Brokers: []string{"127.0.0.1:2"}, Globus: "http://127.0.0.1:3"}
+	apache := embedded
+	apache.Brokers, apache.Kafka = []string{"127.0.0.1:4", "127.0.0.1:5"}, file
+	synced := embedded
+	synced.SyncWrites = true
+	for _, c := range []struct {
+		runs  fabric.Info
+		flags string
+		want  string
+	}{
+		{embedded, "", ""},
+		{apache, "", ""},
+		{apache, "--kafka " + file, ""},
+		{apache, "--kafka " + link, ""},
+		{apache, "--kafka /nowhere", "with the Apache Kafka of " + file + ", at http://127.0.0.1:1; --kafka has no effect on it"},
+		{embedded, "--kafka " + file, "with the embedded broker, at http://127.0.0.1:1; --kafka has no effect on it"},
+		{apache, "--kafka-port 5", ""},
+		{apache, "--kafka-port 2", "--kafka-port has no effect"},
+		{embedded, "--kafka-port 2 --http-port 1 --globus-port 3 --sync=false", ""},
+		{embedded, "--kafka-port 0 --http-port 0 --globus-port 0", ""},
+		{embedded, "--http-port 9 --globus-port 1", "--http-port and --globus-port have no effect"},
+		{embedded, "--sync", "--sync has no effect"},
+		{synced, "--sync", ""},
+		{synced, "", ""},
+	} {
+		cmd := new(env).upCommand()
+		testkit.Must(t, cmd.ParseFlags(strings.Fields(c.flags)))
+		o := upOptions{given: cmd.Flags().Changed}
+		o.kafka, _ = cmd.Flags().GetString("kafka")
+		o.kafkaPort, _ = cmd.Flags().GetUint16(kafkaPort)
+		o.httpPort, _ = cmd.Flags().GetUint16(httpPort)
+		o.globusPort, _ = cmd.Flags().GetUint16(globusPort)
+		o.syncWrites, _ = cmd.Flags().GetBool("sync")
+		err := o.hasNoEffect(c.runs, func(ports ...portFlag) string { return upLine(cmd.Flags(), ports) })
+		switch {
+		case c.want == "" && err != nil:
+			t.Errorf("up %s: %v, want nil", c.flags, err)
+		case c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want) || !errors.Is(err, diaspora.ErrConflict)):
+			t.Errorf("up %s: %v, want %q", c.flags, err, c.want)
+		}
 	}
 }

@@ -38,3 +38,7 @@ var Of func(fabric any) Parts
 // Behind returns a copy of a fabric.Config with which the fabric announces addr to Kafka clients. A proxy
 // at addr forwards connections to the fabric's KafkaAddr. Package fabric sets this variable, too.
 var Behind func(config any, addr string) any
+
+// Running returns the fabric.Info of the fabric that another process runs on a directory, and whether there is one.
+// The fabric.Info is zero while that fabric starts. Package fabric sets this variable, too.
+var Running func(dir string) (info any, ok bool)
