@@ -12,17 +12,22 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/claims"
 	"github.com/diaspora-streams/diaspora/internal/outcome"
 	"github.com/diaspora-streams/diaspora/internal/trust"
 )
 
 var adminBlockHelp = help{
-	use:   "block SUBJECT --why TEXT",
+	use:   "block WHO --why TEXT",
 	short: "block a person or a service account",
 	examples: `
-diaspora admin block SUBJECT --why "the key is on a public web page"`,
+diaspora admin block grace@example.org --why "the key is on a public web page"
+diaspora admin block 1168fe43-ef48-54e0-8aeb-e0dc24146888 --why "sends garbage"`,
 	long: `
+WHO is a username or a subject, the UUID of an identity. For a username, the command asks Globus who
+that is, shows the answer, and asks you to confirm it. In a script, --yes confirms it.
+
 The fabric refuses the person's tokens and access keys, and closes their open connections within a
 minute (within ten seconds with "diaspora up"). The person can still sign in at Globus, but cannot
 use the login. Topics and keys are kept, and work again after "diaspora admin unblock". Events that
@@ -36,22 +41,33 @@ operators. Operators cannot be blocked.
 With "diaspora up", the person who started it is the operator. A person who has the secret of the
 stand-in for Globus cannot be kept out in this way: with the secret, everybody can log in as anybody,
 also as the operator, and unblock. Give access keys instead to people whom you may have to block.`,
-	args: arguments{min: 1, max: 1, missing: "the subject is missing: the person's UUID, which \"diaspora whoami --subject\" prints for the person, and \"diaspora topic show NAME\" for you, if a topic is theirs"},
+	args: arguments{min: 1, max: 1, missing: "the person is missing: a username or a subject, the UUID which \"diaspora whoami --subject\" prints for the person, and \"diaspora topic show NAME\" for you, if a topic is theirs"},
 }
 
 func (e *env) adminCommands() []*cobra.Command {
 	var why string
+	var yes bool
 	block := e.command(adminBlockHelp, func(ctx context.Context, args []string) error {
-		if err := claims.CheckPerson(args[0]); err != nil {
+		who := namedPerson(args[0])
+		if err := claims.CheckPerson(who.Subject); err != nil && who.Username == "" {
 			return misuse("", "admin block: %s", err)
 		}
 		if strings.TrimSpace(why) == "" {
 			return misuse("", "admin block: say why with --why TEXT; other operators will read it")
 		}
-		return e.adminBlock(ctx, diaspora.BlockRequest{Subject: args[0], Why: why})
+		return e.adminBlock(ctx, who, why, yes)
 	})
 	block.Flags().StringVar(&why, "why", "", "reason, as one line of `TEXT` for other operators")
+	block.Flags().BoolVar(&yes, "yes", false, "do not ask whether the username is that of the right person")
 	return []*cobra.Command{block, e.operatorCommand(adminUnblockHelp, e.adminUnblock), e.operatorCommand(adminBlockedHelp, e.adminBlocked)}
+}
+
+// namedPerson returns the username or the subject that a user has typed.
+func namedPerson(who string) globus.Identity {
+	if strings.Contains(who, "@") {
+		return globus.Identity{Username: who}
+	}
+	return globus.Identity{Subject: who}
 }
 
 // operatorCommand is as [env.clientCommand], for a command that only operators may use.
@@ -93,18 +109,25 @@ func (e *env) notOperator(cfg diaspora.Config, err error) error {
 			}
 		}
 	}
+	if len(others) == 0 && hasStandIn(cfg) {
+		return hinted(err, you+`; with "diaspora up", the only operator is the person who started it: ask that person`)
+	}
 	if len(others) == 0 {
 		return hinted(err, you+"; ask those who run this fabric to add your subject "+cfg.Identity.Subject+" to the setting \"operators\"")
 	}
 	return hinted(err, you+"; to use another of your logins to this fabric: "+strings.Join(others, ", "))
 }
 
-func (e *env) adminBlock(ctx context.Context, req diaspora.BlockRequest) error {
+func (e *env) adminBlock(ctx context.Context, named globus.Identity, why string, yes bool) error {
 	cfg, client, err := e.client()
 	if err != nil {
 		return err
 	}
-	blocked, err := client.Block(ctx, req)
+	who, found, err := e.whoToBlock(ctx, cfg, client, named, yes)
+	if err != nil {
+		return err
+	}
+	blocked, err := client.Block(ctx, diaspora.BlockRequest{Subject: who.Subject, Why: why})
 	if errors.Is(err, diaspora.ErrConflict) {
 		return hinted(err, `with "diaspora up", the person who started it is the operator; "diaspora whoami --subject" prints your own subject`)
 	}
@@ -114,14 +137,44 @@ func (e *env) adminBlock(ctx context.Context, req diaspora.BlockRequest) error {
 	if e.json() {
 		return e.printJSON(blocked)
 	}
-	if blocked.Why != req.Why {
+	if blocked.Why != why {
 		e.say("this subject was already blocked, for another reason; nothing has changed")
 	}
-	e.say("the fabric cannot check that the subject exists; compare it with what the person's \"diaspora whoami --subject\" prints. \"diaspora admin unblock %s\" takes this back", blocked.Subject)
+	check := ""
+	if !found {
+		check = `the fabric cannot check that the subject exists; compare it with what the person's "diaspora whoami --subject" prints. `
+	}
+	e.say("%s\"diaspora admin unblock %s\" takes this back", check, blocked.Subject)
 	if hasStandIn(cfg) {
 		e.warn("this fabric has a stand-in for Globus Auth: a person who has its secret can still log in as somebody else, also as you")
 	}
 	return e.printf("%s has been blocked since %s: %s\n", blocked.Subject, blocked.Since.Local().Format(time.DateTime), oneLine(blocked.Why))
+}
+
+// whoToBlock returns the person whom an operator has named. found is false if nobody could be asked whether there is a
+// person with that subject. Only the stand-in for Globus Auth can be asked by the user who runs it.
+func (e *env) whoToBlock(ctx context.Context, cfg diaspora.Config, client *diaspora.Client, named globus.Identity, yes bool) (who globus.Identity, found bool, err error) {
+	if named.Username != "" {
+		if _, err := client.Blocked(ctx); err != nil { // nobody should be looked up for somebody who is not an operator
+			return who, false, e.notOperator(cfg, err)
+		}
+		who, err = e.person(ctx, client, named, "admin block", "Block this person?", yes)
+		return who, err == nil, err
+	}
+	if !hasStandIn(cfg) {
+		return named, false, nil
+	}
+	people, err := e.standInPeople(ctx, cfg.Discovery.Globus.Issuer, named.Subject)
+	if err != nil || people == nil {
+		return named, false, nil
+	}
+	who, found = people[named.Subject]
+	if !found {
+		return who, false, fail(diaspora.ErrNotFound, `"diaspora admin block USERNAME" looks the person up by username`,
+			"admin block: the stand-in for Globus Auth knows nobody with the subject %s; nothing has changed", named.Subject)
+	}
+	e.say("%s is %s", named.Subject, describePerson(who))
+	return who, true, nil
 }
 
 // hasStandIn reports whether people log in at the stand-in for Globus Auth, and not at Globus.
@@ -134,21 +187,33 @@ func hasStandIn(cfg diaspora.Config) bool {
 }
 
 var adminUnblockHelp = help{
-	use:   "unblock SUBJECT",
+	use:   "unblock WHO",
 	short: "unblock a person or a service account",
 	examples: `
-diaspora admin unblock SUBJECT`,
+diaspora admin unblock grace@example.org`,
 	long: `
+WHO is a username or a subject, the UUID of an identity.
+
 The person's logins and access keys work again within ten seconds, except for keys that were revoked
 or have expired in the meantime.`,
-	args: arguments{min: 1, max: 1, missing: `the subject is missing; "diaspora admin blocked" lists them`},
+	args: arguments{min: 1, max: 1, missing: `the person is missing: a username, or a subject; "diaspora admin blocked" lists the subjects`},
 }
 
 func (e *env) adminUnblock(ctx context.Context, client *diaspora.Client, args []string) error {
-	if err := client.Unblock(ctx, args[0]); err != nil {
+	who := namedPerson(args[0])
+	if who.Username != "" {
+		var err error
+		if _, err = client.Blocked(ctx); err != nil { // as in whoToBlock
+			return err
+		}
+		if who, err = client.LookUp(ctx, who.Username); err != nil {
+			return err
+		}
+	}
+	if err := client.Unblock(ctx, who.Subject); err != nil {
 		return err
 	}
-	return e.answer(map[string]any{"subject": args[0], "blocked": false}, "%s is not blocked any more\n", args[0])
+	return e.answer(map[string]any{"subject": who.Subject, "blocked": false}, "%s is not blocked any more\n", who.Subject)
 }
 
 var adminBlockedHelp = help{

@@ -7,6 +7,9 @@ import (
 	"testing"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/globusdev"
+	"github.com/diaspora-streams/diaspora/internal/inside"
 	"github.com/diaspora-streams/diaspora/internal/testkit"
 	"github.com/diaspora-streams/diaspora/internal/testkit/fabrictest"
 )
@@ -26,8 +29,15 @@ func TestAdmin(t *testing.T) {
 		{"admin blocked", 0, "nobody is blocked"},
 		{"admin block", 2, "whoami --subject"},
 		{"admin block " + who, 2, "--why"},
-		{"admin block grace@example.org", 2, `"grace@example.org" is a username; give the subject, a UUID`},
+		{"admin block grace@example.org", 2, "--why"},
 		{"admin block grace --why spam", 2, `"grace" is not a subject; give the subject, a UUID`},
+		{"admin block grace@example.org --why spam", 2, "diaspora: grace@example.org is Grace Hopper, "},
+		{"admin block grace@example.org --why spam", 2, "it is not confirmed that this is the right person, and there is no terminal to ask; nothing has changed\nhint: use --yes to skip this question\n"},
+		{"admin block nobody@example.org --why spam --yes", 5, "nobody@example.org"},
+		{"admin blocked", 0, "nobody is blocked"},
+		{"admin block grace@example.org --why spam --yes", 0, who + " has been blocked since "},
+		{"admin unblock nobody@example.org", 5, "nobody@example.org"},
+		{"admin unblock grace@example.org", 0, who + " is not blocked any more"},
 		{"admin unblock " + who, 5, "hint: `diaspora admin blocked` lists who is blocked"},
 		{"admin block " + who + " --why spam", 0, who + " has been blocked since "},
 		{"admin block " + who + " --why loops", 0, "nothing has changed"},
@@ -93,12 +103,55 @@ func TestAdminAsSomebodyElse(t *testing.T) {
 		t.Errorf("with the profile of the hint, exit code %d: %s", code, d.err.String())
 	}
 	testkit.Must(t, profiles.Delete(t.Context(), "home"))
-	try("hint: you are grace@example.org (profile grace); ask those who run this fabric to add your subject " + login.Identity.Subject + " to the setting \"operators\"\n")
+	try("hint: you are grace@example.org (profile grace); with \"diaspora up\", the only operator is the person who started it: ask that person\n")
 	d.out.Reset()
 	d.must(t, "token", "--refresh")
 	d.vars["DIASPORA_URL"], d.vars["DIASPORA_REFRESH"] = d.fabric.URL(), strings.TrimSpace(d.out.String())
 	delete(d.vars, "DIASPORA_PROFILE")
 	try("hint: you are signed in with DIASPORA_REFRESH; use the login of an operator\n")
+}
+
+// TestNotOperatorOfAService checks that a person who is not an operator of a service with Globus learns of the setting
+// that lists the operators.
+func TestNotOperatorOfAService(t *testing.T) {
+	t.Parallel()
+	d := emptyDesk(t)
+	cfg := diaspora.Config{URL: "https://diaspora.example.org", Identity: globus.Identity{Subject: "10000000-0000-4000-8000-00000000000a", Username: "ada@example.edu"}}
+	cfg.Discovery = &diaspora.Discovery{Globus: diaspora.DiscoveryGlobus{Issuer: "https://auth.globus.org"}}
+	_, hints := explanation(d.notOperator(cfg, diaspora.ErrPermission))
+	if want := "ask those who run this fabric to add your subject 10000000-0000-4000-8000-00000000000a to the setting \"operators\""; len(hints) != 1 || !strings.Contains(hints[0], want) {
+		t.Errorf("the hints are %q, want %q", hints, want)
+	}
+}
+
+// TestAdminOfAStandIn checks that "admin block" of a subject says who that is, and refuses a subject that nobody has,
+// if the stand-in for Globus Auth is there to be asked.
+func TestAdminOfAStandIn(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	who := fabrictest.Login(t, d.fabric, "grace@example.org").Identity.Subject
+	profiles := diaspora.OpenProfiles(d.vars["DIASPORA_CONFIG_DIR"])
+	_, err := saveGlobusSecret(globusSecretFile(profiles, "home"), inside.Of(d.fabric).GlobusSecret)
+	testkit.Must(t, err)
+	const nobody = "10000000-0000-4000-8000-00000000000a"
+	for _, step := range []struct {
+		args string
+		code int
+		says string
+	}{
+		{"admin block " + nobody + " --why spam", 5, "diaspora: admin block: the stand-in for Globus Auth knows nobody with the subject " + nobody + "; nothing has changed\nhint: "},
+		{"admin blocked", 0, "nobody is blocked"},
+		{"admin block " + who + " --why spam", 0, "diaspora: " + who + " is Grace Hopper, "},
+		{"admin block " + globusdev.ServiceClientID + " --why spam", 0, globusdev.ServiceClientID + " has been blocked since"},
+		{"admin unblock " + who, 0, "not blocked any more"},
+	} {
+		d.out.Reset()
+		d.err.Reset()
+		code := d.types(t.Context(), strings.Fields(step.args)...)
+		if said := d.out.String() + d.err.String(); code != step.code || !strings.Contains(said, step.says) || strings.Contains(said, "cannot check") {
+			t.Errorf("diaspora %s: exit code %d, want %d and %q:\n%s", step.args, code, step.code, step.says, said)
+		}
+	}
 }
 
 // TestLoginWithoutToken checks that a login without a token for the fabric's service fails with an explanation, and

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/url"
@@ -82,25 +83,56 @@ func loadGlobusSecret(file string) (globus.Secret, error) {
 // withTicket adds a ticket to the login address of a stand-in that the same user runs, which proves that the
 // user knows the secret. Addresses of other issuers are unchanged.
 func (s *session) withTicket(address string) (string, error) {
-	profiles, err := diaspora.UserProfiles(s.env.getenv)
+	secret, err := s.env.standInSecret(s.client.Issuer())
+	if err != nil {
+		return "", err
+	}
+	if secret == "" {
+		if u, err := url.Parse(s.client.Issuer()); err == nil && trust.IsLoopback(u.Hostname()) {
+			s.env.say(`the login page is that of a stand-in for Globus on this machine, and asks for its secret: "diaspora up" prints the name of the file that contains it, usually ~/.config/diaspora/globus/local of the user who runs it`)
+		}
+		return address, nil
+	}
+	return globusdev.WithTicket(secret, address, time.Now())
+}
+
+// standInSecret returns the secret of a stand-in that the same user runs, or "" if the user runs none at this address.
+func (e *env) standInSecret(issuer string) (globus.Secret, error) {
+	profiles, err := diaspora.UserProfiles(e.getenv)
 	if err != nil {
 		return "", err
 	}
 	for _, p := range storedProfiles(profiles) {
-		if p.Discovery.Globus.Issuer != s.client.Issuer() {
+		if p.Discovery.Globus.Issuer != issuer {
 			continue
 		}
 		secret, err := loadGlobusSecret(globusSecretFile(profiles, p.Name))
 		if os.IsNotExist(err) {
 			continue // the file is named after another profile of the same stand-in
 		}
-		if err != nil {
-			return "", err
-		}
-		return globusdev.WithTicket(secret, address, time.Now())
+		return secret, err
 	}
-	if u, err := url.Parse(s.client.Issuer()); err == nil && trust.IsLoopback(u.Hostname()) {
-		s.env.say(`the login page is that of a stand-in for Globus on this machine, and asks for its secret: "diaspora up" prints the name of the file that contains it, usually ~/.config/diaspora/globus/local of the user who runs it`)
+	return "", nil
+}
+
+// standInPeople returns who has these subjects at a stand-in that the same user runs. It returns nil if the user runs
+// none at this address. Globus has no such request for people who log in: a service account makes it.
+func (e *env) standInPeople(ctx context.Context, issuer string, subjects ...string) (map[string]globus.Identity, error) {
+	secret, err := e.standInSecret(issuer)
+	if err != nil || secret == "" {
+		return nil, err
 	}
-	return address, nil
+	id, clientSecret, err := globusdev.ServiceAccount(ctx, issuer, secret)
+	if err != nil {
+		return nil, err
+	}
+	client, err := globus.New(globus.Config{Issuer: issuer, ClientID: id, ClientSecret: clientSecret})
+	if err != nil {
+		return nil, err
+	}
+	directory, err := globus.NewDirectory(globus.DirectoryConfig{Client: client})
+	if err != nil {
+		return nil, err
+	}
+	return directory.Identities(ctx, subjects)
 }
