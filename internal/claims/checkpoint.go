@@ -309,6 +309,9 @@ func (s *state) restore(e checkpointEntry, texts map[string]string) error {
 	return nil
 }
 
+// errOtherLedger is not a fault: the folder was used with another cluster, or the ledger was created again.
+var errOtherLedger = errors.New("it belongs to another ledger")
+
 // read returns the checkpoint of the ledger whose topic has this ID. The error is [fs.ErrNotExist]
 // if there is no checkpoint, and otherwise says why it cannot be used.
 func (c *checkpoints) read(ledger kafka.TopicID) (cp checkpoint, err error) {
@@ -341,7 +344,7 @@ func (c *checkpoints) read(ledger kafka.TopicID) (cp checkpoint, err error) {
 	case header.Format != checkpointFormat:
 		return cp, fmt.Errorf("it has format %d, and this version knows %d", header.Format, checkpointFormat)
 	case header.Topic != ledger:
-		return cp, errors.New("it belongs to another ledger")
+		return cp, errOtherLedger
 	case header.Next < 1:
 		return cp, errors.New("its header is malformed: it counts no records")
 	}
@@ -386,7 +389,11 @@ func cloneNested[V any](m map[string]map[string]V) map[string]map[string]V {
 // is read from the beginning.
 func (l *ledger) loadCheckpoint(ctx context.Context, opts []kgo.Opt) {
 	cp, err := l.checkpoints.read(l.topicID)
-	if errors.Is(err, fs.ErrNotExist) {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return
+	case errors.Is(err, errOtherLedger):
+		l.diagnostics.Info("the checkpoint belongs to another ledger; reading the whole ledger, which only makes this start a little slower")
 		return
 	}
 	if err == nil {

@@ -287,9 +287,11 @@ func TestStartFromCheckpoint(t *testing.T) {
 		}
 		s.Close()
 	}
+	// Nothing is wrong then.
+	const harmless = `level=INFO msg="the checkpoint belongs to another ledger; reading the whole ledger, which only makes this start a little slower"`
 	other := newCluster(t)
 	s, _ = open(other)
-	if got, err := s.Topics(t.Context(), ada); err != nil || len(got.Topics) != 0 || !strings.Contains(told.String(), "belongs to another ledger") {
+	if got, err := s.Topics(t.Context(), ada); err != nil || len(got.Topics) != 0 || !strings.Contains(told.String(), harmless) {
 		t.Errorf("on another cluster: Topics = %d of them, %v; told %s", len(got.Topics), err, told.String())
 	}
 	s.Close()
@@ -298,7 +300,7 @@ func TestStartFromCheckpoint(t *testing.T) {
 	s.Close()
 	testkit.Must(t, c.fake.DeleteTopic(LedgerTopic))
 	s, _ = open(c)
-	if got, err := s.Topics(t.Context(), ada); err != nil || len(got.Topics) != 0 || !strings.Contains(told.String(), "belongs to another ledger") {
+	if got, err := s.Topics(t.Context(), ada); err != nil || len(got.Topics) != 0 || !strings.Contains(told.String(), harmless) {
 		t.Errorf("with a new ledger: Topics = %d of them, %v; told %s", len(got.Topics), err, told.String())
 	}
 }
