@@ -201,7 +201,7 @@ func (e *env) up(ctx context.Context, o upOptions, again func(...portFlag) strin
 		return nil // stopped while it started
 	}
 	if err != nil {
-		return upError(err, o.kafka, again)
+		return upError(err, o.kafka, dir, again)
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
 
@@ -234,9 +234,11 @@ func (e *env) up(ctx context.Context, o upOptions, again func(...portFlag) strin
 	if err := e.printUp(u); err != nil {
 		return err
 	}
-	e.tellMoved(dir, lastRun{Info: fabric.Info{URL: u.URL, Brokers: u.Brokers, Globus: u.Globus, Kafka: cluster}}, again)
+	topics := inside.Of(f).Topics()
+	e.tellMoved(dir, lastRun{Info: fabric.Info{URL: u.URL, Brokers: u.Brokers, Globus: u.Globus, Kafka: cluster}, Topics: &topics}, again)
 	e.say("ready after %d ms; Ctrl-C stops it", time.Since(began).Milliseconds())
 	<-ctx.Done()
+	recount(dir, inside.Of(f).Topics())
 	e.say("stopping; requests in flight are finished first")
 	return nil
 }
@@ -247,6 +249,12 @@ const addressesFile = "addresses.json"
 // lastRun says where the fabric last ran: its addresses, and the file of its Apache Kafka, if it had one.
 type lastRun struct {
 	fabric.Info
+
+	// Topics is how many topics there were, when it was last counted. It is nil in files of earlier versions.
+	Topics *int `json:"topics,omitempty"`
+
+	// Before is the Kafka of the last run that had another one than this. Nil means that there was no such run.
+	Before *string `json:"before,omitempty"`
 }
 
 // broker says where the events of a run are.
@@ -257,30 +265,28 @@ func (r lastRun) broker() string {
 	return "--kafka " + shellWord(r.Kafka)
 }
 
-// tellMoved warns if the fabric last ran with another broker, because everything then seems to be lost, or on other
-// ports, because key files and profiles from then contain the old addresses. It records the current run for the next
-// start. Errors are ignored: the fabric works without this file.
+// tellMoved warns if the fabric last ran with another broker that had more topics, because everything then seems to be
+// lost, or on other ports, because key files and profiles from then contain the old addresses. It records the current
+// run for the next start. Errors are ignored: the fabric works without this file.
 func (e *env) tellMoved(dir string, now lastRun, again func(...portFlag) string) {
-	if dir == "" {
-		return
-	}
-	file := filepath.Join(dir, addressesFile)
-	var last lastRun
-	if text, err := os.ReadFile(file); err == nil && json.Unmarshal(text, &last) == nil {
+	if last, ok := readLastRun(dir); ok {
 		was, is := portsOf(last.Info), portsOf(now.Info)
+		at := func(ports [3]string) string { return again(flagsOf(ports, now.Kafka != "")...) }
+		now.Before = last.Before
 		switch {
 		case last.Kafka != now.Kafka:
+			now.Before = &last.Kafka
+			if !last.leftBehind(now) {
+				break
+			}
 			port := portFlag{name: kafkaPort}
 			if last.Kafka == "" {
 				port.value = was[1]
 			}
 			e.warn("the last run used %s; this one uses %s, which has none of the topics, events and access keys of that one", last.broker(), now.broker())
 			e.hint(fmt.Sprintf(`to use them again, end this, and type "%s"`, again(portFlag{"kafka", last.Kafka}, port, portFlag{name: "sync"})))
-		case now.Kafka != "": // the ports of its gateways are fixed
+		case now.Kafka != "" && was[0] == is[0] && was[2] == is[2]: // the ports of its gateways are fixed
 		case was != is && was[0] != "" && was[1] != "" && was[2] != "":
-			at := func(ports [3]string) string {
-				return again(portFlag{httpPort, ports[0]}, portFlag{kafkaPort, ports[1]}, portFlag{globusPort, ports[2]})
-			}
 			text, hint := "", fmt.Sprintf(`"%s" runs it there again`, at(was))
 			var taken []string
 			for i := range was {
@@ -296,9 +302,50 @@ func (e *env) tellMoved(dir string, now lastRun, again func(...portFlag) string)
 			e.hint(hint)
 		}
 	}
-	if text, err := json.Marshal(now); err == nil {
-		_ = os.WriteFile(file, append(text, '\n'), 0o600)
+	now.write(dir)
+}
+
+// leftBehind reports whether a start with another broker seems to lose what the last run had. A user who has forgotten
+// --kafka, or has used a wrong file, and then goes back, should not be told to go on with the mistake.
+func (r lastRun) leftBehind(now lastRun) bool {
+	if r.Topics == nil || now.Topics == nil {
+		return true
 	}
+	back := r.Before != nil && *r.Before == now.Kafka
+	return *now.Topics < *r.Topics || *now.Topics == *r.Topics && !back
+}
+
+// readLastRun reads what the last run has recorded in the data folder.
+func readLastRun(dir string) (last lastRun, ok bool) {
+	if dir == "" {
+		return last, false
+	}
+	text, err := os.ReadFile(filepath.Join(dir, addressesFile))
+	return last, err == nil && json.Unmarshal(text, &last) == nil
+}
+
+// write records a run in the data folder.
+func (r lastRun) write(dir string) {
+	if text, err := json.Marshal(r); err == nil && dir != "" {
+		_ = os.WriteFile(filepath.Join(dir, addressesFile), append(text, '\n'), 0o600)
+	}
+}
+
+// recount records how many topics there are at the end of a run.
+func recount(dir string, topics int) {
+	if last, ok := readLastRun(dir); ok {
+		last.Topics = &topics
+		last.write(dir)
+	}
+}
+
+// flagsOf returns the flags for ports as in portsOf. fixed means that those of the gateways cannot be chosen.
+func flagsOf(ports [3]string, fixed bool) []portFlag {
+	flags := []portFlag{{httpPort, ports[0]}, {kafkaPort, ports[1]}, {globusPort, ports[2]}}
+	if fixed {
+		flags[1].value = ""
+	}
+	return flags
 }
 
 // portsOf returns the ports of the ACL endpoint, of Kafka and of Globus Auth. An unknown port is "".
@@ -649,8 +696,8 @@ const (
 // portFlags maps the parts of a fabric to the flags with their ports.
 var portFlags = map[string]string{"the Kafka gateway": kafkaPort, "the ACL endpoint": httpPort, "Globus Auth": globusPort}
 
-// upError adds hints to the error of a fabric that did not start. again is as in up.
-func upError(err error, kafkaFile string, again func(...portFlag) string) error {
+// upError adds hints to the error of a fabric that did not start. dir is its data folder, and again is as in up.
+func upError(err error, kafkaFile, dir string, again func(...portFlag) string) error {
 	const startKafka = `"make kafka-up" in a clone starts an Apache Kafka, and says where its file is`
 	switch {
 	case kafkaFile == "":
@@ -660,7 +707,8 @@ func upError(err error, kafkaFile string, again func(...portFlag) string) error 
 		return hinted(fmt.Errorf("up: the Apache Kafka of %s does not answer: %w", kafkaFile, err), startKafka)
 	}
 	if taken := takenPorts(err); len(taken) > 0 {
-		return takenError(taken, kafkaFile != "", again)
+		last, _ := readLastRun(dir)
+		return takenError(taken, last, kafkaFile != "", again)
 	}
 	if e := (*fabric.InUseError)(nil); errors.As(err, &e) {
 		return hinted(fmt.Errorf("up: %w", err), "it is starting or stopping; try again in a moment")
@@ -686,9 +734,9 @@ func takenPorts(err error) (taken []*fabric.ListenError) {
 	return taken
 }
 
-// takenError says which ports are taken, and how to choose others. fixed means that those of the gateways cannot be
-// chosen.
-func takenError(taken []*fabric.ListenError, fixed bool, again func(...portFlag) string) error {
+// takenError says which ports are taken, and how to choose others. last is zero if there was no run before. fixed means
+// that the ports of the gateways cannot be chosen.
+func takenError(taken []*fabric.ListenError, last lastRun, fixed bool, again func(...portFlag) string) error {
 	var texts, hints []string
 	var free []portFlag
 	chosen := map[string]bool{}
@@ -707,7 +755,20 @@ func takenError(taken []*fabric.ListenError, fixed bool, again func(...portFlag)
 	if stuck {
 		hints = append(hints, "end what listens at the gateways; their ports were chosen when the Apache Kafka was made")
 	}
-	if len(free) > 0 {
+	was := portsOf(last.Info)
+	known := was[0] != "" && was[1] != "" && was[2] != ""
+	fixed = fixed || last.Kafka != "" // the gateways of a cluster are no ports for the embedded broker
+	switch {
+	case len(free) == 0:
+	case known && slices.ContainsFunc(taken, func(e *fabric.ListenError) bool {
+		_, port, _ := net.SplitHostPort(e.Addr)
+		return slices.Contains(was[:], port)
+	}):
+		hints = append(hints, fmt.Sprintf("end the other %s, because logins, profiles and key files have %s", agree(len(taken), "program", "programs"), agree(len(taken), "this port", "these ports")),
+			fmt.Sprintf(`if you cannot: "%s" uses %s; keep those from then on, and have everybody log in again there and make new key files`, again(free...), agree(len(free), "a free port", "free ports")))
+	case known && !stuck && portFree(was[0]) && portFree(was[2]) && (fixed || portFree(was[1])):
+		hints = append(hints, fmt.Sprintf(`logins, profiles and key files have the ports of the last run: "%s" uses them again`, again(flagsOf(was, fixed)...)))
+	default:
 		hints = append(hints, fmt.Sprintf(`"%s" uses %s`, again(free...), agree(len(free), "a free port", "free ports")))
 	}
 	text := fmt.Sprintf("up: %s, %s taken by %s", strings.Join(texts, ", and "), agree(len(taken), "is", "are"), agree(len(taken), "another program", "other programs"))

@@ -81,6 +81,98 @@ func TestOtherBroker(t *testing.T) {
 	}
 }
 
+// TestOtherBrokerAgain: a user who has forgotten --kafka, and then follows the hint, is not told to go back. A broker with
+// fewer topics than the last one is told of each time.
+func TestOtherBrokerAgain(t *testing.T) {
+	t.Parallel()
+	const apache = "/k/cluster.json"
+	type start struct {
+		kafka  string
+		topics int
+		told   bool
+	}
+	for name, starts := range map[string][]start{
+		"forgotten":                  {{apache, 7, false}, {"", 0, true}, {"", 0, false}, {apache, 7, false}},
+		"forgotten after a trial":    {{"", 2, false}, {apache, 0, true}, {apache, 9, false}, {"", 2, true}, {apache, 9, false}},
+		"forgotten at once":          {{apache, 0, false}, {"", 0, true}, {apache, 0, false}},
+		"forgotten, then used":       {{apache, 7, false}, {"", 0, true}, {"", 8, false}, {apache, 7, true}},
+		"from the embedded broker":   {{"", 3, false}, {apache, 0, true}},
+		"from one cluster to others": {{apache, 3, false}, {"/l/cluster.json", 0, true}, {"/m/cluster.json", 0, true}},
+	} {
+		d, dir := emptyDesk(t), t.TempDir()
+		for i, s := range starts {
+			d.err.Reset()
+			info := fabric.Info{URL: "http://127.0.0.1:1", Brokers: []string{"127.0.0.1:2"}, Globus: "http://127.0.0.1:3", Kafka: s.kafka}
+			d.tellMoved(dir, lastRun{Info: info, Topics: &s.topics}, func(...portFlag) string { return "diaspora up" })
+			if told := strings.Contains(d.err.String(), "the last run used"); told != s.told {
+				t.Errorf("%s: start %d tells %t, want %t: %s", name, i+1, told, s.told, d.err.String())
+			}
+		}
+	}
+}
+
+// TestTakenPortsOfAGroup: logins and key files contain the ports of the last run. So if others are taken, up suggests the
+// last ones, and if one of the last ones is taken, it does not suggest free ports without saying what that means.
+func TestTakenPortsOfAGroup(t *testing.T) {
+	t.Parallel()
+	var free []string
+	for range 3 {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		testkit.Must(t, err)
+		_, port, _ := net.SplitHostPort(l.Addr().String())
+		free = append(free, port)
+		l.Close()
+	}
+	dir := t.TempDir()
+	last := func(http, kafka, globus string) lastRun {
+		return lastRun{Info: fabric.Info{URL: "http://127.0.0.1:" + http, Brokers: []string{"127.0.0.1:" + kafka}, Globus: "http://127.0.0.1:" + globus}}
+	}
+	hints := func(was lastRun, flags ...string) []string {
+		text, err := json.Marshal(was)
+		testkit.Must(t, err)
+		testkit.Must(t, os.WriteFile(filepath.Join(dir, addressesFile), text, 0o600))
+		cmd := new(env).upCommand()
+		testkit.Must(t, cmd.ParseFlags(flags))
+		kafka, _ := cmd.Flags().GetString("kafka")
+		taken := errors.Join(&fabric.ListenError{Service: "the ACL endpoint", Addr: "127.0.0.1:9090", Err: syscall.EADDRINUSE},
+			&fabric.ListenError{Service: "Globus Auth", Addr: "127.0.0.1:9091", Err: syscall.EADDRINUSE})
+		_, hints := explanation(upError(taken, kafka, dir, func(ports ...portFlag) string { return upLine(cmd.Flags(), ports) }))
+		return hints
+	}
+	back := []string{`logins, profiles and key files have the ports of the last run: "diaspora up --http-port ` + free[0] + ` --kafka-port ` + free[1] + ` --globus-port ` + free[2] + `" uses them again`}
+	if got := hints(last(free[0], free[1], free[2])); !slices.Equal(got, back) {
+		t.Errorf("after a run on other ports, the hints are %q, want %q", got, back)
+	}
+	back = []string{`logins, profiles and key files have the ports of the last run: "diaspora up --kafka c.json --http-port ` + free[0] + ` --globus-port ` + free[2] + `" uses them again`}
+	if got := hints(last(free[0], free[1], free[2]), "--kafka", "c.json"); !slices.Equal(got, back) {
+		t.Errorf("after such a run with --kafka, the hints are %q, want %q", got, back)
+	}
+	want := []string{
+		"end the other programs, because logins, profiles and key files have these ports",
+		`if you cannot: "diaspora up --http-port 0 --globus-port 0" selects free ports; keep those from then on, and have everybody log in again there and make new key files`,
+	}
+	if got := hints(last("9090", free[1], "9091")); !slices.Equal(got, want) {
+		t.Errorf("if the last ports are taken, the hints are %q, want %q", got, want)
+	}
+}
+
+// TestMovedWithKafka: the ports of the gateways are fixed, but the others can change.
+func TestMovedWithKafka(t *testing.T) {
+	t.Parallel()
+	d, dir := emptyDesk(t), t.TempDir()
+	cmd := new(env).upCommand()
+	testkit.Must(t, cmd.ParseFlags([]string{"--kafka", "/k/cluster.json", "--http-port", "0"}))
+	for _, http := range []string{"1", "4"} {
+		info := fabric.Info{URL: "http://127.0.0.1:" + http, Brokers: []string{"127.0.0.1:2"}, Globus: "http://127.0.0.1:3", Kafka: "/k/cluster.json"}
+		d.tellMoved(dir, lastRun{Info: info}, func(ports ...portFlag) string { return upLine(cmd.Flags(), ports) })
+	}
+	want := "diaspora: it last ran on 1, 2 and 3; key files and profiles from then have those addresses\n" +
+		"hint: \"diaspora up --kafka /k/cluster.json --http-port 1 --globus-port 3\" runs it there again\n"
+	if got := d.err.String(); got != want {
+		t.Errorf("on other ports, it says\n%s\nwant\n%s", got, want)
+	}
+}
+
 // TestTakenGateway: with an Apache Kafka, the ports of the gateways are fixed, and --kafka stays in the suggestion for
 // the others.
 func TestTakenGateway(t *testing.T) {
@@ -93,7 +185,7 @@ func TestTakenGateway(t *testing.T) {
 	if err := cmd.ParseFlags([]string{"--kafka", ".kafka/cluster.json"}); err != nil {
 		t.Fatal(err)
 	}
-	err := upError(all, ".kafka/cluster.json", func(ports ...portFlag) string { return upLine(cmd.Flags(), ports) })
+	err := upError(all, ".kafka/cluster.json", "", func(ports ...portFlag) string { return upLine(cmd.Flags(), ports) })
 	text, hints := explanation(err)
 	if want := "up: port 19092, for the Kafka gateway, and port 9090, for the ACL endpoint, are taken by other programs"; text != want || !errors.Is(err, diaspora.ErrConflict) {
 		t.Errorf("upError = %q, want %q", text, want)
