@@ -85,13 +85,14 @@ func (e *env) doctor(ctx context.Context, o doctorOptions) error {
 		}
 	}
 	report := doctor.Examine(running, doctor.Config{
-		Getenv:  e.lookup,
-		Environ: e.environ(),
-		Version: programVersion(),
-		Spools:  e.doctorSpools,
-		Topic:   o.topic,
-		Timeout: o.timeout,
-		Now:     e.now,
+		Getenv:   e.lookup,
+		Environ:  e.environ(),
+		Version:  programVersion(),
+		Spools:   e.doctorSpools,
+		Topic:    o.topic,
+		Timeout:  o.timeout,
+		Now:      e.now,
+		Operator: e.doctorOperator(),
 	}, func(f doctor.Finding) { print(printer.Add(f)) })
 	print(printer.End())
 	if err == nil && e.json() {
@@ -104,6 +105,18 @@ func (e *env) doctor(ctx context.Context, o doctorOptions) error {
 }
 
 var doctorColours = map[doctor.Status]colour{doctor.OK: green, doctor.Warning: yellow, doctor.Failure: red, doctor.NotTried: faint}
+
+// doctorOperator returns what the user can do who runs the fabric with "diaspora up", and "" for other users.
+func (e *env) doctorOperator() string {
+	cfg, _, err := e.client()
+	if err != nil || !hasStandIn(cfg) {
+		return ""
+	}
+	if secret, err := e.standInSecret(cfg.Discovery.Globus.Issuer); err != nil || secret == "" {
+		return ""
+	}
+	return `look at what your "diaspora up" says (with --kafka, "make kafka-up" starts Apache Kafka again)`
+}
 
 // doctorSpools returns the folder for spools of the current profile, and all spools of this user.
 func (e *env) doctorSpools() (home string, dirs []string, err error) {

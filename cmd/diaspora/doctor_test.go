@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/inside"
 	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
@@ -60,4 +62,41 @@ func TestDoctorIsSafe(t *testing.T) {
 	if got := d.out.String(); strings.Contains(got, "\x1b") || !strings.Contains(got, `DIASPORA_\x1b[2J`) {
 		t.Errorf("doctor prints %q", got)
 	}
+}
+
+// TestDoctorOfTheOperator checks that doctor does not send a user to the operator who runs the fabric with "diaspora up"
+// and so is the operator.
+func TestDoctorOfTheOperator(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	d.vars["DIASPORA_BOOTSTRAP"] = closing(t)
+	const others, own = "tell the operator", `look at what your "diaspora up" says (with --kafka, "make kafka-up" starts Apache Kafka again)`
+	advice := func(want, other string) {
+		t.Helper()
+		d.out.Reset()
+		d.types(t.Context(), "doctor")
+		if got := d.out.String(); !strings.Contains(got, want) || strings.Contains(got, other) {
+			t.Errorf("doctor prints\n%s\nwant %q, not %q", got, want, other)
+		}
+	}
+	advice(others, own)
+	profiles := diaspora.OpenProfiles(d.vars["DIASPORA_CONFIG_DIR"])
+	_, err := saveGlobusSecret(globusSecretFile(profiles, "home"), inside.Of(d.fabric).GlobusSecret)
+	testkit.Must(t, err)
+	advice(own, others)
+}
+
+// closing returns the address of a server that closes each connection, as a gateway does whose broker is down.
+func closing(t *testing.T) string {
+	l := testkit.Listen(t)
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			conn.Close()
+		}
+	}()
+	return l.Addr().String()
 }

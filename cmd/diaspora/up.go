@@ -173,18 +173,20 @@ func (e *env) up(ctx context.Context, o upOptions, again func(...portFlag) strin
 		defer func() { err = errors.Join(err, leave()) }()
 	}
 	username := e.username()
+	var log slog.Handler = slog.NewTextHandler(e.stderr, &slog.HandlerOptions{Level: slog.LevelWarn})
+	if cluster != "" {
+		log = kafkaHinter{log, cluster}
+	}
 	cfg := fabric.Config{
-		Dir:        dir,
-		KafkaAddr:  loopback(o.kafkaPort),
-		HTTPAddr:   loopback(o.httpPort),
-		GlobusAddr: loopback(o.globusPort),
-		Username:   username,
-		Operators:  []string{username},
-		SyncWrites: o.syncWrites,
-		Version:    programVersion(),
-		Diagnostics: slog.New(slog.NewTextHandler(e.stderr, &slog.HandlerOptions{
-			Level: slog.LevelWarn,
-		})),
+		Dir:         dir,
+		KafkaAddr:   loopback(o.kafkaPort),
+		HTTPAddr:    loopback(o.httpPort),
+		GlobusAddr:  loopback(o.globusPort),
+		Username:    username,
+		Operators:   []string{username},
+		SyncWrites:  o.syncWrites,
+		Version:     programVersion(),
+		Diagnostics: slog.New(log),
 	}
 	starting := ctx
 	if o.kafka != "" {
@@ -241,6 +243,35 @@ func (e *env) up(ctx context.Context, o upOptions, again func(...portFlag) strin
 	recount(dir, inside.Of(f).Topics())
 	e.say("stopping; requests in flight are finished first")
 	return nil
+}
+
+// kafkaHinter adds a hint to messages of a fabric whose Apache Kafka, described in file, does not answer.
+type kafkaHinter struct {
+	slog.Handler
+	file string
+}
+
+func (h kafkaHinter) Handle(ctx context.Context, r slog.Record) error {
+	down := false
+	r.Attrs(func(a slog.Attr) bool {
+		if err, ok := a.Value.Any().(error); ok {
+			down = errors.Is(err, diaspora.ErrUnavailable) || errors.Is(err, syscall.ECONNREFUSED)
+		}
+		return !down
+	})
+	if down {
+		r = r.Clone()
+		r.AddAttrs(slog.String("hint", fmt.Sprintf(`the Apache Kafka of %s does not answer; "make kafka-up" in the clone starts it again, with its events`, h.file)))
+	}
+	return h.Handler.Handle(ctx, r)
+}
+
+func (h kafkaHinter) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return kafkaHinter{h.Handler.WithAttrs(attrs), h.file}
+}
+
+func (h kafkaHinter) WithGroup(name string) slog.Handler {
+	return kafkaHinter{h.Handler.WithGroup(name), h.file}
 }
 
 // addressesFile, in the data folder, has the [lastRun].

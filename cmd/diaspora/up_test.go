@@ -3,6 +3,8 @@ package main
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -261,6 +263,32 @@ func TestFlagsWithoutEffect(t *testing.T) {
 			t.Errorf("up %s: %v, want nil", c.flags, err)
 		case c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want) || !errors.Is(err, diaspora.ErrConflict)):
 			t.Errorf("up %s: %v, want %q", c.flags, err, c.want)
+		}
+	}
+}
+
+// TestApacheKafkaIsDown: while the Apache Kafka of "up --kafka" does not answer, the messages of the fabric say which one
+// it is and how to start it again.
+func TestApacheKafkaIsDown(t *testing.T) {
+	t.Parallel()
+	var out strings.Builder
+	log := slog.New(kafkaHinter{slog.NewTextHandler(&out, nil), "/k/cluster.json"})
+	const hint = `hint="the Apache Kafka of /k/cluster.json does not answer; \"make kafka-up\" in the clone starts it again, with its events"`
+	for _, c := range []struct {
+		err  any
+		want bool
+	}{
+		{fmt.Errorf("reconcile: %w: connection refused", diaspora.ErrUnavailable), true},
+		{&net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}, true},
+		{diaspora.ErrPermission, false},
+		{"a text", false},
+	} {
+		for _, log := range []*slog.Logger{log, log.With("a", 1), log.WithGroup("g")} {
+			out.Reset()
+			log.Warn("cannot reconcile", "err", c.err)
+			if got := out.String(); strings.Contains(got, hint) != c.want || strings.Count(got, "\n") != 1 {
+				t.Errorf("with %v: %s, want the hint: %t", c.err, got, c.want)
+			}
 		}
 	}
 }

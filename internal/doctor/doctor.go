@@ -26,6 +26,7 @@ import (
 	"net/url"
 	"os"
 	"runtime"
+	"strings"
 	"time"
 
 	"github.com/diaspora-streams/diaspora"
@@ -58,6 +59,10 @@ type Config struct {
 
 	// Now is the clock. Default: time.Now.
 	Now func() time.Time
+
+	// Operator is what the user who runs the fabric can do instead of telling the operator, as an
+	// imperative. Default: the user is not the operator.
+	Operator string
 
 	// Resolver resolves names. Default: the system's resolver.
 	Resolver *net.Resolver
@@ -313,6 +318,9 @@ func (v *visit) try(ctx context.Context, c check, blocked map[string]string) Fin
 	case !inTime:
 		f = failure("try again, with a longer --timeout", "it did not end within %v", v.Timeout)
 	}
+	if v.Operator != "" {
+		f.Next = strings.ReplaceAll(f.Next, tellOperator, v.Operator)
+	}
 	f.Check, f.TookMS = c.name, ms(time.Since(began))
 	// Errors of other packages may quote their input, even the password of a proxy. Redact before
 	// any text is shortened: half a secret would no longer be recognized.
@@ -348,6 +356,9 @@ func failure(next, format string, args ...any) Finding {
 }
 
 func notTried(because string) Finding { return Finding{Status: NotTried, Seen: because} }
+
+// tellOperator is part of what findings advise.
+const tellOperator = "tell the operator"
 
 // failed returns a finding for an error. If the error has a hint, it replaces next.
 func failed(err error, next string) Finding {
