@@ -78,8 +78,8 @@ test-long: ## race detector, the long tests of spool, engine and ledger, each fu
 	$(MAKE) kafka-down && $(MAKE) kafka-up NODES=3
 	$(MAKE) test-failover; failed=$$?; $(MAKE) kafka-down; exit $$failed
 
-kafka-up: ## an Apache Kafka on this machine, of NODES nodes (1 or 3)
-	./deploy/kafka/cluster start $(NODES) $(SETTINGS)
+kafka-up: ## an Apache Kafka on this machine, of NODES nodes (1 or 3; without NODES, as many as there were)
+	./deploy/kafka/cluster start $(if $(filter file,$(origin NODES)),'',$(NODES)) $(SETTINGS)
 
 kafka-down: ## stop it, and delete its data
 	./deploy/kafka/cluster clean

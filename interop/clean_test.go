@@ -87,6 +87,25 @@ func TestClusterOtherSize(t *testing.T) {
 	}
 }
 
+// TestMakeWithoutNodes fails if "make kafka-up" asks for one node, and so refuses to start a cluster of three again.
+func TestMakeWithoutNodes(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{nil, "cluster start '' deploy"},
+		{[]string{"NODES=3"}, "cluster start 3 \n"},
+		{[]string{"NODES=1"}, "cluster start 1 deploy"},
+	} {
+		cmd := exec.Command("make", append([]string{"-C", "..", "-n", "kafka-up"}, c.args...)...)
+		cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "MAKE") || strings.HasPrefix(v, "NODES=") })
+		if said, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(said), c.want) {
+			t.Errorf("make -n kafka-up %v: %v, and it says %q, want %q", c.args, err, said, c.want)
+		}
+	}
+}
+
 // TestClusterStart fails if a cluster is made among somebody's files, which would be deleted
 // with it.
 func TestClusterStart(t *testing.T) {
