@@ -464,7 +464,7 @@ func (c *Client) UserInfo(ctx context.Context, access Secret) (Identity, error) 
 	}
 	var claims identityClaims
 	if err := json.Unmarshal(a.body, &claims); err != nil {
-		return Identity{}, malformed(op, "the answer has no subject")
+		return Identity{}, malformed(op, "the answer does not describe an identity")
 	}
 	return claims.identity(op)
 }

@@ -198,7 +198,7 @@ func TestAnswers(t *testing.T) {
 		"429, then a token":          {[]reply{after(status(429, `{}`), "3"), ok(token)}, nil, "", 2},
 		"429, told to wait long":     {[]reply{after(status(429, `{}`), "3600")}, globus.ErrUnavailable, "status 429", 1},
 		"429, nonsense to wait for":  {[]reply{after(status(429, `{}`), "-5"), ok(token)}, nil, "", 2},
-		"no body":                    {[]reply{ok("")}, globus.ErrMisconfigured, "no tokens", 1},
+		"no body":                    {[]reply{ok("")}, globus.ErrMisconfigured, "cannot be parsed", 1},
 		"no token":                   {[]reply{ok("{}")}, globus.ErrMisconfigured, "access token is missing", 1},
 		"not a bearer token":         {[]reply{ok(`{"access_token":"a","token_type":"mac"}`)}, globus.ErrMisconfigured, "bearer", 1},
 		"a token with a line break":  {[]reply{ok(`{"access_token":"a\r\nHost: x"}`)}, globus.ErrMisconfigured, "characters", 1},

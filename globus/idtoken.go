@@ -12,12 +12,13 @@ import (
 	"github.com/go-jose/go-jose/v4"
 )
 
-// clockLeeway is how far two clocks may differ. In the experience of Globus's own tools, 64 seconds
-// are too few.
+// clockLeeway is how far two clocks may differ. The Globus CLI allows the same: before, it allowed 64
+// seconds, and there were users whose clocks were further off.
 const clockLeeway = 300 * time.Second
 
-// errForged says that an ID token was not issued by Globus Auth for this client.
-var errForged = errors.New("not from Globus Auth for this client")
+// errUntrusted says that an ID token cannot be trusted: it is malformed, it was not issued by Globus
+// Auth for this client, or it belongs to another access token.
+var errUntrusted = errors.New("it cannot be trusted")
 
 // ClockError says that the local clock is too far off to check an ID token.
 type ClockError struct {
@@ -36,9 +37,10 @@ func describeSkew(skew time.Duration) string {
 }
 
 // VerifyIDToken checks an ID token and returns the identity that it names. It checks that Globus
-// Auth signed the token (RS512) for this client and that it has not expired. If access is not
-// empty, it also checks that the ID token was issued together with that access token. Clocks may
-// differ by five minutes; if the local clock is further off, the error is a [*ClockError].
+// Auth signed the token (RS512) for this client and that it has not expired. If access is not empty
+// and the ID token contains the hash of an access token (at_hash), it also checks that this is the
+// hash of access. Clocks may differ by five minutes. If the token seems to be expired or not yet
+// issued because the local clock is further off, the error is a [*ClockError].
 func (c *Client) VerifyIDToken(ctx context.Context, raw, access Secret) (Identity, error) {
 	return c.verifyIDToken(ctx, raw, access, c.now())
 }
@@ -52,33 +54,33 @@ func (c *Client) verifyIDToken(ctx context.Context, raw, access Secret, now time
 	return id, err
 }
 
-// directIDToken checks everything in an ID token except its signature. This is enough for a token
+// verifyUnsigned checks everything in an ID token except its signature. This is enough for a token
 // that came directly from the token endpoint over TLS (OpenID Connect Core, section 3.1.3.7, point
 // 6). It is used when the keys cannot be fetched.
-func (c *Client) directIDToken(ctx context.Context, raw, access Secret, now time.Time) (Identity, error) {
+func (c *Client) verifyUnsigned(ctx context.Context, raw, access Secret, now time.Time) (Identity, error) {
 	return c.readIDToken(ctx, nil, raw, access, now, true)
 }
 
-func (c *Client) readIDToken(ctx context.Context, keys oidc.KeySet, raw, access Secret, now time.Time, direct bool) (Identity, error) {
+func (c *Client) readIDToken(ctx context.Context, keys oidc.KeySet, raw, access Secret, now time.Time, skipSignature bool) (Identity, error) {
 	verifier := oidc.NewVerifier(c.issuer, keys, &oidc.Config{
 		ClientID:                   c.clientID,
 		SupportedSigningAlgs:       []string{oidc.RS512},
 		SkipExpiryCheck:            true, // it allows no leeway; checkTimes does
-		InsecureSkipSignatureCheck: direct,
+		InsecureSkipSignatureCheck: skipSignature,
 	})
 	token, err := verifier.Verify(ctx, raw.Reveal())
 	if err != nil {
-		return Identity{}, fmt.Errorf("verify ID token: %w: %v", errForged, clean(err.Error(), []Secret{raw}))
+		return Identity{}, fmt.Errorf("verify ID token: %w: %v", errUntrusted, clean(err.Error(), []Secret{raw}))
 	}
 	if access != "" && token.AccessTokenHash != "" && token.VerifyAccessToken(access.Reveal()) != nil {
-		return Identity{}, fmt.Errorf("verify ID token: %w: it came with another access token", errForged)
+		return Identity{}, fmt.Errorf("verify ID token: %w: it does not belong to this access token", errUntrusted)
 	}
 	if err := c.checkTimes(token, now); err != nil {
 		return Identity{}, fmt.Errorf("verify ID token: %w", err)
 	}
 	var claims identityClaims
 	if err := token.Claims(&claims); err != nil {
-		return Identity{}, errors.New("verify ID token: it has no subject")
+		return Identity{}, errors.New("verify ID token: its claims cannot be parsed")
 	}
 	return claims.identity("verify ID token")
 }
@@ -143,7 +145,7 @@ func (c *Client) fetchKeys(ctx context.Context) ([]*rsa.PublicKey, error) {
 		Keys []json.RawMessage `json:"keys"`
 	}
 	if err := json.Unmarshal(a.body, &doc); err != nil {
-		return nil, malformed(op, "the answer holds no keys")
+		return nil, malformed(op, "the answer is not a set of keys")
 	}
 	var keys []*rsa.PublicKey
 	for _, raw := range doc.Keys {
@@ -156,7 +158,7 @@ func (c *Client) fetchKeys(ctx context.Context) ([]*rsa.PublicKey, error) {
 		}
 	}
 	if len(keys) == 0 {
-		return nil, malformed(op, "the answer holds no keys")
+		return nil, malformed(op, "the answer has no RSA key")
 	}
 	return keys, nil
 }

@@ -92,7 +92,7 @@ func TestVerifyIDToken(t *testing.T) {
 	}{
 		"good":                         {signed(nil), "", access},
 		"with the access token's hash": {signed(map[string]any{"at_hash": atHash(access)}), "", access},
-		"another token's hash":         {signed(map[string]any{"at_hash": atHash("stolen")}), "another access token", access},
+		"another token's hash":         {signed(map[string]any{"at_hash": atHash("stolen")}), "does not belong to this access token", access},
 		"hash, nothing to compare":     {signed(map[string]any{"at_hash": atHash("stolen")}), "", ""},
 		"audiences":                    {signed(map[string]any{"aud": []any{"x", nativeID}}), "", ""},
 		"for another client":           {signed(map[string]any{"aud": serviceID}), "audience", ""},

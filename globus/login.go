@@ -455,8 +455,8 @@ func (a *authorization) finish(ctx context.Context, grant tokenResponse) (*Login
 	a.checkClock(login)
 	err := a.identify(ctx, login, grant.idToken)
 	switch {
-	case errors.Is(err, errForged):
-		login = nil // the ID token is not from Globus Auth, so the tokens cannot be trusted either
+	case errors.Is(err, errUntrusted):
+		login = nil // the other tokens came in the same response, so they cannot be trusted either
 	case err != nil:
 	case a.opts.Subject != "" && login.Identity.Subject != a.opts.Subject:
 		err = fmt.Errorf("%w: want %s, but %s (%s) logged in", ErrOtherSubject,
@@ -498,7 +498,7 @@ func (a *authorization) identify(ctx context.Context, login *Login, idToken Secr
 		now := c.now().Add(-login.ClockSkew) // an estimate of Globus Auth's clock
 		login.Identity, err = c.verifyIDToken(ctx, idToken, own.AccessToken, now)
 		if saysNothing(err) {
-			login.Identity, err = c.directIDToken(ctx, idToken, own.AccessToken, now)
+			login.Identity, err = c.verifyUnsigned(ctx, idToken, own.AccessToken, now)
 		}
 	case hasOwn:
 		login.Identity, err = c.UserInfo(ctx, own.AccessToken)

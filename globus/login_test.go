@@ -823,10 +823,10 @@ func TestLoginIdentity(t *testing.T) {
 		"no ID token":               {nil, status(500, ""), ok(anybody), nil, "", false},
 		"no ID token, all down":     {nil, status(500, ""), status(500, ""), globus.ErrUnavailable, "get user information", false},
 		"expired":                   {issued(-72 * time.Hour), ok(jwks(firstKey().Public())), status(500, ""), errOther, "expired", false},
-		"another key":               {signed(nil), ok(jwks(secondKey().Public())), ok(anybody), errOther, "not from Globus Auth", true},
-		"keys down, for another":    {signed(map[string]any{"aud": serviceID}), status(500, ""), ok(anybody), errOther, "not from Globus Auth", true},
-		"keys down, another issuer": {signed(map[string]any{"iss": "https://evil.example"}), status(500, ""), ok(anybody), errOther, "not from Globus Auth", true},
-		"keys down, another token":  {signed(map[string]any{"at_hash": atHash("other")}), status(500, ""), ok(anybody), errOther, "another access token", true},
+		"another key":               {signed(nil), ok(jwks(secondKey().Public())), ok(anybody), errOther, "cannot be trusted", true},
+		"keys down, for another":    {signed(map[string]any{"aud": serviceID}), status(500, ""), ok(anybody), errOther, "cannot be trusted", true},
+		"keys down, another issuer": {signed(map[string]any{"iss": "https://evil.example"}), status(500, ""), ok(anybody), errOther, "cannot be trusted", true},
+		"keys down, another token":  {signed(map[string]any{"at_hash": atHash("other")}), status(500, ""), ok(anybody), errOther, "does not belong to this access token", true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

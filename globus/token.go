@@ -64,7 +64,7 @@ type tokenDocument struct {
 func parseTokens(body []byte, now time.Time) (tokenResponse, error) {
 	var doc tokenDocument
 	if err := json.Unmarshal(body, &doc); err != nil {
-		return tokenResponse{}, errors.New("the answer holds no tokens")
+		return tokenResponse{}, errors.New("the answer cannot be parsed")
 	}
 	r := tokenResponse{idToken: Secret(doc.IDToken)}
 	for _, d := range append([]tokenDocument{doc}, doc.OtherTokens...) {
