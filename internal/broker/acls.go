@@ -373,9 +373,9 @@ func (x acl) compare(y acl) int {
 	return cmp.Or(strings.Compare(x.host, y.host), cmp.Compare(x.operation, y.operation), cmp.Compare(x.permission, y.permission))
 }
 
-// aclKey is the prefix of the keys of ACLs in the journal. The rest of a key is
+// aclKeyPrefix is the prefix of the keys of ACLs in the journal. The rest of a key is
 // the ACL itself, so that equal ACLs have equal keys.
-const aclKey = "acl/"
+const aclKeyPrefix = "acl/"
 
 // aclValue is the value of each ACL in the journal.
 var aclValue = []byte{1}
@@ -383,7 +383,7 @@ var aclValue = []byte{1}
 // key returns the key of the ACL in the journal: four bytes of codes, name and
 // principal with their lengths, and the host.
 func (x acl) key() []byte {
-	b := append([]byte(aclKey), byte(x.resource), byte(x.kind), byte(x.operation), byte(x.permission))
+	b := append([]byte(aclKeyPrefix), byte(x.resource), byte(x.kind), byte(x.operation), byte(x.permission))
 	for _, text := range [...]string{x.name, x.principal} {
 		b = binary.AppendUvarint(b, uint64(len(text)))
 		b = append(b, text...)
@@ -393,7 +393,7 @@ func (x acl) key() []byte {
 
 // parseACLKey is the inverse of key.
 func parseACLKey(key []byte) (x acl, err error) {
-	b, ok := strings.CutPrefix(string(key), aclKey)
+	b, ok := strings.CutPrefix(string(key), aclKeyPrefix)
 	if !ok || len(b) < 4 {
 		return acl{}, fmt.Errorf("ACL %q: too short", key)
 	}

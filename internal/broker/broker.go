@@ -82,12 +82,12 @@ type Broker struct {
 	cfg   Config
 	host  string // of cfg.Advertise
 	port  int32
-	epoch int32 // number of starts; the leader epoch of every partition
+	epoch int32 // the leader epoch of every partition; grows by one with each start
 
 	files         disk.FS
 	lock          io.Closer
 	meta          *journal.Journal
-	state         metaState // the journal's contents, except topics and ACLs
+	journaled     journaled
 	topics        *topics
 	acls          *acls
 	groups        *groups.Coordinator
@@ -191,7 +191,7 @@ func (b *Broker) openTopics() error {
 		return err
 	}
 	b.topics = newTopics(files, b.openLog, b.meta.Append)
-	return b.topics.load(b.state.topics)
+	return b.topics.load(b.journaled.topics)
 }
 
 func (b *Broker) openLog(files disk.FS, settings topicSettings) (*commitlog.Log, error) {

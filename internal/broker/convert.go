@@ -21,15 +21,17 @@ import (
 // Earlier versions of the broker stored their data in another layout, which package kfakedir reads.
 // The first start with such a directory converts it:
 //
-//  1. Records and committed offsets are written to new files, next to the old ones.
-//  2. Everything else is written to the journal in one append. From then on the new files are
-//     the valid ones.
-//  3. The old files are moved away, and removed if there were no warnings.
+//  1. Records, committed offsets and the generations of groups are written to new files, next to the
+//     old ones.
+//  2. Everything else is written to the journal in meta/, in one append. From then on the new files
+//     are the valid ones.
+//  3. The old files are moved to oldFilesDir, which is removed if there were no warnings.
 //
-// If a conversion is interrupted before step 2, the next start begins it again.
+// If a conversion is interrupted before step 2, the next start begins it again. If it is interrupted
+// in step 3, the next start moves the remaining files, and keeps all of them, because it does not know
+// whether there were warnings.
 
-// oldFilesDir is the directory that the old files are moved to. It is removed if the conversion had
-// no warnings.
+// oldFilesDir is the directory that the old files are moved to.
 const oldFilesDir = "before-conversion"
 
 // convert converts the data directory if it has the old layout.
@@ -41,8 +43,8 @@ func (b *Broker) convert() error {
 	if err != nil || !found {
 		return err
 	}
-	keep := true // after an interrupted step 3 it is unknown whether there were warnings
-	if b.state.broker.Epoch == 0 {
+	keep := true // if an earlier start was interrupted in step 3
+	if b.journaled.broker.Epoch == 0 {
 		b.cfg.Diagnostics.Info("converting the data directory of an earlier version", "dir", b.cfg.Dir)
 		data, err := kfakedir.Read(b.cfg.Dir)
 		if err == nil {
@@ -151,7 +153,7 @@ func (b *Broker) convertPartition(files disk.FS, name string, p *kfakedir.Partit
 			return err
 		}
 	}
-	if len(p.Segments) == 0 { // all records have expired: the name of an empty segment holds the next offset
+	if len(p.Segments) == 0 { // without records, the name of an empty segment says what the next offset is
 		if err := disk.Replace(dir, fmt.Sprintf("%020d.log", p.End), nil, true); err != nil {
 			return err
 		}
@@ -170,9 +172,9 @@ func (b *Broker) convertPartition(files disk.FS, name string, p *kfakedir.Partit
 	return errors.Join(err, log.Close())
 }
 
-// convertGroups writes the journal of the groups: their committed offsets, and the generations of
-// classic groups. With the generations, members of a generation from before the conversion are
-// rejected. It returns the largest leader epoch among the offsets.
+// convertGroups writes the journal of the groups: their committed offsets, and the last generation of
+// each classic group. The next generation is larger than that, so a member that joined before the
+// conversion is rejected. It returns the largest leader epoch among the offsets.
 func (b *Broker) convertGroups(old []kfakedir.Group, topics map[string]topicRecord) (epoch int32, err error) {
 	j, err := journal.Open(journal.Options{FS: b.files.Sub("groups"), Sync: true}, func(journal.Entry) error { return nil })
 	if err != nil {

@@ -12,17 +12,16 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/journal"
 )
 
-// metaState holds what the journal in meta/ contains at the start. Afterwards topics and acls keep
-// their own state, and only broker remains in use.
-type metaState struct {
-	broker brokerRecord
-	topics map[topicID]topicRecord // used only until the topics are loaded
+// journaled is what was read from the journal in meta/, except ACLs, which are added to Broker.acls.
+type journaled struct {
+	broker brokerRecord            // replaced with each change
+	topics map[topicID]topicRecord // used only at the start; later changes are in Broker.topics
 }
 
 // brokerRecord is the journal's record of the broker itself.
 type brokerRecord struct {
 	ClusterID      string `json:"cluster_id"`
-	Epoch          int32  `json:"epoch"`            // number of starts so far
+	Epoch          int32  `json:"epoch"`            // the leader epoch of all partitions, see openMeta
 	NextProducerID int64  `json:"next_producer_id"` // the next start assigns IDs from here on
 }
 
@@ -33,11 +32,12 @@ func (s brokerRecord) entry() (journal.Entry, error) {
 	return journal.Entry{Key: []byte(brokerKey), Value: value}, err
 }
 
-// openMeta reads the journal and counts this start. The number of starts is the leader epoch of all
-// partitions. After a power cut, new records may get the offsets of records that were lost, but
-// never with the same epoch, so clients can tell them apart (KIP-320).
+// openMeta reads the journal, converts a data directory with the old layout, and raises the leader
+// epoch of all partitions by one. It is 1 at the first start. After a conversion it continues from
+// the largest epoch of the old data. After a power cut, new records may get the offsets of records
+// that were lost, but never with the same epoch, so clients can tell them apart (KIP-320).
 func (b *Broker) openMeta() (err error) {
-	b.state.topics = make(map[topicID]topicRecord)
+	b.journaled.topics = make(map[topicID]topicRecord)
 	b.acls = newACLs(func(entries ...journal.Entry) error { return b.meta.Append(entries...) })
 	b.meta, err = journal.Open(journal.Options{
 		FS:          b.files.Sub("meta"),
@@ -50,7 +50,7 @@ func (b *Broker) openMeta() (err error) {
 	if err := b.convert(); err != nil {
 		return err
 	}
-	record := b.state.broker
+	record := b.journaled.broker
 	record.ClusterID = cmp.Or(record.ClusterID, b.cfg.ClusterID)
 	b.cfg.ClusterID = record.ClusterID
 	record.Epoch++
@@ -65,23 +65,23 @@ func (b *Broker) openMeta() (err error) {
 func (b *Broker) loadMeta(e journal.Entry) error {
 	switch key := string(e.Key); {
 	case key == brokerKey:
-		return json.Unmarshal(e.Value, &b.state.broker)
-	case strings.HasPrefix(key, topicKey):
+		return json.Unmarshal(e.Value, &b.journaled.broker)
+	case strings.HasPrefix(key, topicKeyPrefix):
 		var id topicID
-		if err := id.UnmarshalText(e.Key[len(topicKey):]); err != nil {
+		if err := id.UnmarshalText(e.Key[len(topicKeyPrefix):]); err != nil {
 			return err
 		}
 		if e.Value == nil {
-			delete(b.state.topics, id)
+			delete(b.journaled.topics, id)
 			return nil
 		}
 		var t topicRecord
 		if err := json.Unmarshal(e.Value, &t); err != nil {
 			return fmt.Errorf("topic %v: %w", id, err)
 		}
-		b.state.topics[id] = t
+		b.journaled.topics[id] = t
 		return nil
-	case strings.HasPrefix(key, aclKey):
+	case strings.HasPrefix(key, aclKeyPrefix):
 		return b.acls.load(e)
 	default:
 		return fmt.Errorf("unknown key %q: a later version has written the data directory", key)
@@ -97,7 +97,7 @@ func (b *Broker) saveBrokerRecord(s brokerRecord) error {
 	if err := b.meta.Append(entry); err != nil {
 		return err
 	}
-	b.state.broker = s
+	b.journaled.broker = s
 	return nil
 }
 
@@ -108,7 +108,7 @@ func (ts *topics) load(records map[topicID]topicRecord) error {
 	opening.SetLimit(2 * runtime.GOMAXPROCS(0))
 	for id, record := range records {
 		if record.ID != id {
-			return fmt.Errorf("topic %v: its key in the journal has another ID", id)
+			return fmt.Errorf("topic %v: the record under this key has the ID %v", id, record.ID)
 		}
 		opening.Go(func() error {
 			if record.Deleting {

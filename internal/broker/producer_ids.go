@@ -11,7 +11,7 @@ import (
 // journal reserves a block of them at a time. IDs of a block that are left when the process ends
 // are never used.
 type producerIDs struct {
-	mu        sync.Mutex // guards the fields below and Broker.state.self
+	mu        sync.Mutex // guards the fields below and Broker.journaled.broker
 	next, end int64
 }
 
@@ -21,7 +21,7 @@ func (b *Broker) nextProducerID() (int64, error) {
 	b.producers.mu.Lock()
 	defer b.producers.mu.Unlock()
 	if b.producers.next == b.producers.end {
-		self := b.state.broker
+		self := b.journaled.broker
 		self.NextProducerID = b.producers.end + producerIDBlock
 		if err := b.saveBrokerRecord(self); err != nil {
 			return 0, err

@@ -55,11 +55,11 @@ type topicRecord struct {
 	Deleting   bool              `json:"deleting,omitempty"` // its files are being removed
 }
 
-const topicKey = "topic/" // prefix of a topic's key in the journal; its ID follows
+const topicKeyPrefix = "topic/" // of a topic's key in the journal; its ID follows
 
 func (t topicRecord) entry() (journal.Entry, error) {
 	value, err := json.Marshal(t)
-	return journal.Entry{Key: []byte(topicKey + t.ID.String()), Value: value}, err
+	return journal.Entry{Key: []byte(topicKeyPrefix + t.ID.String()), Value: value}, err
 }
 
 // partition returns the log of partition n. It returns false if there is no such partition, or if t
