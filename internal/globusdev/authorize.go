@@ -11,12 +11,13 @@ import (
 
 const (
 	authCodePath   = "/v2/web/auth-code"
-	maxStateBytes  = 4 << 10
+	maxStateBytes  = 4 << 10 // limits state, and nonce
 	maxRedirectURI = 2 << 10
 	codeLifetime   = 10 * time.Minute
 )
 
-// authorization is a valid request to the authorize endpoint.
+// authorization is a request to the authorize endpoint. client and redirect must be checked before the
+// browser may be redirected. checkAuthorization fills in scopes and offline.
 type authorization struct {
 	client   *client
 	redirect string
@@ -26,8 +27,9 @@ type authorization struct {
 	params   params
 }
 
-// serveAuthorize shows the page on which the user picks an identity. If the request names an
-// identity, it redirects at once. The page posts its form to the same endpoint.
+// serveAuthorize shows the page on which the user picks an identity. The page posts its form to the
+// same endpoint. A request that names an identity is redirected at once. A request that may not log
+// in gets the page that asks for the secret instead.
 func (s *Server) serveAuthorize(w *recorder, r *http.Request) error {
 	p, err := parseParams(r.URL.RawQuery)
 	if r.Method == http.MethodPost {
@@ -57,8 +59,8 @@ func (s *Server) serveAuthorize(w *recorder, r *http.Request) error {
 		return redirect(w, r, a, url.Values{"error": {code}, "error_description": {why}})
 	}
 	switch {
-	case !s.admit(r, p):
-		return s.showLocked(w, r, a)
+	case !s.mayLogIn(r, p):
+		return s.showSecretPage(w, r, a)
 	case p["dev_user"] == "":
 		return s.showPicker(w, a)
 	}
@@ -80,7 +82,7 @@ func redirect(w http.ResponseWriter, r *http.Request, a *authorization, answer u
 	}
 	status := http.StatusFound
 	if r.Method == http.MethodPost {
-		status = http.StatusSeeOther // makes the browser send a GET, whatever the method of this request
+		status = http.StatusSeeOther // after a POST, StatusFound does not guarantee that the browser continues with a GET
 	}
 	w.Header().Set("Referrer-Policy", "no-referrer")
 	w.Header().Set("Location", a.redirect+separator+answer.Encode())
@@ -97,15 +99,15 @@ func (s *Server) redirectFault(a *authorization) string {
 		return "Missing redirect URI."
 	case err != nil || len(a.redirect) > maxRedirectURI || u.Scheme == "" || u.User != nil || strings.ContainsAny(a.redirect, "\\ \t\r\n#"):
 		return "Invalid redirect URI."
-	case a.redirect != s.cfg.Issuer+authCodePath && !(a.client.public && isNativeLoopback(u)):
+	case a.redirect != s.cfg.Issuer+authCodePath && !(a.client.public && isLoopbackRedirect(u)):
 		return "Mismatching redirect URI."
 	}
 	return ""
 }
 
-// isNativeLoopback reports whether the host is one that Globus is known to accept for native
-// clients. [::1] is not.
-func isNativeLoopback(u *url.URL) bool {
+// isLoopbackRedirect reports whether Globus is known to accept the redirect URI for public clients: with
+// http, and with one of two hosts. [::1] is not among them.
+func isLoopbackRedirect(u *url.URL) bool {
 	return u.Scheme == "http" && (u.Hostname() == "localhost" || u.Hostname() == "127.0.0.1")
 }
 
@@ -130,7 +132,7 @@ func (s *Server) checkAuthorization(a *authorization) (code, description string)
 	case p["code_challenge"] == "":
 		return "invalid_request", "Code challenge required."
 	case p["code_challenge_method"] != "S256":
-		return "invalid_request", "Transform algorithm not supported."
+		return "invalid_request", "code_challenge_method must be S256"
 	case !isChallenge(p["code_challenge"]):
 		return "invalid_request", "The code challenge is not a SHA-256 hash in base64url."
 	case access != "" && access != "online" && access != "offline":
@@ -155,8 +157,8 @@ func isUnreserved(r rune) bool {
 	return 'A' <= r && r <= 'Z' || 'a' <= r && r <= 'z' || '0' <= r && r <= '9' || strings.ContainsRune("-._~", r)
 }
 
-// newCode creates an authorization code for the picked identity, and marks the request's ticket as
-// used.
+// newCode creates an authorization code for the picked identity. If the request has a ticket (see
+// WithTicket), it marks the ticket as used.
 func (s *Server) newCode(a *authorization) (string, error) {
 	secret := "dev-code-" + rand.Text()
 	p := a.params
@@ -176,8 +178,8 @@ func (s *Server) newCode(a *authorization) (string, error) {
 	if len(s.state.codes) >= s.cfg.MaxTokens {
 		return "", newPageError(http.StatusServiceUnavailable, "Too many authorization codes are open.")
 	}
-	if !s.use(p[ticketParameter]) {
-		return "", newPageError(http.StatusForbidden, "This address was good for one login, and has been used.")
+	if !s.useTicket(p[ticketParameter]) {
+		return "", newPageError(http.StatusForbidden, "This login link works only once, and has been used. Start the login again.")
 	}
 	var scopes []string
 	for _, scope := range a.scopes {

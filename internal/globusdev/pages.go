@@ -86,16 +86,16 @@ func (a *authorization) hidden() (fields []pickerField) {
 	return fields
 }
 
-// lockedPage is the data of the page that asks for the secret.
-type lockedPage struct {
+// secretPage is the data of the page that asks for the secret.
+type secretPage struct {
 	Wrong  bool // a wrong secret was sent
 	Hidden []pickerField
 }
 
-// showLocked shows the page that asks for the secret.
-func (s *Server) showLocked(w http.ResponseWriter, r *http.Request, a *authorization) error {
-	page := lockedPage{Wrong: r.Method == http.MethodPost && a.params[secretParameter] != "", Hidden: a.hidden()}
-	s.writePage(w, http.StatusForbidden, "locked", page, formTarget(a.redirect))
+// showSecretPage shows the page that asks for the secret.
+func (s *Server) showSecretPage(w http.ResponseWriter, r *http.Request, a *authorization) error {
+	page := secretPage{Wrong: r.Method == http.MethodPost && a.params[secretParameter] != "", Hidden: a.hidden()}
+	s.writePage(w, http.StatusForbidden, "secret", page, formTarget(a.redirect))
 	return nil
 }
 

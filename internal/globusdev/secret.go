@@ -86,9 +86,9 @@ func (s *Server) knowsSecret(r *http.Request) bool {
 	return s.cfg.Secret == "" || ok && equalSecret(shown, s.cfg.Secret.Reveal())
 }
 
-// admit reports whether an authorization request may proceed. It must have a ticket or the secret,
-// in its header or in the form of the page that asks for it.
-func (s *Server) admit(r *http.Request, p params) bool {
+// mayLogIn reports whether an authorization request may log a user in. It must have a ticket, or the
+// secret in its header or in the form of the page that asks for it.
+func (s *Server) mayLogIn(r *http.Request, p params) bool {
 	typed := r.Method == http.MethodPost && equalSecret(pasted(p[secretParameter]), s.cfg.Secret.Reveal())
 	return typed || s.knowsSecret(r) || s.goodTicket(p)
 }
@@ -124,9 +124,9 @@ func (s *Server) goodTicket(p params) bool {
 	return !used
 }
 
-// use marks a ticket as used, and reports whether this was its first use. An empty ticket means
+// useTicket marks a ticket as used, and reports whether this was its first use. An empty ticket means
 // that the request had the secret itself. The caller holds mu.
-func (s *Server) use(ticket string) bool {
+func (s *Server) useTicket(ticket string) bool {
 	if ticket == "" {
 		return true
 	}
