@@ -4,9 +4,9 @@ package front
 
 import "os"
 
-// mayWrite returns an error if a folder does not exist. This system has no way to check the
+// checkWritable returns an error if a folder does not exist. This system has no way to check the
 // permission to write without creating a file, so the service reports a missing permission later.
-func mayWrite(dir string) error {
+func checkWritable(dir string) error {
 	_, err := os.Stat(dir)
 	return err
 }

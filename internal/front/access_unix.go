@@ -7,8 +7,9 @@ import (
 	"syscall"
 )
 
-// mayWrite returns an error if this user may not create files in a folder. It does not create one.
-func mayWrite(dir string) error {
+// checkWritable returns an error if the real user of this process may not create files in a folder. It
+// asks the kernel instead of creating a file, because a check must not change anything.
+func checkWritable(dir string) error {
 	const write, search = 2, 1 // W_OK and X_OK
 	if err := syscall.Access(dir, write|search); err != nil {
 		return os.NewSyscallError("access", err)

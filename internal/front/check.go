@@ -393,7 +393,7 @@ func (c *checks) file(setting, name string, replaced bool) {
 		if !replaced {
 			dir = existingParent(dir)
 		}
-		if err := mayWrite(dir); errors.Is(err, fs.ErrNotExist) {
+		if err := checkWritable(dir); errors.Is(err, fs.ErrNotExist) {
 			c.add(setting, Fail, "create the folder, and make the service's user its owner", "the folder %s does not exist", dir)
 		} else if err != nil {
 			c.add(setting, Fail, fix, "cannot write %s in %s: %v", filepath.Base(name), dir, err)
