@@ -42,7 +42,7 @@ func (l *FirstLook) retryTimeout(key int16) time.Duration {
 	return 30 * time.Second
 }
 
-// Ask is a first request for [SignIn]. As [Ping], it tries each broker once, and fails with the
+// Ask is a first request for [SignIn]. Like [Ping], it tries each broker once, and fails with the
 // error of the last one.
 func (l *FirstLook) Ask(ctx context.Context, client *kgo.Client) (err error) {
 	for range client.SeedBrokers() { // the client takes the next one each time

@@ -78,8 +78,8 @@ type Config struct {
 	// never refused on them.
 	Dial DialFunc
 
-	// Progress is called after each part of a large request that was sent. It must return quickly.
-	// Optional.
+	// Progress is called after each part of a large request that was sent, except the last. It must
+	// return quickly. Optional.
 	Progress func()
 
 	// Diagnostics receives the client's own messages, each one level lower. Optional.

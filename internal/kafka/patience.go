@@ -15,20 +15,20 @@ import (
 // would send it again from the beginning, forever.
 type patientConn struct {
 	net.Conn
-	progress         func() // called after each piece; may be nil
+	progress         func() // called after each piece of a Write except the last; may be nil
 	reading, writing deadline
-	piece            atomic.Int64 // how many bytes to write at once
+	pieceSize        atomic.Int64 // how many bytes to write at once
 }
 
-// pieceBytes is how much is written at once at first, and unsentBytes how much the kernel may hold
-// back. Small values make progress visible: at 64 kbit/s the two together take 12 s. While pieces
-// are written quickly, the size doubles each time, so that soon a request is a single piece. A slow
-// piece sets it back.
+// A write is only known to make progress when the kernel has taken a piece of it. So the first pieces
+// are small, and so is the number of bytes that the kernel may take but not send yet: at 64 kbit/s the
+// two together take 12 s. After each piece that takes less than quickWrite, the size of a piece
+// doubles, so that soon a whole request is one piece. After a slower one, pieces are small again.
 const (
-	pieceBytes    = 32 << 10
+	minPieceBytes = 32 << 10
 	maxPieceBytes = 16 << 20
 	unsentBytes   = 64 << 10
-	quickly       = 20 * time.Millisecond
+	quickWrite    = 20 * time.Millisecond
 )
 
 func newPatientConn(conn net.Conn, progress func()) net.Conn {
@@ -36,8 +36,8 @@ func newPatientConn(conn net.Conn, progress func()) net.Conn {
 		limitUnsent(tcp, unsentBytes)
 	}
 	p := &patientConn{Conn: conn, progress: progress}
-	p.piece.Store(pieceBytes)
-	p.reading.set, p.writing.set = conn.SetReadDeadline, conn.SetWriteDeadline
+	p.pieceSize.Store(minPieceBytes)
+	p.reading.apply, p.writing.apply = conn.SetReadDeadline, conn.SetWriteDeadline
 	return p
 }
 
@@ -51,15 +51,15 @@ func (p *patientConn) Read(b []byte) (int, error) {
 
 func (p *patientConn) Write(b []byte) (n int, err error) {
 	for {
-		began, size := time.Now(), p.piece.Load()
+		began, size := time.Now(), p.pieceSize.Load()
 		m, err := p.Conn.Write(b[n:min(n+int(size), len(b))])
 		switch n += m; {
 		case err != nil:
 			return n, err
-		case time.Since(began) > quickly:
-			p.piece.Store(pieceBytes)
+		case time.Since(began) > quickWrite:
+			p.pieceSize.Store(minPieceBytes)
 		case m == int(size):
-			p.piece.Store(min(2*size, maxPieceBytes))
+			p.pieceSize.Store(min(2*size, maxPieceBytes))
 		}
 		if n == len(b) {
 			return n, nil
@@ -71,39 +71,39 @@ func (p *patientConn) Write(b []byte) (n int, err error) {
 	}
 }
 
-func (p *patientConn) SetReadDeadline(t time.Time) error  { return p.reading.at(t) }
-func (p *patientConn) SetWriteDeadline(t time.Time) error { return p.writing.at(t) }
+func (p *patientConn) SetReadDeadline(t time.Time) error  { return p.reading.set(t) }
+func (p *patientConn) SetWriteDeadline(t time.Time) error { return p.writing.set(t) }
 
 func (p *patientConn) SetDeadline(t time.Time) error {
-	if err := p.reading.at(t); err != nil {
+	if err := p.reading.set(t); err != nil {
 		return err
 	}
-	return p.writing.at(t)
+	return p.writing.set(t)
 }
 
 // deadline is a read or write deadline that moves forward.
 type deadline struct {
-	mu    sync.Mutex // guards the field below, and the order of set
-	limit time.Duration
-	set   func(time.Time) error
+	mu    sync.Mutex    // guards limit; held while apply is called, so that the last call has effect
+	limit time.Duration // the longest time without progress; 0 if the deadline does not move
+	apply func(time.Time) error
 }
 
-// at sets the deadline. A time in the past is meant to interrupt a call, so that deadline does not
-// move.
-func (d *deadline) at(t time.Time) error {
+// set sets the deadline. A deadline in the past does not move, because it is meant to interrupt a
+// read or write.
+func (d *deadline) set(t time.Time) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.limit = 0
 	if !t.IsZero() {
 		d.limit = max(0, time.Until(t))
 	}
-	return d.set(t)
+	return d.apply(t)
 }
 
 func (d *deadline) extend() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.limit > 0 {
-		_ = d.set(time.Now().Add(d.limit)) // ignored: if the connection is broken, the next read or write fails
+		_ = d.apply(time.Now().Add(d.limit)) // ignored: if the connection is broken, the next read or write fails
 	}
 }

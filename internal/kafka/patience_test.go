@@ -55,7 +55,7 @@ func TestPatience(t *testing.T) {
 		if n, err := conn.Write(large); n != len(large) || err != nil {
 			t.Errorf("a megabyte that takes two minutes: Write = %d, %v", n, err)
 		}
-		if want := len(large)/pieceBytes - 1; pieces != want {
+		if want := len(large)/minPieceBytes - 1; pieces != want {
 			t.Errorf("told of %d pieces, want %d", pieces, want)
 		}
 		if n, err := conn.Write(nil); n != 0 || err != nil {

@@ -8,10 +8,11 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/backoff"
 )
 
-// Repeats is how often a request is repeated that fails for a reason that may pass.
+// Repeats is how often a request is repeated if it fails for a temporary reason.
 const Repeats = 8
 
-// Repeat calls do, and again while its error is [Temporary], with pauses, up to [Repeats] times.
+// Repeat calls do. If its error is [Temporary], Repeat calls it again after a pause, up to [Repeats]
+// times.
 func Repeat(ctx context.Context, do func() error) error {
 	return backoff.Retry(ctx, Repeats, Temporary, do)
 }

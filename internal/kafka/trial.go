@@ -29,8 +29,9 @@ type Trial struct {
 	accepted atomic.Bool // a token was accepted since the last one was replaced
 }
 
-// trialPause is how long a service that refuses every token gets no new one. It keeps the client
-// from asking Globus Auth for a token at every attempt to connect.
+// trialPause is the minimum time between two replacements of tokens if the service has accepted none in
+// between. Without it, a client of a service that refuses every token would ask Globus Auth for a token
+// at every attempt to connect.
 const trialPause = time.Minute
 
 // NewTrial returns a Trial of the source's tokens.

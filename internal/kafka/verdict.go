@@ -17,7 +17,8 @@ const (
 	// HoldTopic means to keep the events of the topic until somebody has fixed the cause, and to
 	// try one of them from time to time.
 	HoldTopic
-	// HoldAll means to do the same for the events of all topics, because the login is refused.
+	// HoldAll means to do the same for the events of all topics, because the login is refused or the
+	// cluster does not support the client's version.
 	HoldAll
 	// Quarantine means to set the event aside, because the cluster will never accept it. It is
 	// valid only for an event that was sent alone: the cluster rejects a whole batch because of one
