@@ -162,8 +162,8 @@ const (
 	maxClientRequestBytes = 1 << 20   // largest request of a client, unless it is Produce; the gateway has the same limit
 )
 
-// admit waits until a request may be carried out within largeRequestBudget. The caller must call
-// done afterwards. Small requests and Produce are not counted. Neither are requests that may block
+// admit waits until a request may be carried out within largeRequestBudget. It returns an error if the
+// request is larger than its sender may send. The caller must call done afterwards. Small requests and Produce are not counted. Neither are requests that may block
 // for long (Fetch, JoinGroup and SyncGroup), because they would keep their share while they wait.
 func (c *conn) admit(request []byte) (done func(), err error) {
 	size := int64(min(len(request), largeRequestBudget))
