@@ -1,6 +1,6 @@
 // Package fabric runs all of Diaspora Streams in one process: the embedded
 // broker, the gateway in front of it, the ACL endpoint, and a local stand-in for
-// Globus Auth. `diaspora up` and `diaspora example` are thin wrappers around it. It
+// Globus Auth. `diaspora up` and `diaspora example` are thin wrappers around it. A fabric
 // starts in a fraction of a second, so each test can have one of its own:
 //
 //	f, err := fabric.Start(ctx, fabric.Config{})
@@ -14,8 +14,8 @@
 // A fabric can also run in front of an Apache Kafka cluster instead of the embedded broker; see
 // [Config.KafkaFile].
 //
-// Nothing on the Kafka side is a fake: clients speak the Kafka protocol over TCP to the
-// same gateway that runs in front of an Apache Kafka cluster. Only the identities are invented.
+// Clients speak the Kafka protocol over TCP, to the same gateway that runs in front of an Apache Kafka
+// cluster. Only Globus Auth is a stand-in, and its identities are invented.
 //
 // Start reading at [Start].
 package fabric
@@ -47,10 +47,10 @@ import (
 
 // Config configures a [Fabric]. The zero value is a fabric in memory, on free ports.
 type Config struct {
-	// Dir holds everything that outlives the process: records, the ledger, the
-	// identities with hashes of their tokens, and the key that signs tokens for
-	// access keys. It is created if it does not exist, and only its owner can read it. Only
-	// one process at a time can use it. Default: everything is kept in memory.
+	// Dir holds everything that outlives the process: records, the ledger (who owns which
+	// topic), the identities with hashes of their tokens, and the key that signs the tokens
+	// that clients get for an access key. It is created if it does not exist, and only its owner
+	// can read it. Only one process at a time can use it. Default: everything is kept in memory.
 	Dir string
 
 	// KafkaAddr, HTTPAddr and GlobusAddr are the addresses on which the gateway, the ACL
@@ -58,10 +58,11 @@ type Config struct {
 	// address. Default: a free port of 127.0.0.1 for each.
 	KafkaAddr, HTTPAddr, GlobusAddr string
 
-	// KafkaFile is the path of the file cluster.json of an Apache Kafka cluster on this
-	// machine, which deploy/kafka/cluster creates. The fabric then has no broker of its
-	// own. It has a gateway for each node of the cluster instead, at the address that the
-	// node advertises to clients. KafkaAddr must be empty. Default: the embedded broker.
+	// KafkaFile is the path of a file cluster.json, which describes an Apache Kafka cluster on
+	// this machine. The script deploy/kafka/cluster starts such a cluster and writes the file.
+	// The fabric then has no broker of its own. It has a gateway for each node of the cluster
+	// instead, at the address that the node advertises to clients. KafkaAddr must be empty.
+	// Default: the embedded broker.
 	KafkaFile string
 
 	// Username is the username of an additional user who can log in, usually the person at
@@ -69,22 +70,23 @@ type Config struct {
 	// there is no @ in it, "@localhost" is appended. Default: none.
 	Username string
 
-	// Operators are the usernames of users who may block other users. Default: none.
+	// Operators are the usernames of the users who run the fabric. They may block other users,
+	// and see who owns any topic and with whom it is shared. Default: none.
 	Operators []string
 
 	// SyncWrites makes the broker fsync every batch before it acknowledges it,
 	// so that acknowledged events also survive a power failure.
 	SyncWrites bool
 
-	// AccessTokenLifetime is how long access tokens are valid, and how long a
-	// connection that was signed in with an access key may stay open. Tokens issued for
-	// access keys are valid for this long, but at most for an hour. Default: 48 hours, as in
-	// Globus Auth.
+	// AccessTokenLifetime is how long the access tokens of the local Globus Auth are valid. It
+	// also limits how long a client that has signed in with an access key stays signed in. A
+	// token that a client gets for an access key is valid for this long, but at most for an
+	// hour. Default: 48 hours, as in Globus Auth.
 	AccessTokenLifetime time.Duration
 
-	// RevocationInterval is the maximum time for which a connection stays open after its
-	// token or access key has been revoked, and the maximum time for which token info is
-	// cached. Default: 10 seconds.
+	// RevocationInterval is about how long a connection may stay open after its token or access
+	// key has been revoked. It is longer if Globus Auth answers slowly. Token info is cached for
+	// a tenth of this time. Default: 10 seconds.
 	RevocationInterval time.Duration
 
 	// Version is the version in the discovery document, /.well-known/diaspora. Default: "devel".
@@ -95,7 +97,7 @@ type Config struct {
 
 	// For tests.
 	allow        claims.Admission                // which accounts are admitted; operators come from Operators
-	apart        bool                            // the gateways learn of revoked keys from the ledger alone, as in other processes
+	apart        bool                            // gateways are not told when a key is revoked, and read it from the ledger, as in another process
 	advertise    string                          // the address announced to clients instead of KafkaAddr, such as that of a proxy
 	aroundGlobus func(http.Handler) http.Handler // wraps the local Globus Auth
 }
@@ -105,8 +107,8 @@ type Fabric struct {
 	cfg     Config
 	lock    *dirLock
 	globus  *globusdev.Server
-	secret  globus.Secret     // of the local Globus Auth
-	people  *globus.Client    // the public client with which users log in
+	secret  globus.Secret     // required to log in at the local Globus Auth, and for its controls
+	people  *globus.Client    // the OAuth client with which users log in; it has no secret
 	broker  *broker.Broker    // nil in front of an Apache Kafka cluster
 	admin   []kgo.Opt         // options of a Kafka client that is the super user
 	service *assemble.Service // gateways, ACL endpoint and ledger
@@ -313,7 +315,8 @@ func (f *Fabric) below(name string) string {
 	return filepath.Join(f.cfg.Dir, name)
 }
 
-// URL returns the address of the ACL endpoint. A client needs no other address.
+// URL returns the address of the ACL endpoint. A client needs no other address, because it learns
+// those of the gateways and of Globus Auth there.
 func (f *Fabric) URL() string { return "http://" + f.acl.Address }
 
 // Brokers returns the bootstrap servers.
@@ -326,8 +329,8 @@ func (f *Fabric) GlobusURL() string { return "http://" + f.auth.Address }
 func (f *Fabric) Discovery() diaspora.Discovery { return f.service.Discovery }
 
 // StopGateway closes the ports and connections of the gateways, as in an outage, until
-// [Fabric.StartGateway]. This and the following methods are for tests of how a program behaves in
-// such a situation.
+// [Fabric.StartGateway]. The methods from here to [Fabric.ExpireTokens] are for tests of how a program
+// behaves in an outage, and when its login ends.
 func (f *Fabric) StopGateway() error {
 	var errs []error
 	for _, port := range f.gateways {
@@ -357,7 +360,7 @@ func (f *Fabric) StartGlobus() error {
 }
 
 // RevokeTokens revokes all tokens of a user, including refresh tokens, so that the user has to log in
-// again. The gateway closes the user's connections within [Config].RevocationInterval.
+// again. The gateway closes the user's connections after about [Config].RevocationInterval at the latest.
 func (f *Fabric) RevokeTokens(username string) error {
 	subject, err := f.globus.Subject(username)
 	if err != nil {
