@@ -16,6 +16,7 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/admission"
 )
 
+// API keys say what type of request a request is. They are unrelated to access keys.
 const (
 	keyProduce          = 0
 	keyFetch            = 1
@@ -28,9 +29,9 @@ const (
 )
 
 const (
-	// frameTimeout is how long a client may be silent in the middle of a request. It is also how
-	// long, in total, a client may take beyond the time that minBytesPerSecond allows for the
-	// request.
+	// frameTimeout limits how long a client may take to send a request, in addition to a second for
+	// each minBytesPerSecond bytes that have arrived. It also limits how long the client may be
+	// silent in the middle of a request.
 	frameTimeout      = 2 * time.Minute
 	minBytesPerSecond = 1000
 	// writeTimeout limits how long a client may leave a chunk of an answer unread.
@@ -57,8 +58,8 @@ type conn struct {
 	wire       *wire        // below client; nil without TLS
 	direct     *net.TCPConn // client, if answers can be spliced from upstream to it; else nil
 	address    netip.Addr
-	cancel     context.CancelFunc // ends the context of serve
-	fromClient frameReader        // reads with Read
+	cancel     context.CancelFunc // ends the context of begin and relay
+	fromClient frameReader        // reads with conn.Read, which limits the time
 
 	anonymous *admission.AnonymousConn // counts the connection until it is signed in
 
@@ -77,12 +78,13 @@ type conn struct {
 	signInAt time.Time // when to sign in to the broker again; zero means never
 	lastKey  int16     // of the last request relayed
 
-	// allowance is how much longer the gateway waits for the rest of a request that the client has
-	// begun. It is 0 if the client has begun none. Only the goroutine that reads from the client
-	// uses it.
+	// allowance is how much longer the gateway waits for the rest of a request, see Read. It is 0 if
+	// no request has begun. It also stays 0 for a request of which nothing is missing, or which began
+	// when the gateway was already stopping: then drainDeadline is the limit. Only the goroutine that
+	// reads from the client uses it.
 	allowance time.Duration
 
-	mu          sync.Mutex  // guards the fields below
+	mu          sync.Mutex  // guards the fields below, and setting upstream while close may run
 	credentials Credentials // at the last login; zero before the first
 	expiry      time.Time   // of these credentials
 	nextCheck   time.Time   // when to check next whether they are still valid
@@ -104,7 +106,7 @@ func newConn(g *Gateway, client net.Conn, address netip.Addr, cancel context.Can
 	return c
 }
 
-// begin handles the client's login, within the time for it. Calling c.cancel ends ctx.
+// begin handles the client's login, within LoginTimeout. ctx is the context that c.cancel ends.
 func (c *conn) begin(ctx context.Context) error {
 	login, cancel := context.WithTimeout(ctx, c.g.cfg.LoginTimeout)
 	defer cancel()
@@ -157,9 +159,9 @@ func (c *conn) dial(ctx context.Context) error {
 	return nil
 }
 
-// signedIn records the credentials of a login and when they expire. It reports false if the gateway
+// recordLogin records the credentials of a login and when they expire. It reports false if the gateway
 // is stopping.
-func (c *conn) signedIn(credentials Credentials, id Identity) bool {
+func (c *conn) recordLogin(credentials Credentials, id Identity) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.credentials, c.expiry = credentials, id.Expiry
@@ -221,9 +223,9 @@ func (c *conn) recheck(ctx context.Context, credentials Credentials) error {
 	return nil
 }
 
-// awaitRequest marks the connection as idle. It reports false if the gateway is stopping, so that
-// no more requests may be read.
-func (c *conn) awaitRequest() bool {
+// markIdle marks the connection as idle, before the next request is read. It reports false if the
+// gateway is stopping, so that no more requests may be read.
+func (c *conn) markIdle() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.idle = c.drainDeadline.IsZero()
@@ -236,8 +238,9 @@ func (c *conn) draining() bool {
 	return !c.drainDeadline.IsZero()
 }
 
-// beginRequest marks the beginning of a request. If the request has not arrived completely, its
-// deadlines start; see Read. The caller calls end when the request has been handled.
+// beginRequest says that a request has begun to arrive, so the connection is no longer idle. whole says
+// that nothing of the request is missing. Otherwise Read limits the time for the rest, until the caller
+// has handled the request and calls end.
 func (c *conn) beginRequest(whole bool) (end func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -279,9 +282,9 @@ func (c *conn) drain(limit time.Time) {
 	}
 }
 
-// hangUp waits a moment for the client to read the last answers and close the connection. If the
-// gateway closed it while requests are unread, the kernel would send a reset, and the client could
-// lose the answers.
+// hangUp tells the client that no more answers follow. Then it waits up to lingerTimeout for the client
+// to read the last answers and close the connection. If the gateway closed it while requests are
+// unread, the kernel would send a reset, and the client could lose the answers.
 func (c *conn) hangUp() {
 	if w, ok := c.client.(interface{ CloseWrite() error }); ok && w.CloseWrite() == nil {
 		c.client.SetReadDeadline(time.Now().Add(lingerTimeout))
@@ -289,25 +292,25 @@ func (c *conn) hangUp() {
 	}
 }
 
-// Read reads from the client. While a request is arriving, the allowance limits how long. It
-// shrinks while the client is silent and grows with the bytes that arrive. So a slow link gets the
-// time that it needs, but a client that sends one byte at a time does not. The time between two
-// calls of Read does not count, because then the gateway itself is waiting, for the broker or for
+// Read reads from the client. While a request is arriving, allowance limits how long Read waits.
+// allowance shrinks by the time that Read waits, and grows with the bytes that arrive. So a slow link
+// gets the time that it needs, but a client that sends one byte at a time does not. The time between
+// two calls of Read does not count, because then the gateway itself is waiting, for the broker or for
 // memory.
 func (c *conn) Read(p []byte) (int, error) {
 	if c.allowance == 0 {
 		return c.client.Read(p)
 	}
 	began := time.Now()
-	c.allow(began.Add(c.allowance))
+	c.setReadDeadline(began.Add(c.allowance))
 	n, err := c.client.Read(p)
 	earned := time.Duration(n) * time.Second / minBytesPerSecond
 	c.allowance = max(1, min(frameTimeout, c.allowance-time.Since(began)+earned))
 	return n, err
 }
 
-// allow sets the client's read deadline, unless the gateway is stopping and has set another one.
-func (c *conn) allow(deadline time.Time) {
+// setReadDeadline sets the client's read deadline, unless the gateway is stopping and has set another one.
+func (c *conn) setReadDeadline(deadline time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.drainDeadline.IsZero() {

@@ -41,7 +41,7 @@ type limits struct {
 	anonymous admission.AnonymousConns // the connections that are not signed in
 
 	mu       sync.Mutex               // guards the fields below
-	signedIn int                      // connections
+	signedIn int                      // number of connections that are signed in
 	usage    map[string]*subjectUsage // by subject
 
 	refusals *lru.Cache[admission.Hash, pastRefusal]
@@ -143,8 +143,9 @@ func (l *limits) remember(c Credentials, r refusal) {
 	l.refusals.Add(hashOf(c), pastRefusal{r, time.Now().Add(refusedFor)})
 }
 
-// refusedBefore returns why the same credentials were refused a moment ago, or nil. It need not ask
-// again, because refused credentials do not become valid.
+// refusedBefore returns why the same credentials were refused a moment ago, or nil. The gateway need not
+// ask again, because refused credentials seldom become valid. That happens if an operator unblocks their
+// owner or corrects the configuration. They then work up to refusedFor later.
 func (l *limits) refusedBefore(c Credentials) *refusal {
 	if past, ok := l.refusals.Get(hashOf(c)); ok && time.Now().Before(past.until) {
 		return &past.refusal

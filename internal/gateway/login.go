@@ -170,7 +170,7 @@ func (c *conn) loginRaw(ctx context.Context, m *mechanism) error {
 	return c.writeFrame(nil)
 }
 
-// linger waits a moment for the client to close the connection. It is called after a refusal,
+// linger waits up to lingerTimeout for the client to close the connection. It is called after a refusal,
 // because kafka-python 3.0 does not read an answer if it already sees the end of the connection
 // behind it.
 func (c *conn) linger(ctx context.Context) error {
@@ -223,7 +223,7 @@ func (c *conn) authenticate(ctx context.Context, m *mechanism, message []byte) (
 		return time.Time{}, err
 	}
 	c.g.counters.logins.Add(1)
-	if !c.signedIn(credentials, id) {
+	if !c.recordLogin(credentials, id) {
 		return time.Time{}, errStopping
 	}
 	return id.Expiry, nil

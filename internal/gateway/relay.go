@@ -23,7 +23,7 @@ func (c *conn) relay(ctx context.Context) error {
 }
 
 func (c *conn) relayRequests(ctx context.Context) error {
-	for c.awaitRequest() {
+	for c.markIdle() {
 		size, err := c.fromClient.size()
 		if err != nil && c.draining() {
 			break // drain has ended the read; a request that has arrived in part is dropped

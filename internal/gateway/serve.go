@@ -219,7 +219,7 @@ func (g *Gateway) Recheck(ctx context.Context, principal string) {
 const recheckPassesPerInterval = 10
 
 // recheckAll checks the credentials of each connection once in every interval. If a check fails
-// because nobody can tell, recheckAll repeats it in every turn until it succeeds. Each check has a
+// because nobody can tell, recheckAll repeats it in every pass until it succeeds. Each check has a
 // goroutine of its own, so that a slow one does not delay the others.
 func (s *server) recheckAll(ctx context.Context) {
 	ticker := time.NewTicker(max(1, s.cfg.RevocationInterval/recheckPassesPerInterval))
