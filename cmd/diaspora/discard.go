@@ -140,7 +140,7 @@ func (e *env) spoolDiscard(ctx context.Context, args []string, to string, yes bo
 func (e *env) spoolsWith(topic string, args []string, flags string) (dirs []string, n int64, err error) {
 	all, home := args, ""
 	if len(args) == 0 {
-		p, err := e.pool()
+		p, err := e.currentPool()
 		if err != nil {
 			return nil, 0, err
 		}

@@ -26,10 +26,10 @@ diaspora doctor
 # also check the topic that you want to use
 diaspora doctor --topic weather
 
-# also write a file for a support ticket, which contains no tokens or events
+# also write the results to a file for a support ticket; it has no tokens, keys or events in it
 diaspora doctor --bundle ticket.tar.gz`,
 	long: `
-doctor checks each step between this machine and the fabric, and prints one line per check:
+doctor checks what events need on their way to the fabric, and prints one line per check:
 environment, login, network, TLS, gateway, rights, a test event that is written and read back,
 spool, disk. If a check fails, the checks that depend on it are skipped. Begin with the first
 failure. docs/doctor.md explains each check.
@@ -72,7 +72,7 @@ func (e *env) doctor(ctx context.Context, o doctorOptions) error {
 		return err
 	}
 	printer := doctor.Printer{Quiet: e.quiet}
-	running, stop := context.WithCancel(ctx)
+	run, stop := context.WithCancel(ctx)
 	defer stop()
 	print := func(lines []doctor.Line) {
 		for _, line := range lines {
@@ -84,7 +84,7 @@ func (e *env) doctor(ctx context.Context, o doctorOptions) error {
 			stop() // nobody reads the output any more
 		}
 	}
-	report := doctor.Examine(running, doctor.Config{
+	report := doctor.Examine(run, doctor.Config{
 		Getenv:   e.lookup,
 		Environ:  e.environ(),
 		Version:  programVersion(),
@@ -120,7 +120,7 @@ func (e *env) doctorOperator() string {
 
 // doctorSpools returns the folder for spools of the current profile, and all spools of this user.
 func (e *env) doctorSpools() (home string, dirs []string, err error) {
-	p, err := e.pool()
+	p, err := e.currentPool()
 	if err != nil {
 		return "", nil, err
 	}
@@ -128,7 +128,8 @@ func (e *env) doctorSpools() (home string, dirs []string, err error) {
 	return p.Dir, dirs, err
 }
 
-// verdict returns nil if no check failed.
+// verdict prints the summary and returns nil if no check failed. Otherwise it returns the error with
+// which the command ends. If the user has interrupted the checks, that is ctx's error.
 func (e *env) verdict(ctx context.Context, report *doctor.Report) error {
 	if context.Cause(ctx) == errInterrupted {
 		return ctx.Err()

@@ -20,7 +20,7 @@ func TestProduceSaysFull(t *testing.T) {
 	d.fabric.Close()
 	cfg, err := d.env.config()
 	testkit.Must(t, err)
-	home, err := d.env.pool()
+	home, err := d.env.currentPool()
 	testkit.Must(t, err)
 	cfg.SpoolDir, cfg.SpoolBytes = filepath.Join(home.Dir, "1"), 64<<10
 	logger, err := diaspora.OpenLogger(t.Context(), cfg)

@@ -349,7 +349,7 @@ func (e *env) spoolsBelow(some string) (dir, text string, err error) {
 	dir, err = e.stateDir()
 	if e.profile != "" {
 		var p pool.Pool
-		p, err = e.pool()
+		p, err = e.currentPool()
 		dir = p.Dir
 	}
 	if err != nil {

@@ -190,7 +190,7 @@ func TestAllSpoolsInUse(t *testing.T) {
 	for name, value := range map[string]string{"URL": "http://127.0.0.1:1", "KEY_ID": "key-abcdefghij234567", "KEY_SECRET": "dks_0123456789abcdefghijABCDEFGHIJ_-0123456789a"} {
 		d.vars["DIASPORA_"+name] = value
 	}
-	home, err := d.env.pool()
+	home, err := d.env.currentPool()
 	testkit.Must(t, err)
 	for n := range pool.Max {
 		s, err := spool.Open(t.Context(), spool.Options{Dir: filepath.Join(home.Dir, fmt.Sprint(n+1)), Subject: "x"})
@@ -385,7 +385,7 @@ func TestWhyOfThePast(t *testing.T) {
 // spool says.
 func TestLatestReason(t *testing.T) {
 	d := newDesk(t)
-	p, err := d.pool()
+	p, err := d.currentPool()
 	testkit.Must(t, err)
 	noted := func(number, why string) *spool.Spool {
 		t.Helper()

@@ -78,8 +78,8 @@ func (e *env) spoolCommand(args string) string {
 	return text
 }
 
-// pool returns the spools of the profile, or of the fabric that DIASPORA_URL names.
-func (e *env) pool() (pool.Pool, error) {
+// currentPool returns the spools of the profile that is in use, or of the fabric that DIASPORA_URL names.
+func (e *env) currentPool() (pool.Pool, error) {
 	state, err := e.stateDir()
 	if err != nil {
 		return pool.Pool{}, err
@@ -100,7 +100,7 @@ func (e *env) pool() (pool.Pool, error) {
 // pools returns the pools of this user for all profiles and credentials, with the one that is in use first. With
 // --profile, it returns only the pool of that profile.
 func (e *env) pools() ([]pool.Pool, error) {
-	own, err := e.pool()
+	own, err := e.currentPool()
 	if err != nil || e.profile != "" {
 		return []pool.Pool{own}, err
 	}
@@ -183,7 +183,7 @@ func unwritable(err error) bool {
 // openLogger opens a Logger with a spool that no other process uses, in the first of the directories. The other Loggers
 // send the events that other processes have left in their spools, in the other directories.
 func (e *env) openLogger(ctx context.Context, cfg diaspora.Config) (logger *diaspora.Logger, dirs []string, others []*diaspora.Logger, err error) {
-	p, err := e.pool()
+	p, err := e.currentPool()
 	if err != nil {
 		return nil, nil, nil, err
 	}

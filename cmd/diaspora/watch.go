@@ -59,7 +59,7 @@ func (p *produceRun) openWatch(o produceOptions, files []string) (*watch.Watcher
 	if err := o.watch.validate(files); err != nil {
 		return nil, err
 	}
-	spools, err := p.env.pool()
+	spools, err := p.env.currentPool()
 	if err != nil {
 		return nil, err
 	}
