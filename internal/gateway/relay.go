@@ -60,7 +60,7 @@ func (c *conn) relayRequest(ctx context.Context, size int) error {
 		return errExpired
 	case h.key == keyApiVersions:
 		return c.answerApiVersionsAgain(ctx)
-	case h.key == keySaslAuthenticate || !c.versions.take(h):
+	case h.key == keySaslAuthenticate || !c.versions.allow(h):
 		return frameError("%v", h)
 	case h.key != keyProduce && size > maxSmallRequestBytes:
 		return frameError("%v of %d bytes", h, size)

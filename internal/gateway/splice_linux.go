@@ -20,8 +20,9 @@ const (
 )
 
 // splice passes n bytes of an answer from the broker to the client without copying them. io.Copy does
-// that too, but its deadline is one for all bytes, and it wakes up for every few of them. If there is
-// no pipe, for want of file descriptors, it does nothing. left is how many bytes it has not passed on.
+// that too, but it has a single deadline for all bytes, and wakes up whenever a few of them have
+// arrived. If the process has no file descriptors left for a pipe, splice does nothing. left is how
+// many bytes it has not passed on.
 func splice(to, from *net.TCPConn, n int) (left int, err error) {
 	source, err := from.SyscallConn()
 	if err != nil {

@@ -10,8 +10,8 @@ import (
 // versions are the requests that are relayed, by API key, with their oldest and newest version.
 type versions []struct{ key, min, max int16 }
 
-// take reports whether a request may be relayed.
-func (v versions) take(h header) bool {
+// allow reports whether a request may be relayed.
+func (v versions) allow(h header) bool {
 	for _, r := range v {
 		if r.key == h.key {
 			return r.min <= h.version && h.version <= r.max
