@@ -257,7 +257,7 @@ func (s *Server) Subject(username string) (string, error) {
 	if m, ok := s.state.find(username); ok {
 		return m.ID, nil
 	}
-	return "", fmt.Errorf("globusdev: nobody is called %q", clip(username))
+	return "", fmt.Errorf("globusdev: there is no identity %q", clip(username))
 }
 
 // AddUser adds a user, or replaces the user with the same ID. It returns the subject.

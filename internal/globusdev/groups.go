@@ -151,7 +151,7 @@ func (s *Server) SetMember(m GroupMember) error {
 	defer s.mu.Unlock()
 	identity := s.state.lookup(m.Identity)
 	if identity == nil {
-		return fmt.Errorf("globusdev: nobody is called %q", clip(m.Identity))
+		return fmt.Errorf("globusdev: there is no identity %q", clip(m.Identity))
 	}
 	m.Identity = identity.ID
 	if err := m.normalize(); err != nil {

@@ -192,7 +192,7 @@ func (u *User) normalize() error {
 		}
 		name := strings.ToLower(identity.Username)
 		if seen[identity.ID] || seen[name] {
-			return fmt.Errorf("identity %q: linked to itself", identity.Username)
+			return fmt.Errorf("identity %q: the user has this ID or username twice", identity.Username)
 		}
 		seen[identity.ID], seen[name] = true, true
 	}
