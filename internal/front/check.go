@@ -180,7 +180,7 @@ func (c *checks) publicURL() {
 	}
 }
 
-// admission says who may use the fabric, and warns if nobody can block them.
+// admission says who may use the fabric, and warns if there is no operator who could block them.
 func (c *checks) admission() {
 	a := c.cfg.Admission
 	if len(a.Domains)+len(a.Subjects) == 0 {
@@ -207,7 +207,7 @@ func (c *checks) certificate() {
 		return
 	}
 	if info, err := os.Stat(c.cfg.TLSKeyFile); err == nil && info.Mode().Perm()&0o007 != 0 {
-		c.add("tls-key-file", Warn, "chmod 600 "+c.cfg.TLSKeyFile+", and make the service's user its owner", "all users of this host can read %s", c.cfg.TLSKeyFile)
+		c.add("tls-key-file", Warn, "chmod 600 "+c.cfg.TLSKeyFile+", and make the service's user its owner", "every user of this host has access to %s", c.cfg.TLSKeyFile)
 	}
 	if left := time.Until(cert.Leaf.NotAfter); left < expiryWarning {
 		status := Warn
@@ -244,8 +244,8 @@ func namesOf(leaf *x509.Certificate) string {
 
 // gatewayCertificate checks that a certificate contains the public name of this host's gateway. all
 // are the addresses of all gateways, as the brokers announce them. here reports whether a host is
-// this one. Nothing else says which of the addresses is this host's, and behind a NAT here does not
-// know either.
+// this one. The configuration does not say which of the addresses is this host's, and behind a NAT here
+// cannot find out either.
 func gatewayCertificate(leaf *x509.Certificate, all []string, listen string, here func(host string) bool) Finding {
 	const check = "gateway certificate"
 	covers := func(address string) bool { return leaf.VerifyHostname(hostOf(address)) == nil }
