@@ -903,7 +903,7 @@ func (e *env) discardHint(topic, dir string, watching bool) string {
 // another profile or fabric, into which the command does not look otherwise.
 func (e *env) discardCommand(topic, dir string) string {
 	place := ""
-	if own, err := e.pool(); err == nil && filepath.Dir(dir) != own.Dir {
+	if own, err := e.currentPool(); err == nil && filepath.Dir(dir) != own.Dir {
 		place = " " + shellWord(dir)
 	}
 	return e.spoolCommand("discard " + topic + place + " --to FILE")
