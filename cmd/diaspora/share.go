@@ -292,6 +292,9 @@ func (e *env) person(ctx context.Context, client *diaspora.Client, named globus.
 	case named.Username != "":
 		e.say("%s", text)
 	}
+	if who.Status == "unused" {
+		e.warn("nobody has signed in at Globus as %s yet; what is shared holds as soon as somebody does", oneLine(who.Username))
+	}
 	return who, e.confirmYes(ctx, question, command, "it is not confirmed that this is the right person", yes)
 }
 

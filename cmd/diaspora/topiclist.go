@@ -199,6 +199,9 @@ func (e *env) topicShow(ctx context.Context, cfg diaspora.Config, client *diaspo
 	line("Owner", person(t.Owner))
 	if t.Owner != me.Subject {
 		line("You may", mayWords(t.Read, t.Write, t.Manage))
+		if t.Read {
+			line("Owner sees", "which of your consumer groups read it, and how far behind they are")
+		}
 	}
 	line("Partitions", fmt.Sprint(t.Partitions))
 	records, size, last := e.usageText(t, e.clock)
