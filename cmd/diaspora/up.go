@@ -590,16 +590,19 @@ func (o upOptions) hasNoEffect(info fabric.Info, again func(...portFlag) string)
 	if len(flags) == 0 {
 		return nil
 	}
-	broker := "the embedded broker"
+	broker, line := "the embedded broker", again()
 	if info.Kafka != "" {
 		broker = "the Apache Kafka of " + info.Kafka
+		if o.kafka == "" { // without --kafka, all topics would seem to be lost
+			line = again(portFlag{"kafka", info.Kafka}, portFlag{name: kafkaPort}, portFlag{name: "sync"})
+		}
 	}
 	n := len(flags)
 	list := flags[n-1]
 	if n > 1 {
 		list = strings.Join(flags[:n-1], ", ") + " and " + list
 	}
-	return fail(diaspora.ErrConflict, fmt.Sprintf(`end that process first, and type "%s"; "diaspora up" without %s shows what runs`, again(), agree(n, "this flag", "these flags")),
+	return fail(diaspora.ErrConflict, fmt.Sprintf(`end that process first, and type "%s"; "diaspora up" without %s shows what runs`, line, agree(n, "this flag", "these flags")),
 		"up: process %d already runs this fabric, with %s, at %s; %s %s no effect on it", info.PID, broker, info.URL, list, agree(n, "has", "have"))
 }
 

@@ -259,6 +259,11 @@ func TestFlagsWithoutEffect(t *testing.T) {
 		o.globusPort, _ = cmd.Flags().GetUint16(globusPort)
 		o.syncWrites, _ = cmd.Flags().GetBool("sync")
 		err := o.hasNoEffect(c.runs, func(ports ...portFlag) string { return upLine(cmd.Flags(), ports) })
+		if c.runs.Kafka != "" && err != nil { // the suggestion must not be to run it without its Apache Kafka
+			if _, hints := explanation(err); !strings.Contains(hints[0], "diaspora up --kafka ") || strings.Contains(hints[0], kafkaPort) {
+				t.Errorf("up %s: the hints are %q", c.flags, hints)
+			}
+		}
 		switch {
 		case c.want == "" && err != nil:
 			t.Errorf("up %s: %v, want nil", c.flags, err)
