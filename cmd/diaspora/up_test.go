@@ -150,12 +150,10 @@ func TestTakenPortsOfAGroup(t *testing.T) {
 	if got := hints(last(free[0], free[1], free[2]), "--kafka", "c.json"); !slices.Equal(got, back) {
 		t.Errorf("after such a run with --kafka, the hints are %q, want %q", got, back)
 	}
-	want := []string{
-		"end the other programs, because logins, profiles and key files have these ports",
-		`if you cannot: "diaspora up --http-port 0 --globus-port 0" selects free ports; keep those from then on, and have everybody log in again there and make new key files`,
-	}
-	if got := hints(last("9090", free[1], "9091")); !slices.Equal(got, want) {
-		t.Errorf("if the last ports are taken, the hints are %q, want %q", got, want)
+	end := "end the other programs, because logins, profiles and key files have these ports"
+	others := regexp.MustCompile(`^if you cannot: "diaspora up --http-port [1-9]\d* --globus-port [1-9]\d*" uses free ports; keep those from then on, and have everybody log in again there and make new key files$`)
+	if got := hints(last("9090", free[1], "9091")); len(got) != 2 || got[0] != end || !others.MatchString(got[1]) {
+		t.Errorf("if the last ports are taken, the hints are %q, want %q and one that matches %s", got, end, others)
 	}
 }
 
