@@ -31,16 +31,17 @@ that is, shows the answer, and asks you to confirm it. In a script, --yes confir
 The fabric refuses the person's tokens and access keys, and closes their open connections within a
 minute (within ten seconds with "diaspora up"). The person can still sign in at Globus, but cannot
 use the login. Topics and keys are kept, and work again after "diaspora admin unblock". Events that
-the person logs in the meantime stay in the person's spool, and arrive after that. If somebody else
-has given an access key to the person, that key works until its owner revokes it. The ledger records
-who blocked whom, when and why. The person is not told why.
+the person logs in the meantime stay in the person's spool, and arrive after the unblock. If
+somebody else has given an access key to the person, that key works until its owner revokes it. The
+ledger records who blocked whom, when and why. The person is not told why.
 
 You must be an operator of the fabric. The setting "operators" of "diaspora serve" lists the
 operators. Operators cannot be blocked.
 
 With "diaspora up", the person who started it is the operator. A person who has the secret of the
-stand-in for Globus cannot be kept out in this way: with the secret, everybody can log in as anybody,
-also as the operator, and unblock. Give access keys instead to people whom you may have to block.`,
+stand-in for Globus cannot be kept out in this way: with the secret, everybody can log in as
+anybody, also as the operator, and unblock. Do not give the secret to people whom you may have to
+block, but access keys, which you can revoke.`,
 	args: arguments{min: 1, max: 1, missing: "the person is missing: a username or a subject, the UUID which \"diaspora whoami --subject\" prints for the person, and \"diaspora topic show NAME\" for you, if a topic is theirs"},
 }
 

@@ -45,7 +45,7 @@ If the topic was right, and you discard the events for another reason, save them
 that file with produce --input ndjson. produce --watch does not log the files to the same topic
 again, because its journal records them as logged.
 
-Without a DIRECTORY, the command removes the events from all spools of the profile. It does not
+Without a DIRECTORY, the command removes the events from all spools of the current profile. It does not
 change a spool that another process is using: stop that program or service first.`,
 	args: arguments{min: 1, max: 2, missing: "the topic is missing"},
 }

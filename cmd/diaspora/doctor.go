@@ -23,7 +23,7 @@ var doctorHelp = help{
 	examples: `
 diaspora doctor
 
-# also check the topic that you want to use
+# also log a test event to a topic, and read it back
 diaspora doctor --topic weather
 
 # also write the results to a file for a support ticket; it has no tokens, keys or events in it

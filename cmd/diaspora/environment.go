@@ -3,8 +3,8 @@ package main
 import "github.com/spf13/cobra"
 
 // environmentHelp lists the variables that commands read.
-const environmentHelp = `These variables select the fabric and the identity. They override the profile that "diaspora login"
-has stored:
+const environmentHelp = `These variables select the fabric and the identity. DIASPORA_PROFILE selects a profile that
+"diaspora login" has stored; the others are used instead of a profile:
   DIASPORA_URL             address of the fabric's ACL endpoint
   DIASPORA_PROFILE         name of the profile to use, as with --profile
   DIASPORA_KEY_FILE        file with an access key and the address of its fabric, written by
@@ -17,7 +17,8 @@ has stored:
   DIASPORA_CLIENT_SECRET   secret of this client
 
 Set only one of these: an access key, a client, or a refresh token. With an access key, you can log
-and read events. For other tasks, such as claiming topics and creating keys, you need a login.
+and read events and use consumer groups. To manage topics and keys, you need a login or a service
+account.
 
 These variables say how to reach the fabric and Globus:
   DIASPORA_BOOTSTRAP       bootstrap servers, as HOST:PORT,HOST:PORT, instead of those that the
@@ -29,7 +30,7 @@ These variables say how to reach the fabric and Globus:
 
 These variables say where files are kept:
   DIASPORA_CONFIG_DIR      profiles and tokens (default: diaspora in the user's configuration folder)
-  DIASPORA_STATE_DIR       spools (default: ~/.local/state/diaspora)
+  DIASPORA_STATE_DIR       spools, and the journals of produce --watch (default: ~/.local/state/diaspora)
 
 "diaspora doctor" shows which variables are set, and reports those that have no effect. Each setting
 of "diaspora serve" can also be a variable; see "diaspora serve --help".`

@@ -25,7 +25,8 @@ diaspora example
 diaspora example my_topic`,
 	long: `
 example shows your identity and claims a topic. It logs one event and waits for the acknowledgement.
-It logs another event, and a callback reports the acknowledgement. Then it reads both events.`,
+It logs another event without waiting, and reports the acknowledgement when it comes. Then it reads
+both events.`,
 	args: arguments{min: 0, max: 1},
 }
 

@@ -22,7 +22,7 @@ var groupResetHelp = help{
 # read everything again
 diaspora group reset analysis --topic weather --to start
 
-# skip everything that is pending
+# skip everything that the group has not read
 diaspora group reset analysis --topic weather --to end
 
 # show what would change, without changing it
@@ -41,13 +41,13 @@ The command prints the position in each partition before and after the change. T
 asked to type the name of the group. --yes skips this question, and --dry-run changes nothing.
 
 --to moves to a POSITION, see below. --by moves by a number of records, forward or, if it is
-negative, back. --past moves behind the record with this OFFSET, and leaves a group alone that is
-already behind it. The records before that offset that the group has not read are skipped as well.
-No position is outside the records that exist: the nearest one is used instead.
+negative, back. --past moves to the record after this OFFSET. A group that has already read past it
+is not moved. The records before that offset that the group has not read are skipped as well. If the
+position is before the oldest record or after the newest one, the nearest one is used.
 
-The group must have no members, because the cluster lets only members commit as long as there are
-any. Stop the programs that read in the group first. With --force, the command removes the members
-from the group itself. Programs that still run then notice that they are no longer members, and join
+The group must have no members, because as long as it has members, only they can change its
+position. Stop the programs that read in the group first. With --force, the command removes the
+members. Programs that still run then notice that they are no longer members, and join
 again. Most of them continue at the new position, including "diaspora consume", but a program can
 also keep its own position and commit that. So stop the programs if you can, and look at the result
 with "diaspora group show".
@@ -95,7 +95,7 @@ func (e *env) groupResetCommand() *cobra.Command {
 	flags.Lookup("partition").DefValue = "" // otherwise the help adds "(default [])"
 	flags.StringVar(&o.to, "to", "", "move to `POSITION`; see above")
 	flags.Int64Var(&o.by, "by", 0, "move by `N` records, back if N is negative")
-	flags.Int64Var(&o.past, "past", 0, "move behind the record at `OFFSET`")
+	flags.Int64Var(&o.past, "past", 0, "continue after the record at `OFFSET`")
 	flags.BoolVar(&o.dryRun, "dry-run", false, "only print what would change")
 	flags.BoolVar(&o.force, "force", false, "remove the members from the group first")
 	flags.BoolVar(&o.yes, "yes", false, "do not ask for confirmation")

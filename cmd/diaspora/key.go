@@ -17,7 +17,7 @@ import (
 )
 
 var keyCreateHelp = help{
-	use:   "create NAME",
+	use:   "create [NAME]",
 	short: "create an access key, for clients that cannot log in with Globus",
 	examples: `
 # read and write all your topics, until you revoke the key
@@ -51,8 +51,8 @@ A key that can read also has access to all your consumer groups, even if it is f
 Anybody who has the key can join, reset and delete the groups. If several people use the key, each
 should use a group ID of their own, or read without a group.
 
-With --save-env, --save-for-kcat or --save-for-java, the command does not print the key. It writes
-the key to a new file that only you can read. If FILE is -, it writes to standard output. With any
+With --save-env, --save-for-kcat or --save-for-java, the command writes the key to a
+new file that only you can read, instead of printing it; if FILE is -, to standard output. With any
 of these flags, NAME can be omitted, and the key is named after this machine.
 
 To use a file that --save-env has written, set DIASPORA_KEY_FILE to its name, or load it into a

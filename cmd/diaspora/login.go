@@ -54,11 +54,11 @@ If the profile already has a login with another identity, that login is not repl
 is stored as another profile, whose name login prints.
 
 So that a wrong fabric cannot collect your tokens, they are sent only to hosts that belong to the
-fabric. Its scope at Globus, the permission that you grant when you log in, normally contains the
-name of a host: tokens are sent only to this host and its subdomains. If the scope contains no host
-name, login shows the fabric's hosts and asks you to confirm them; --yes confirms them. If another
-profile has the same scope but different hosts, login fails. A fabric that runs entirely on this
-machine is exempt from these checks.
+fabric. When you log in, you grant a permission (a Globus scope). Its name normally contains the
+name of a host: your tokens are sent only to this host and its subdomains. If the scope contains no
+host name, login shows the fabric's hosts and asks you to confirm them; --yes confirms them. If
+another profile has the same scope but different hosts, login fails. A fabric that runs entirely on
+this machine is exempt from these checks.
 
 If DIASPORA_CLIENT_ID and DIASPORA_CLIENT_SECRET are set, login signs in as a service account,
 without a browser or a code. It checks these credentials, and stores only the profile.

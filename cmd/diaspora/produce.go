@@ -63,9 +63,9 @@ acknowledged all events. If the cluster acknowledges nothing for the time in --w
 waiting. The events that are still pending are not lost: the next produce, or "diaspora spool drain",
 sends them. produce reports them, and exits with 0, or with 75 if --require-ack is set.
 
-If an earlier produce found the cluster unreachable less than a minute ago, produce does not wait for
-it, unless --wait or --require-ack is set. It only checks briefly whether the cluster is reachable
-again.
+If an earlier produce found the cluster unreachable less than a minute ago, this one does not wait
+for the cluster, unless --wait or --require-ack is set. It only checks briefly whether the cluster
+is reachable again.
 
 If its spool reaches 1 GiB, or if its disk is full, produce reports this and waits for free space.
 If somebody has to solve a problem first (not logged in, no permission, no such topic), the events
@@ -81,7 +81,7 @@ With --input ndjson, each line is a JSON object like those that "consume -o ndjs
 "value" or "value_base64" and, optionally, "key", "key_base64", "headers", "time" and "id". If
 "value" is a string, its text is logged; if it is an object, array or number, its JSON text is.
 "headers" is a list as "consume -o ndjson" prints it, or an object, such as {"unit": "C"}. A
-byte-order mark is skipped. To log lines of JSON unchanged, omit --input.
+byte-order mark is skipped. To log lines of JSON unchanged, use --input lines.
 
 With --input file, each FILE, or all of standard input, is one event. The key is the name of the
 file without its folder, unless -k sets another key. The name is also in the header "file". The time
@@ -98,15 +98,18 @@ of a file has no line feed, the file counts as complete after ten times --settle
 ends. These are ignored: folders in DIR, empty files, files that are not regular (such as links),
 and files whose names begin with a dot or do not match --pattern.
 
-With --watch, a journal records which files were logged, so that each file is logged once. If a file
-changes later, the whole file is logged again. There is one journal for each folder, topic and
-profile, in DIASPORA_STATE_DIR (all key files of a fabric count as one profile). So all files in DIR
-are logged again if you use another topic, profile or state folder, a key file instead of a login, or
-another path to DIR, for instance through a link. If produce is killed, the files that it was logging
-are logged again, with the same IDs. If a file is too large, produce reports it and records it in the
-journal, and does not try it again. SIGTERM and Ctrl-C end produce --watch in the
-normal way: it exits with 0, with 8 if a file or a line was not logged, or with 130 if somebody has
-to solve a problem before the pending events can be sent.
+With --watch, a journal in DIASPORA_STATE_DIR records which files were logged, so that each file is
+logged once. If a file changes later, the whole file is logged again. There is one journal for each
+folder, topic and profile; all key files of a fabric count as one profile. So all files in DIR are
+logged again if you change one of these:
+  - the topic, the profile or DIASPORA_STATE_DIR
+  - a login to a key file, or a key file to a login
+  - the path to DIR, for instance through a link
+
+If produce is killed, the files that it was logging are logged again, with the same IDs. If a file
+is too large, produce reports it and records it in the journal, and does not try it again. SIGTERM
+and Ctrl-C end produce --watch in the normal way: it exits with 0, with 8 if a file or a line was
+not logged, or with 130 if somebody has to solve a problem before the pending events can be sent.
 
 DIR can be on a network file system. If another folder takes the place of DIR, because DIR was
 deleted and created again, a disk was unmounted and mounted, or a link points elsewhere, produce
@@ -115,9 +118,9 @@ continues with the new folder.
 On a terminal, produce shows its progress. With --watch, it prints the name of each file that was
 logged. --quiet turns both off.
 
-With -o json, produce prints one line for each event that is on disk. The line has the event's topic
-and ID and, if it has them, its key, the name of its file, and its line number. With --no-spool,
-produce prints one line for each acknowledged event, also with its partition and offset.`,
+With -o json, produce prints one line for each event as soon as it is on disk. The line has the
+event's topic and ID and, if it has them, its key, the name of its file, and its line number. With
+--no-spool, produce prints one line for each acknowledged event, also with its partition and offset.`,
 	formats: streamFormats,
 	args:    arguments{min: 1, max: -1, missing: "the topic is missing"},
 
@@ -161,7 +164,7 @@ func (e *env) produceCommand() *cobra.Command {
 	flags.StringVarP(&o.separator, "key-separator", "K", "", "take the key from each line: the text before the first `DELIM`; \\t is a tab")
 	flags.StringArrayVarP(&o.headers, "header", "H", nil, "add the header `NAME=VALUE` to all events; may be repeated")
 	flags.StringArrayVar(&o.values, "value", nil, "log `TEXT` as an event, instead of files or standard input; may be repeated")
-	flags.StringVar(&o.input, "input", "lines", "read the input as `FORMAT`: lines, ndjson or file; with --watch, the default is file")
+	flags.StringVar(&o.input, "input", "lines", "read the input as `FORMAT`: lines, ndjson or, the default with --watch, file")
 	flags.StringVarP(&o.compression, "compression", "z", "none", "compress batches with `CODEC`: none, gzip, snappy, lz4 or zstd")
 	flags.BoolVar(&o.noSpool, "no-spool", false, "keep no events on disk")
 	flags.BoolVar(&o.requireAck, "require-ack", false, "exit with 75 if events have only reached the spool")

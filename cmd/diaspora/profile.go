@@ -43,7 +43,7 @@ var profileRemoveHelp = help{
 diaspora profile remove work`,
 	long: `
 remove revokes the tokens of the profile, as "diaspora logout" does. It then deletes the tokens and
-the fabric's addresses. If the profile's spool has pending events, remove fails, because these events
+the fabric's addresses. If a spool of the profile has pending events, remove fails, because these events
 can be sent only with a login to that profile. --yes removes the profile anyway, and leaves the
 events in the spool.`,
 	args: arguments{min: 1, max: 1, missing: "the name of the profile is missing"},

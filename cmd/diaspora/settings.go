@@ -57,7 +57,7 @@ func (d *serveDraft) settings() []setting {
 		{"insecure-allow-plaintext", "serve other machines without TLS, which lets anybody on the network path steal tokens (`BOOL`)", &d.InsecureAllowPlaintext},
 		{"trusted-proxies", "networks of load balancers in front of the gateway that send client addresses with PROXY protocol version 2, as `NETWORK,...`", &d.TrustedProxies},
 
-		{"operators", "subjects of the operators, who may block others, as `UUID,...`; the same for all gateways and ACL endpoints", &d.Admission.Operators},
+		{"operators", "subjects of the operators, who may block others, as `UUID,...`; set the same list for all gateways and ACL endpoints", &d.Admission.Operators},
 		{"allow-domains", "admit only accounts whose username ends with one of these domains, as `DOMAIN,...`, and those in allow-subjects (default: everybody)", &d.Admission.Domains},
 		{"allow-subjects", "admit only these people and service accounts, as `UUID,...`, and those in allow-domains (default: everybody)", &d.Admission.Subjects},
 		{"operator-contact", "how people who are refused can contact the operators, such as an e-mail `ADDRESS`", &d.Admission.Contact},
@@ -92,7 +92,7 @@ func (d *serveDraft) settings() []setting {
 
 		{"acl-listen", "`HOST:PORT` where the ACL endpoint listens (default :9090)", &d.acl.Listen},
 		{"acl-bootstrap", "gateways that clients connect to first, as `HOST:PORT,...`", &d.acl.Bootstrap},
-		{"acl-ca-file", "PEM `FILE` with certificates that the ACL endpoint tells clients to trust, in addition to those of their system, when they connect to the gateways", func(v string) (err error) {
+		{"acl-ca-file", "PEM `FILE` with the certificate authority of the gateways, which clients get from the ACL endpoint", func(v string) (err error) {
 			_, d.acl.CA, err = front.ReadCA(v)
 			return err
 		}},

@@ -38,17 +38,17 @@ diaspora topic share weather --with group:6f2c0a52-1d3b-4c57-9c0e-3a4b5c6d7e8f -
 # everybody who can sign in to this fabric may read it
 diaspora topic share weather --public`,
 	long: `
-The rights are in force when the command returns. They replace those that the same person, group or
-everybody had on the topic before: to give a reader the right to write as well, name both flags. The
-command says which rights it takes away.
+The rights are in force when the command returns. They replace all rights that this person or group
+(or everybody, with --public) had on the topic through a share: to give a reader the right to write
+as well, name both flags. The command says which rights it takes away.
 
-WHO is a username, a subject (the UUID of an identity at Globus), or group: and the UUID of a Globus
-group. For a username, the command asks Globus who that is, shows the answer, and asks you to confirm
-it. In a script, --yes confirms it. On a terminal, it also asks about a subject. It looks up all
-people before it shares the topic with the first one.
+WHO is a username, a subject (the UUID of an identity at Globus), or "group:UUID" with the UUID of a
+Globus group. For a username, the command asks Globus who that is, shows the answer, and asks you to
+confirm it. In a script, --yes confirms it. On a terminal, it also asks about a subject. It looks up
+all people before it shares the topic with the first one.
 
-With --manage, they can read and write, share the topic with others, end shares, and change the
-topic's settings. They cannot release the topic or hand it over. Only the owner can.
+Whoever has --manage can read and write, share the topic with others, end shares, and change the
+topic's settings. Only the owner can release the topic or hand it over.
 
 In --until, a day such as 2030-12-31 means its beginning in your time zone. ` + durationHelp + `
 
@@ -401,7 +401,7 @@ func (e *env) topicUnshareCommand() *cobra.Command {
 	})
 	flags := cmd.Flags()
 	flags.StringArrayVar(&o.with, "with", nil, "take the rights away from `WHO`: a username, a subject, group:UUID, or me; may be repeated")
-	flags.BoolVar(&o.public, "public", false, "end that everybody may read the topic")
+	flags.BoolVar(&o.public, "public", false, "take the right to read away from everybody")
 	cmd.RegisterFlagCompletionFunc("with", e.completeGrantees)
 	return cmd
 }

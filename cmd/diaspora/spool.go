@@ -81,7 +81,7 @@ sent with your login, or with any other of your keys.
 
 The command ends when no events are pending, or when they cannot be sent now. The exit code is
   0    no events are pending, except in spools that a running process uses
-  2    there are no spools in the folder (see below), but in its subfolders; name one of those
+  2    there are no spools in the folder, but in its subfolders: set DIASPORA_STATE_DIR to one of those
   3    you are not logged in
   4    you have no permission to write to the topic
   5    the topic does not exist
@@ -123,18 +123,18 @@ exit code is 0 whether or not events are pending. The command cannot see whether
 still running; use a process monitor for that.
 
 With -o json, it prints an object with
-  spools                   number of spools; those in other folders are not counted
+  spools                   number of spools in DIASPORA_STATE_DIR
   events                   number of pending events
   bytes                    size of the spools' files, which shrink some time after events were sent
   oldest                   when the oldest pending event was logged; omitted if no event is pending
-  why                      why events are pending; omitted if no event is, or if they are being sent.
-                           Of several reasons, it is the latest; that of a running process comes first
+  why                      why events are pending; omitted if none is pending or all are being sent.
+                           Of several reasons, that of a running process, otherwise the latest
   why_time                 when a process noted that reason
   full                     why a spool accepts no more events; omitted if all spools accept events
   discarded                events that "diaspora spool discard" removed from these spools; when an
                            empty spool is removed, its count is lost
-and these counts of lost events, which "diaspora spool dismiss" resets to 0:
-  dropped                  for lack of space, by Go programs that choose this; produce waits instead
+and these counts of events that will not arrive, which "diaspora spool dismiss" resets to 0:
+  dropped                  because the spool was full, by Go programs that choose this
   quarantined              set aside, because the cluster does not accept them
   damaged                  damaged on disk`,
 }

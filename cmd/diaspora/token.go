@@ -25,9 +25,9 @@ A refresh token identifies you, but not the fabric. So a job without a profile a
 DIASPORA_URL and, if the fabric's scope contains no host name, DIASPORA_BOOTSTRAP. At its end,
 "diaspora login" prints the lines that export these variables.
 
-Anybody who has a token can act as you. An access token works until it expires, and a refresh token
-as long as it is used at least every six months. "diaspora logout" revokes both. Keep tokens out of
-files and logs.`,
+Anybody who has a token can act as you. An access token works until it expires or is revoked, and a
+refresh token as long as it is used at least every six months. "diaspora logout" revokes both. Keep
+tokens out of files and logs.`,
 }
 
 func (e *env) tokenCommand() *cobra.Command {

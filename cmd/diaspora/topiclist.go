@@ -133,7 +133,7 @@ diaspora topic show weather
 # with the members of Globus groups
 diaspora topic show weather --members
 
-# the subjects of all who may write
+# the subjects of the people with whom it is shared to write
 diaspora topic show weather -o json | jq -r '.grants[] | select(.write or .manage) | .subject // empty'`,
 	long: `
 The owner of a topic, and those who may manage it, see everybody with whom it is shared. Others see

@@ -32,7 +32,8 @@ var topicReadersHelp = help{
 diaspora topic readers weather`,
 	long: `
 A reader is a consumer group that has committed an offset in the topic. LAG is the number of events
-that it has not read yet. Readers without a consumer group leave no trace, so they are not shown.
+that it has not read yet. Programs that read without a consumer group leave no trace, so they are
+not shown.
 "no access now" marks those who may not read the topic any more.
 You must own the topic or be allowed to manage it. "diaspora group show" shows your own groups in
 detail.`,

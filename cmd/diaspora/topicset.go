@@ -39,7 +39,7 @@ script, --yes confirms it.
 
 --max-bytes is per partition. Sizes have the unit B, kB, MB, GB, TB, KiB, MiB, GiB or TiB.
 
---partitions can only grow. After that, events with the same key may go to another partition than
+The number of partitions can only grow. When it does, events with the same key may go to another partition than
 before, so readers may see new events of a key before older ones.`,
 	args: arguments{min: 1, max: 1, missing: "the topic is missing"},
 }

@@ -72,7 +72,7 @@ that this node announces to clients. Use --kafka each time that you run up for t
 it, up starts the embedded broker, which has none of the cluster's topics, events and keys.
 
 The fabric runs until Ctrl-C. Acknowledged events are available again after the next start, even
-after kill -9.`,
+after kill -9, except with --memory.`,
 	exclusive: []string{"kafka memory", "kafka kafka-port", "kafka sync", "memory data"},
 }
 
