@@ -591,6 +591,11 @@ func TestProduceOutage(t *testing.T) {
 			reader, writer := io.Pipe()
 			defer writer.Close()
 			d.stdin = reader
+			defer func() {
+				if t.Failed() {
+					t.Logf("produce says:\n%s", d.err.String())
+				}
+			}()
 			stop, _ := d.started(t, append([]string{"produce", "weather", "-o", "json"}, c.flags...)...)
 			io.WriteString(writer, "one\n")
 			testkit.Eventually(t, "the first receipt", func() bool { return strings.Contains(d.out.String(), `"line":1`) })
@@ -601,6 +606,7 @@ func TestProduceOutage(t *testing.T) {
 			up = w.up(t, up.ports()...)
 			testkit.Eventually(t, "the second receipt", func() bool { return strings.Contains(d.out.String(), `"line":2`) })
 			testkit.Eventually(t, "word of the end of the outage", func() bool { return strings.Contains(d.err.String(), "the cluster is back") })
+			testkit.Eventually(t, "the second event to arrive", func() bool { return w.waiting(t) == 0 }) // or two wait
 
 			up.kill(t)
 			io.WriteString(writer, "three\n")
