@@ -16,7 +16,7 @@ const (
 	// Globus Auth always sends it, and refreshing a token too early does no harm.
 	unstatedLifetime = time.Hour
 	maxLifetime      = 366 * 24 * time.Hour
-	maxLinked        = 100 // linked identities that are read, besides the subject
+	maxLinked        = 100 // linked identities that are read, in addition to the subject
 )
 
 // checkSecret checks the form of a token. Its error is the rest of a sentence, such as "is

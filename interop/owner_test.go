@@ -4,7 +4,6 @@ import (
 	"errors"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -125,9 +124,7 @@ func TestOwnGroups(t *testing.T) {
 				t.Errorf("delete the offset of a topic that the group reads: %v", err)
 			}
 			member.Close()
-			if err := commitTo(t, hers, group, second); err != nil {
-				t.Fatal(err)
-			}
+			commitTo(t, hers, group, second)
 			for name, err := range map[string]error{"the group": errorOf(deleteGroup(t, others, group)), "the offset": deleteOffset(t, others, group, topic)} {
 				if !errors.Is(err, kerr.GroupIDNotFound) {
 					t.Errorf("delete %s by somebody else: %v", name, err)
@@ -182,15 +179,11 @@ func deleteOffset(t *testing.T, admin *kadm.Client, group, topic string) error {
 }
 
 // commitTo commits an offset as somebody who is not a member, as soon as the group is empty.
-func commitTo(t *testing.T, admin *kadm.Client, group, topic string) (err error) {
+func commitTo(t *testing.T, admin *kadm.Client, group, topic string) {
 	t.Helper()
-	for ctx := testkit.Within(t); ctx.Err() == nil; {
-		if err = admin.CommitAllOffsets(ctx, group, topicOffset(topic, 1)); err == nil {
-			return nil
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
-	return err
+	testkit.Eventually(t, "an offset to be committed", func() bool {
+		return admin.CommitAllOffsets(t.Context(), group, topicOffset(topic, 1)) == nil
+	})
 }
 
 func errorOf[T any](_ T, err error) error { return err }

@@ -156,7 +156,7 @@ func (e *env) adminBlock(ctx context.Context, named globus.Identity, why string,
 // person with that subject. Only the stand-in for Globus Auth can be asked by the user who runs it.
 func (e *env) whoToBlock(ctx context.Context, cfg diaspora.Config, client *diaspora.Client, named globus.Identity, yes bool) (who globus.Identity, found bool, err error) {
 	if named.Username != "" {
-		if _, err := client.Blocked(ctx); err != nil { // nobody should be looked up for somebody who is not an operator
+		if _, err := client.Blocked(ctx); err != nil { // fails if the user is not an operator, for whom nobody is looked up
 			return who, false, e.notOperator(cfg, err)
 		}
 		who, err = e.person(ctx, client, named, "admin block", "Block this person?", yes)

@@ -96,7 +96,7 @@ func (d *serveDraft) settings() []setting {
 			_, d.acl.CA, err = front.ReadCA(v)
 			return err
 		}},
-		{"acl-hosts", "host names, besides that of public-url, under which clients reach the ACL endpoint, as `HOST,...`", &d.acl.Hosts},
+		{"acl-hosts", "further host names under which clients reach the ACL endpoint, in addition to that of public-url, as `HOST,...`", &d.acl.Hosts},
 		{"acl-trusted-proxies", "networks of HTTP proxies whose X-Forwarded-For header is trusted, as `NETWORK,...`", &d.acl.TrustedProxies},
 		{"default-partitions", "`NUMBER` of partitions of a topic that is claimed without --partitions (default 1)", &d.acl.DefaultPartitions},
 		{"default-retention", "`DURATION` for which events are kept in a topic that is claimed without --retention (default 168h)", &d.acl.DefaultRetention},

@@ -186,7 +186,7 @@ func (e *env) shareRequests(ctx context.Context, client *diaspora.Client, name s
 	for _, to := range append(groups, named...) {
 		asks := to.Username != "" || len(o.with) > 1 || e.terminal(e.stdin)
 		if to.group == "" && asks {
-			if !checked { // nobody should be looked up for a topic that cannot be shared
+			if !checked { // before anybody is looked up
 				if _, err = managed(ctx, client, name); err != nil {
 					return nil, err
 				}

@@ -134,7 +134,8 @@ func (s *state) granteesOf(subject string, f func(grantee string)) {
 	}
 }
 
-// access returns who has rights on a topic besides its owner, by subject. Everybody's are under "*".
+// access returns the rights on a topic of all but its owner, by subject. Those that everybody who signs
+// in has are under "*".
 func (s *state) access(name string) map[string]rights {
 	all := make(map[string]rights)
 	for grantee, g := range s.grants[name] {

@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	// keepHistory is how many records about one topic can be shown, besides its claim.
+	// keepHistory is how many records about one topic can be shown, in addition to its claim.
 	keepHistory = 500
 
 	// farAhead is how many records of the ledger are read over to reach the next one that is wanted. For

@@ -7,8 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/twmb/franz-go/pkg/kadm"
-
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
@@ -37,7 +35,6 @@ func (s *Service) Readers(ctx context.Context, subject, name string) ([]diaspora
 }
 
 func (s *Service) readers(ctx context.Context, topic string) ([]diaspora.Reader, error) {
-	admin := kadm.NewClient(s.client)
 	groups, err := kafka.Groups(ctx, s.client)
 	if err != nil {
 		return nil, err
@@ -48,29 +45,21 @@ func (s *Service) readers(ctx context.Context, topic string) ([]diaspora.Reader,
 			byID[g.ID] = g
 		}
 	}
-	if len(byID) == 0 {
-		return nil, nil
-	}
-	starts, err := admin.ListStartOffsets(ctx, topic)
+	spans, err := kafka.VisibleSpans(ctx, s.client, []string{topic})
 	if err != nil {
 		return nil, err
 	}
-	ends, err := admin.ListEndOffsets(ctx, topic)
+	committed, err := kafka.Committed(ctx, s.client, slices.Collect(maps.Keys(byID))...)
 	if err != nil {
 		return nil, err
 	}
 	lags := make(map[string]int64) // of the groups that have committed offsets in the topic
-	for _, group := range admin.FetchManyOffsets(ctx, slices.Collect(maps.Keys(byID))...) {
-		if group.Err != nil {
-			continue // its coordinator is moving, or the group was deleted
-		}
-		group.Fetched.Each(func(o kadm.OffsetResponse) {
-			if o.Topic == topic && o.Err == nil && o.At >= 0 {
-				start, _ := starts.Lookup(topic, o.Partition)
-				end, _ := ends.Lookup(topic, o.Partition)
-				lags[group.Group] += max(0, end.Offset-max(o.At, start.Offset))
+	for id, offsets := range committed {
+		for p, offset := range offsets {
+			if span, ok := spans[p]; ok {
+				lags[id] += max(0, span.End-max(offset, span.Start))
 			}
-		})
+		}
 	}
 	reading := groups[:0]
 	for id := range lags {

@@ -111,8 +111,8 @@ func (s *Service) Unshare(ctx context.Context, by, name, grantee string) error {
 }
 
 // change appends a record about a claimed topic to the ledger, and then makes the cluster agree. It
-// sets the record's claim. If the record has no effect for one of the reasons in done, that is no
-// error, because nothing was left to do.
+// sets the record's claim. done are the reasons for having no effect that are not errors, because nothing
+// was left to do.
 func (s *Service) change(ctx context.Context, r *record, done ...error) error {
 	if err := diaspora.ValidTopic(r.Topic); err != nil {
 		return errors.Unwrap(err)

@@ -7,6 +7,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
 
 // Usage returns how much is in each of these topics. It leaves out topics about which the brokers do
@@ -17,47 +18,34 @@ func (s *Service) Usage(ctx context.Context, topics []string) (map[string]diaspo
 	}
 	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
 	defer cancel()
+	spans, err := kafka.VisibleSpans(ctx, s.client, topics)
+	if err != nil || len(spans) == 0 {
+		return nil, clusterError(err)
+	}
 	admin := kadm.NewClient(s.client)
-	starts, err := admin.ListStartOffsets(ctx, topics...)
-	if err != nil {
-		return nil, clusterError(err)
-	}
-	ends, err := admin.ListEndOffsets(ctx, topics...)
-	if err != nil {
-		return nil, clusterError(err)
-	}
 	last, err := admin.ListMaxTimestampOffsets(ctx, topics...)
 	if err != nil {
 		return nil, clusterError(err)
 	}
 	var all kadm.TopicsSet
-	ends.Each(func(end kadm.ListedOffset) {
-		if end.Err == nil {
-			all.Add(end.Topic, end.Partition)
-		}
-	})
-	if len(all) == 0 {
-		return nil, nil
+	for p := range spans {
+		all.Add(p.Topic, p.Partition)
 	}
 	dirs, err := admin.DescribeAllLogDirs(ctx, all)
 	if err != nil {
 		return nil, clusterError(err)
 	}
 	usage := make(map[string]diaspora.TopicUsage)
-	ends.Each(func(end kadm.ListedOffset) {
-		start, ok := starts.Lookup(end.Topic, end.Partition)
-		if !ok || start.Err != nil || end.Err != nil {
-			return
-		}
-		u := usage[end.Topic]
-		u.Records += end.Offset - start.Offset
-		if newest, ok := last.Lookup(end.Topic, end.Partition); ok && newest.Err == nil && newest.Timestamp >= 0 {
+	for p, span := range spans {
+		u := usage[p.Topic]
+		u.Records += span.End - span.Start
+		if newest, ok := last.Lookup(p.Topic, p.Partition); ok && newest.Err == nil && newest.Timestamp >= 0 {
 			if at := time.UnixMilli(newest.Timestamp).UTC(); at.After(u.LastEvent) {
 				u.LastEvent = at
 			}
 		}
-		usage[end.Topic] = u
-	})
+		usage[p.Topic] = u
+	}
 	sizes := make(map[string]map[int32]int64) // of the largest replica of each partition
 	dirs.Each(func(dir kadm.DescribedLogDir) {
 		dir.Topics.Each(func(p kadm.DescribedLogDirPartition) {

@@ -372,7 +372,8 @@ func (a *Admin) ChangeTopic(ctx context.Context, spec TopicSpec) error {
 	})
 }
 
-// addPartitions gives a topic this number of partitions. If it has as many or more, that is no error.
+// addPartitions gives a topic this number of partitions. It leaves a topic that has as many or more as it
+// is.
 func (a *Admin) addPartitions(ctx context.Context, name string, n int) error {
 	topic := kmsg.NewCreatePartitionsRequestTopic()
 	topic.Topic, topic.Count = name, int32(n)
