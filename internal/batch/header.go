@@ -67,11 +67,13 @@ var (
 	errShort    = errors.New("record batch: truncated header")
 	errMagic    = errors.New("record batch: not message format 2")
 	errTooShort = errors.New("record batch: length is less than that of a header")
+	errTooLong  = errors.New("record batch: length is more than 2 GiB")
 )
 
 // ParseHeader parses the header at the beginning of b. It fails if b is shorter than [HeaderBytes],
-// if the format is not version 2, or if Length is too small for a header. b need not contain the
-// rest of the batch. ParseHeader does not allocate.
+// if the format is not version 2, if Length is too small for a header, or if the size of the batch
+// is more than an int32 holds. b need not contain the rest of the batch. ParseHeader does not
+// allocate.
 func ParseHeader(b []byte) (Header, error) {
 	if len(b) < HeaderBytes {
 		return Header{}, errShort
@@ -96,6 +98,8 @@ func ParseHeader(b []byte) (Header, error) {
 		return Header{}, errMagic
 	case h.Length < HeaderBytes-overhead:
 		return Header{}, errTooShort
+	case h.Length > longest: // on 32-bit machines, Size would be negative
+		return Header{}, errTooLong
 	}
 	return h, nil
 }

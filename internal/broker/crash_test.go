@@ -759,7 +759,7 @@ func (p *program) createTopic() error {
 		instance = h.made
 		at(h.topics, name).try(topicValue(instance, partitions, retention))
 	})
-	request := createTopics(newTopic(name, partitions, "retention.ms", retention, "internal.segment.bytes", "600", "retention.bytes", strconv.Itoa(instanceBase+instance)))
+	request := createTopics(newTopic(name, partitions, "retention.ms", retention, "internal.segment.bytes", "600", "retention.bytes", strconv.FormatInt(instanceBase+int64(instance), 10)))
 	response, err := call[*kmsg.CreateTopicsResponse](p.b, request)
 	if err != nil {
 		return err

@@ -113,7 +113,7 @@ var topicConfigs = map[string]topicConfig{
 	"unclean.leader.election.enable":          boolConfig("false", "unclean.leader.election.enable").withDefault("false", kmsg.ConfigSourceStaticBrokerConfig),
 }
 
-var maxInt64 = strconv.Itoa(math.MaxInt64)
+var maxInt64 = strconv.FormatInt(math.MaxInt64, 10)
 
 const syncIsGlobal = "when data is flushed to disk is configured for the whole broker"
 

@@ -112,10 +112,10 @@ func (r *requestReader) int16() int { return int(int16(binary.BigEndian.Uint16(r
 func (r *requestReader) int32() int { return int(int32(binary.BigEndian.Uint32(r.take(4)))) }
 
 func (r *requestReader) uvarint() int {
-	v := 0
+	v := uint64(0) // an int has 32 bits on some machines
 	for shift := 0; shift < 35; shift += 7 {
 		b := r.take(1)[0]
-		v |= int(b&0x7f) << shift
+		v |= uint64(b&0x7f) << shift
 		if b < 0x80 {
 			break
 		}
@@ -127,7 +127,7 @@ func (r *requestReader) uvarint() int {
 		r.fail(frameError("a variable-length integer over 2³¹-1"))
 		return 0
 	}
-	return v
+	return int(v)
 }
 
 // tags skips tagged fields and calls see with the key of each.

@@ -55,7 +55,7 @@ func splice(to, from *net.TCPConn, n int) (left int, err error) {
 			if err == syscall.EAGAIN && low != want && setLow(fd, want) == nil {
 				low = want
 			}
-			return m, err
+			return int64(m), err
 		})
 		if err != nil {
 			return n, err
@@ -70,7 +70,8 @@ func splice(to, from *net.TCPConn, n int) (left int, err error) {
 				unread = chunkBytes
 			}
 			sent, err := move(target.Write, func(fd uintptr) (int64, error) {
-				return syscall.Splice(pipe[0], nil, int(fd), nil, piped, spliceNonblock)
+				m, err := syscall.Splice(pipe[0], nil, int(fd), nil, piped, spliceNonblock)
+				return int64(m), err
 			})
 			if err != nil {
 				return n, err
