@@ -12,13 +12,16 @@ RUN         ?= ^(TestClients|TestPython)
 TIMEOUT     ?= 20m
 VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 
-.PHONY: help test race browser lint build bench bench-engines bench-peers bench-relay bench-stores test-wide test-long clean kafka-up kafka-down test-kafka test-kafka-one test-differential test-failover test-endurance test-clients test-franz
+.PHONY: help test test-32bit race browser lint build dist test-dist bench bench-engines bench-peers bench-relay bench-stores test-wide test-long clean kafka-up kafka-down test-kafka test-kafka-one test-differential test-failover test-endurance test-clients test-franz
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
 
 test: ## every test, as the README says
 	$(GO) test ./...
+
+test-32bit: ## every test as a 32-bit program, as on a Raspberry Pi
+	GOARCH=386 CGO_ENABLED=0 $(GO) test -timeout 20m ./...
 
 race: ## every test under the race detector
 	$(GO) test -race -p 4 -timeout 15m ./...
@@ -30,12 +33,19 @@ lint: ## gofmt, go vet, staticcheck
 	@test -z "$$(gofmt -l .)" || { echo "not gofmt-ed:"; gofmt -l .; exit 1; }
 	$(GO) vet -tags browser,kafka,clients ./...
 	$(GO) run $(STATICCHECK) ./... && $(GO) run $(STATICCHECK) -tags browser,kafka,clients ./...
+	cd deploy/dist && $(GO) vet . && $(GO) run $(STATICCHECK) .
 
 build: ## the one binary, static and stripped, in bin/
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o bin/diaspora ./cmd/diaspora
 
 bench: ## the measurements of bench/README.md, written to bench/results/
 	$(GO) run ./bench
+
+dist: ## what users install, in dist/: packages, archives, images, wheels; with TARGETS=linux/amd64 for one system
+	cd deploy/dist && $(GO) run . -targets "$(TARGETS)"
+
+test-dist: ## install what make dist has written, in a Debian of its own and in Python environments; root; with WIDE=1 all of it
+	cd deploy/dist && $(GO) test -count 1 -v -timeout 60m $(if $(WIDE),,-skip '^TestWide') .
 
 bench-engines: ## the embedded engine next to that of another build: OTHER=/path/to/diaspora
 	$(GO) run ./bench/engines -other "$(OTHER)"
@@ -56,6 +66,8 @@ LONG_ENGINE = JOURNAL_CRASH_STATES=1000000 JOURNAL_FAULTS=1000 LOG_CRASH_STATES=
 	BROKER_KILLS=10000 BROKER_MODEL_ROUNDS=10000 GROUPS_HISTORIES=10000 GROUPS_CONSUMER_HISTORIES=10000 KFAKEDIR_KILLS=400
 
 test-wide: ## what is too much for each change: 10,000 sequences of requests next to Apache Kafka, all foreign clients and what is built on them over it, ENDURANCE of everything at once
+	$(MAKE) test-32bit
+	$(MAKE) dist && $(MAKE) test-dist WIDE=1
 	$(MAKE) test-endurance
 	for from in 1 2001 4001 6001 8001; do \
 		$(MAKE) kafka-down && $(MAKE) kafka-up NODES=1 && DIASPORA_DIFF_FROM=$$from $(MAKE) test-differential SEEDS=2000; \
