@@ -168,6 +168,10 @@ func (s *Service) Reconcile(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("reconcile: %w", clusterError(err))
 	}
+	// The settings are compared with those in the ledger, so this needs what other replicas have written.
+	if err := s.ledger.sync(ctx); err != nil {
+		return fmt.Errorf("reconcile: %w", err)
+	}
 	different, err := s.differentTopics(ctx)
 	if err != nil {
 		return fmt.Errorf("reconcile: %w", clusterError(err))
