@@ -270,4 +270,5 @@ def _make_folder(path: str) -> str:
 
 
 def _note(text: str) -> None:
-    print(f"diaspora_logger: {text}", file=sys.stderr, flush=True)
+    sys.stderr.write(f"diaspora_logger: {text}\n")  # in one piece, so that it stays one line in a log
+    sys.stderr.flush()

@@ -8,7 +8,8 @@ import warnings
 from typing import Any, Optional
 
 import kafka
-from diaspora_streams import DiasporaError, from_env
+import kafka.serializer
+from diaspora_streams import DiasporaError, Untrusted, from_env
 from diaspora_streams._fabric import _provider_base
 from diaspora_streams._trust import host_of
 
@@ -37,11 +38,13 @@ class GlobusAuthTokenProvider(_Base):  # type: ignore[misc]
     def token(self) -> str:
         """Return an access token that is valid now. Raise Untrusted if the calling client must not get it."""
         token = self.fabric.token()
-        check_client(self.fabric, token)
+        try:
+            check_client(self.fabric, token)
+        except Untrusted as e:
+            # kafka-python only logs the exception, and shows its log to nobody by default.
+            warnings.warn(f"diaspora_logger: {e}", stacklevel=2)
+            raise
         return token.access_token
-
-    def extensions(self) -> dict[str, str]:
-        return {}
 
 
 class KafkaConsumer(kafka.KafkaConsumer):  # type: ignore[misc]
@@ -69,7 +72,7 @@ class DiasporaLogger:
         if bootstrap_servers is not None:
             configs["bootstrap_servers"] = bootstrap_servers
         configs.setdefault("sasl_oauth_token_provider", GlobusAuthTokenProvider(refresh_token))
-        configs.setdefault("value_serializer", _to_json)
+        configs.setdefault("value_serializer", JSONSerializer())
         settings = _client_settings(configs)
         self._provider = settings["sasl_oauth_token_provider"]
         self._producer = kafka.KafkaProducer(**{**_producer_defaults(), **settings})
@@ -80,8 +83,11 @@ class DiasporaLogger:
         return getattr(self._producer, name)
 
 
-def _to_json(value: Any) -> bytes:
-    return json.dumps(value).encode()
+class JSONSerializer(kafka.serializer.Serializer):  # type: ignore[misc]
+    """Turns values into JSON, for all versions of kafka-python: since 3.0, they pass the headers as well."""
+
+    def serialize(self, topic: str, *headers_and_value: Any) -> bytes:
+        return json.dumps(headers_and_value[-1]).encode()
 
 
 def _producer_defaults() -> dict[str, Any]:
