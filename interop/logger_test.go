@@ -3,6 +3,7 @@
 package interop
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -314,4 +315,170 @@ func printed(t *testing.T, want, said string) map[string]string {
 		got[name] = match[i+1]
 	}
 	return got
+}
+
+// TestPythonLoggerLogin stores logins with Python that the command then uses, and claims topics.
+func TestPythonLoggerLogin(t *testing.T) {
+	parallel(t)
+	if !present(t, loggerPrograms) {
+		return
+	}
+	s := newScript(t, inFabric(t, start(t, fabric.Config{})), "3.0")
+	const logIn = "from diaspora_logger import request_token_workflow\nrequest_token_workflow()"
+	s.logsIn(t, ada, logIn)
+	name := strings.ReplaceAll(strings.TrimPrefix(s.at.fabric.URL(), "http://"), ":", "-")
+	s.is(t, ada, name)
+	for _, file := range []string{"current", "profiles/" + name + ".json", "tokens/" + name + ".json"} {
+		info, err := os.Stat(filepath.Join(s.dir, "config", file))
+		testkit.Must(t, err)
+		if info.Mode().Perm() != 0o600 {
+			t.Errorf("%s has mode %v, want 0600", file, info.Mode())
+		}
+	}
+	s.env = append(s.env, "DIASPORA_URL=") // the profile says which fabric it is
+	s.claimsTopics(t)
+
+	s.logsIn(t, grace, logIn)
+	s.is(t, grace, name+"-grace")
+	s.logsIn(t, grace, logIn)
+	s.is(t, grace, name+"-grace")
+	s.env = append(s.env, "DIASPORA_PROFILE="+name)
+	s.is(t, ada, name)
+
+	p := s.shell(t, "", logIn)
+	p.awaitSaid(t, "&prompt=login")
+	fmt.Fprintln(p.stdin, "dev-code-of-somebody-else")
+	<-p.ended
+	if want := "LoginRequired: exchange the authorization code: Globus Auth does not know this code"; p.err == nil || !strings.Contains(p.said(), want) {
+		t.Errorf("with a wrong code, the login ends with %v and prints %q, want %q", p.err, p.said(), want)
+	}
+	s.is(t, ada, name)
+}
+
+// is fails unless a login is that of a user, and a profile has it.
+func (s script) is(t *testing.T, username, profile string) {
+	t.Helper()
+	out, _ := runToEnd(t, s.env, "", s.at.bin, "whoami")
+	for _, want := range []string{username, "profile " + profile + "\n"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("diaspora whoami prints %q, want %q", out, want)
+		}
+	}
+}
+
+// claimsTopics claims topics with the stored login.
+func (s script) claimsTopics(t *testing.T) {
+	t.Helper()
+	out, _ := runToEnd(t, s.env, "", s.at.bin, "whoami", "--subject")
+	subject := strings.TrimSpace(out)
+	claims := func(sub string, topics ...string) *program {
+		code := fmt.Sprintf("from diaspora_logger import claim_topics\nclaim_topics(%q, *%q.split())", sub, strings.Join(topics, " "))
+		return s.shell(t, "", code)
+	}
+	one, other := s.topic+"_1", s.topic+"_2"
+	out = ends(t, claims(subject, one, other))
+	for _, topic := range []string{one, other} {
+		if want := "Topic " + topic + " is yours."; !strings.Contains(out, want) {
+			t.Errorf("claim_topics prints %q, want %q", out, want)
+		}
+		fabrictest.Log(t, fabrictest.OpenLogger(t, s.at.cfg), topic, "x")
+	}
+	if out, want := ends(t, claims(subject)), s.at.fabric.URL()+"/acl?subject="+subject; !strings.Contains(out, "none is claimed") || !strings.Contains(out, want) {
+		t.Errorf("claim_topics without a topic prints %q, want %q", out, want)
+	}
+	for sub, want := range map[string]string{
+		strings.Repeat("0", 8) + subject[8:]: "the access token belongs to somebody other than the subject claim",
+		subject:                              `claim topic '_x': `,
+	} {
+		p := claims(sub, "_x")
+		<-p.ended
+		if p.err == nil || !strings.Contains(p.said(), want) {
+			t.Errorf("claim_topics(%q) ends with %v and prints %q, want %q", sub, p.err, p.said(), want)
+		}
+	}
+}
+
+// TestPythonLoggerJava has Kafka's Java clients use the file that a login writes.
+func TestPythonLoggerJava(t *testing.T) {
+	parallel(t)
+	if !present(t, dialect{name: "diaspora_logger for Java", needs: append([]string{"java", "mvn"}, loggerPrograms.needs...)}) {
+		return
+	}
+	s := newScript(t, inFabric(t, start(t, fabric.Config{})), "3.0")
+	const logIn = "from diaspora_logger import request_token_workflow\nrequest_token_workflow(save_for_java=True)"
+	readme := section{"the original's README", string(testkit.ReadFile(t, originalReadme))}
+	file := filepath.Join(s.dir, "ada.properties")
+	testkit.Must(t, os.WriteFile(file, []byte("security.protocol=SASL_PLAINTEXT\n"), 0o644)) // as the original wrote it
+	printed(t, readme.block(t, ""), s.logsIn(t, ada, logIn))
+	t.Cleanup(func() { s.revokesKey(t, file) })
+	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("%s: %v, %v, want mode 0600", file, info.Mode(), err)
+	}
+	jars, err := kafkaJars()
+	testkit.Must(t, err)
+	tool := func(class, input string, args ...string) string {
+		command := javaTool(t, s.at.brokers[0], jars, file, javaClasses[class], append([]string{"--topic", s.topic}, args...)...)
+		out, _ := runToEnd(t, nil, input, command[0], command[1:]...)
+		return out
+	}
+	tool("kafka-console-producer", "from Java\n", "--sync", "--timeout", "5")
+	if out := tool("kafka-console-consumer", "", "--from-beginning", "--max-messages", "1"); out != "from Java\n" {
+		t.Errorf("the consumer prints %q", out)
+	}
+}
+
+var keyID = regexp.MustCompile(`key-[a-z0-9]{16}`)
+
+// revokesKey ends the access key in a file.
+func (s script) revokesKey(t *testing.T, file string) {
+	id := keyID.FindString(string(testkit.ReadFile(t, file)))
+	ctx, cancel := context.WithTimeout(context.Background(), testkit.Patience)
+	defer cancel()
+	if err := fabrictest.Client(t, s.at.cfg).RevokeKey(ctx, id); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestPythonLoggerInstall installs the package where the original is installed.
+func TestPythonLoggerInstall(t *testing.T) {
+	parallel(t)
+	if !present(t, loggerPrograms) {
+		return
+	}
+	tools := python(t, "diaspora_logger/requirements.txt")
+	dir := t.TempDir()
+	wheels, env := filepath.Join(dir, "wheels"), filepath.Join(dir, "env")
+	build := []string{"-m", "pip", "wheel", "--quiet", "--no-index", "--no-deps", "--no-build-isolation", "--wheel-dir", wheels}
+	for _, folder := range []string{pythonFolder, loggerFolder} {
+		source := filepath.Join(dir, filepath.Base(folder)) // a build writes into its folder
+		testkit.Must(t, os.CopyFS(source, os.DirFS(folder)))
+		build = append(build, source)
+	}
+	runToEnd(t, nil, "", tools, build...)
+
+	// The original and kafka-python, as pip has installed them.
+	runToEnd(t, nil, "", "python3", "-m", "venv", "--without-pip", env)
+	there, err := filepath.Glob(filepath.Join(filepath.Dir(filepath.Dir(tools)), "lib", "python*", "site-packages"))
+	testkit.Must(t, err)
+	empty, err := filepath.Glob(filepath.Join(env, "lib", "python*", "site-packages"))
+	testkit.Must(t, err)
+	for _, name := range []string{"diaspora_logger", "diaspora_logger-0.0.8.dist-info", "kafka", "kafka_python-3.0.12.dist-info"} {
+		testkit.Must(t, os.CopyFS(filepath.Join(empty[0], name), os.DirFS(filepath.Join(there[0], name))))
+	}
+
+	interpreter := filepath.Join(env, "bin", "python")
+	pip := []string{"-m", "pip", "--python", interpreter, "install", "--no-index", "--find-links", wheels}
+	runToEnd(t, nil, "", tools, append(pip, "diaspora_logger>0.0.8")...)
+	if out, _ := runToEnd(t, nil, "", tools, append(pip, "diaspora_logger")...); !strings.Contains(out, "Requirement already satisfied: diaspora_logger") {
+		t.Errorf("pip install diaspora_logger prints %q", out)
+	}
+	const code = "import diaspora_logger.examples, importlib.metadata as m; print(m.version('diaspora_logger'), diaspora_logger.KafkaConsumer.__name__)"
+	if out, _ := runToEnd(t, nil, "", interpreter, "-c", code); out != "0.1.0 KafkaConsumer\n" {
+		t.Errorf("what is installed prints %q", out)
+	}
+	left, err := filepath.Glob(filepath.Join(empty[0], "diaspora_logger*"))
+	testkit.Must(t, err)
+	if len(left) != 2 || filepath.Base(left[1]) != "diaspora_logger-0.1.0.dist-info" {
+		t.Errorf("the environment has %q, want the new package only", left)
+	}
 }
