@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from types import FrameType
 from typing import Any, Optional
 
 from diaspora_streams import Fabric, Token, Untrusted
@@ -40,7 +41,8 @@ def _connection() -> Optional[Any]:
     kafka-python does not tell a token provider which broker the token is for, so this looks for the
     connection among the callers. It fails if kafka-python calls and there is none.
     """
-    frame, called = sys._getframe(1), False
+    frame: Optional[FrameType] = sys._getframe(1)
+    called = False
     while frame is not None:
         if frame.f_globals.get("__name__", "").split(".")[0] == "kafka":
             called = True
