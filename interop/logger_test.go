@@ -49,7 +49,7 @@ func newScript(t *testing.T, at place, version string) script {
 	s.env = []string{
 		"PATH=" + filepath.Join(venv, "bin") + ":" + filepath.Dir(at.bin) + ":" + os.Getenv("PATH"),
 		"PYTHONPATH=" + absolute(t, pythonFolder) + ":" + absolute(t, loggerFolder), "PYTHONDONTWRITEBYTECODE=1",
-		"DIASPORA_URL=" + at.fabric.URL(), "DIASPORA_CONFIG_DIR=" + filepath.Join(s.dir, "config"), "DISPLAY=",
+		"DIASPORA_URL=" + at.cfg.URL, "DIASPORA_CONFIG_DIR=" + filepath.Join(s.dir, "config"), "DISPLAY=",
 	}
 	return s
 }
@@ -61,8 +61,8 @@ func (s script) shell(t *testing.T, lines, code string) *program {
 	return run(t, append(s.env, "CODE="+code), []string{"bash", "-euc", lines})
 }
 
-// ends waits until a program ends well, and returns what it printed.
-func ends(t *testing.T, p *program) string {
+// endsWell waits until a program ends well, and returns what it printed.
+func endsWell(t *testing.T, p *program) string {
 	t.Helper()
 	p.stdin.Close()
 	select {
@@ -76,6 +76,9 @@ func ends(t *testing.T, p *program) string {
 	return p.said()
 }
 
+// kafkaPythons are versions of kafka-python, as the lock files call them.
+var kafkaPythons = []string{"2.0", "2.3", "3.0"}
+
 // loggerPrograms is what diaspora_logger needs to be tested.
 var loggerPrograms = dialect{name: "diaspora_logger", needs: []string{"python3", "bash", "curl"}}
 
@@ -86,7 +89,7 @@ func TestPythonLogger(t *testing.T) {
 		return
 	}
 	at := inFabric(t, start(t, fabric.Config{}))
-	for _, version := range []string{"2.0", "2.3", "3.0"} {
+	for _, version := range kafkaPythons {
 		t.Run(version, func(t *testing.T) {
 			parallel(t)
 			newScript(t, at, version).runsUnitTests(t)
@@ -122,7 +125,7 @@ func (s script) runsReadme(t *testing.T) {
 	export := fill(shell[1], "<Globus-Auth-refresh-token>", login["refresh-token"])
 
 	p := s.shell(t, export, fill(python[1], "<claimed-topic>", s.topic))
-	if out := ends(t, p); !strings.Contains(out, "topic='"+s.topic+"'") || !strings.Contains(out, "offset 1") {
+	if out := endsWell(t, p); !strings.Contains(out, "topic='"+s.topic+"'") || !strings.Contains(out, "offset 1") {
 		t.Errorf("the producer of the README prints %q", out)
 	}
 	if got := values(fabrictest.ReadAll(t, s.at.cfg, s.topic)); got != `{"message": "Synchronous message"} {"message": "Asynchronous message"}` {
@@ -139,7 +142,7 @@ var curlCommand = regexp.MustCompile(`(?s)with curl:\n(.*)`)
 func (s script) claimsByForm(t *testing.T, login map[string]string) {
 	t.Helper()
 	form := url.Values{"subject": {login["subject-claim"]}, "token": {login["access-token"]}, "topic": {s.topic + "_form"}}
-	response, err := http.PostForm(s.at.fabric.URL()+"/acl", form)
+	response, err := http.PostForm(s.at.cfg.URL+"/acl", form)
 	testkit.Must(t, err)
 	defer response.Body.Close()
 	answer, err := io.ReadAll(response.Body)
@@ -185,9 +188,9 @@ logger.close()
 
 // runsOldAddresses runs a script with the brokers of the original fabric in it.
 func (s script) runsOldAddresses(t *testing.T) {
-	out := ends(t, s.withLogin(t).shell(t, "", oldAddresses))
+	out := endsWell(t, s.withLogin(t).shell(t, "", oldAddresses))
 	for _, line := range []string{"<string>:6: ", "<string>:11: "} {
-		if want := line + "UserWarning: diaspora_logger: the brokers of the original fabric are replaced by those of " + s.at.fabric.URL(); !strings.Contains(out, want) {
+		if want := line + "UserWarning: diaspora_logger: the brokers of the original fabric are replaced by those of " + s.at.cfg.URL; !strings.Contains(out, want) {
 			t.Errorf("the script prints %q, want %q", out, want)
 		}
 	}
@@ -221,7 +224,7 @@ func (s script) runsOurExamples(t *testing.T) {
 	if s.version == "2.0" {
 		return // needs api_version, as docs/clients.md says
 	}
-	ends(t, s.shell(t, "", producer))
+	endsWell(t, s.shell(t, "", producer))
 	if got := values(fabrictest.ReadAll(t, s.at.cfg, s.topic)); !strings.HasSuffix(got, `{"temperature": 21.5}`) {
 		t.Errorf("the topic has %q", got)
 	}
@@ -233,7 +236,7 @@ func (s script) keepsToken(t *testing.T) {
 	s = s.withLogin(t)
 	elsewhere := s.at.fabric.Discovery()
 	elsewhere.Brokers, elsewhere.Security = []string{"kafka.example.org:9093"}, "tls"
-	profile := diaspora.Profile{Name: "elsewhere", URL: s.at.fabric.URL(), Discovery: elsewhere}
+	profile := diaspora.Profile{Name: "elsewhere", URL: s.at.cfg.URL, Discovery: elsewhere}
 	testkit.Must(t, diaspora.OpenProfiles(filepath.Join(s.dir, "config")).Save(profile))
 	s.env = append(s.env, "DIASPORA_CONFIG_DIR="+filepath.Join(s.dir, "config"), "DIASPORA_BOOTSTRAP="+elsewhere.Brokers[0],
 		"GLOBUS_SDK_SERVICE_URL_AUTH="+s.at.fabric.GlobusURL())
@@ -287,7 +290,7 @@ func (s script) logsIn(t *testing.T, username, code string) string {
 	pasted := string(loginCode.Find(page))
 	fmt.Fprintf(p.stdin, " %s \n", pasted)
 	// A terminal shows what the user types.
-	return strings.Replace(loginNote.ReplaceAllString(ends(t, p), ""), "code here: ", "code here: "+pasted+"\n", 1)
+	return strings.Replace(loginNote.ReplaceAllString(endsWell(t, p), ""), "code here: ", "code here: "+pasted+"\n", 1)
 }
 
 var (
@@ -326,7 +329,7 @@ func TestPythonLoggerLogin(t *testing.T) {
 	s := newScript(t, inFabric(t, start(t, fabric.Config{})), "3.0")
 	const logIn = "from diaspora_logger import request_token_workflow\nrequest_token_workflow()"
 	s.logsIn(t, ada, logIn)
-	name := strings.ReplaceAll(strings.TrimPrefix(s.at.fabric.URL(), "http://"), ":", "-")
+	name := strings.ReplaceAll(strings.TrimPrefix(s.at.cfg.URL, "http://"), ":", "-")
 	s.is(t, ada, name)
 	for _, file := range []string{"current", "profiles/" + name + ".json", "tokens/" + name + ".json"} {
 		info, err := os.Stat(filepath.Join(s.dir, "config", file))
@@ -349,7 +352,7 @@ func TestPythonLoggerLogin(t *testing.T) {
 	p.awaitSaid(t, "&prompt=login")
 	fmt.Fprintln(p.stdin, "dev-code-of-somebody-else")
 	<-p.ended
-	if want := "LoginRequired: exchange the authorization code: Globus Auth does not know this code"; p.err == nil || !strings.Contains(p.said(), want) {
+	if want := "LoginRequired: exchange the authorization code: Globus Auth does not accept this code"; p.err == nil || !strings.Contains(p.said(), want) {
 		t.Errorf("with a wrong code, the login ends with %v and prints %q, want %q", p.err, p.said(), want)
 	}
 	s.is(t, ada, name)
@@ -376,14 +379,14 @@ func (s script) claimsTopics(t *testing.T) {
 		return s.shell(t, "", code)
 	}
 	one, other := s.topic+"_1", s.topic+"_2"
-	out = ends(t, claims(subject, one, other))
+	out = endsWell(t, claims(subject, one, other))
 	for _, topic := range []string{one, other} {
 		if want := "Topic " + topic + " is yours."; !strings.Contains(out, want) {
 			t.Errorf("claim_topics prints %q, want %q", out, want)
 		}
 		fabrictest.Log(t, fabrictest.OpenLogger(t, s.at.cfg), topic, "x")
 	}
-	if out, want := ends(t, claims(subject)), s.at.fabric.URL()+"/acl?subject="+subject; !strings.Contains(out, "none is claimed") || !strings.Contains(out, want) {
+	if out, want := endsWell(t, claims(subject)), s.at.cfg.URL+"/acl?subject="+subject; !strings.Contains(out, "none is claimed") || !strings.Contains(out, want) {
 		t.Errorf("claim_topics without a topic prints %q, want %q", out, want)
 	}
 	for sub, want := range map[string]string{

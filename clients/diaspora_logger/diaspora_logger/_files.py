@@ -8,8 +8,9 @@ import tempfile
 
 
 def write_privately(path: str, text: str) -> None:
-    """Replace a file as a whole by one of mode 0600."""
+    """Replace a file as a whole by one of mode 0600, in a folder that need not exist yet."""
     folder = os.path.dirname(os.path.abspath(path))
+    os.makedirs(folder, mode=0o700, exist_ok=True)
     fd, new = tempfile.mkstemp(prefix=".", suffix=".new", dir=folder)
     try:
         with open(fd, "w", encoding="utf-8") as f:

@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import hashlib
 import http.client
+import json
 import os
 import re
 import secrets
@@ -44,7 +45,7 @@ class Target:
     profile: Optional[str]  # the stored profile of the fabric
     confirmed: bool  # the user has confirmed the fabric's hosts
     document: dict[str, Any]  # discovery
-    trusted: _trust.Fabric
+    fabric: Fabric
 
     @property
     def issuer(self) -> str:
@@ -62,9 +63,7 @@ def log_in() -> Login:
         raise DiasporaError(f"log in to {target.url}: Globus gave no token for this fabric's service {server}; tell the operator of the fabric")
     identity = _identity(target, tokens)
     _keep(target, identity, tokens)
-    source = TokenSource(target.issuer, target.document["globus"]["client_id"], server, refresh_token=token.refresh_token)
-    fabric = Fabric(target.url, lambda _: source, discovery=target.document, ca_file=os.environ.get("DIASPORA_CA_FILE", ""), trusted=lambda _: target.trusted)
-    return Login(fabric, identity, token)
+    return Login(target.fabric, identity, token)
 
 
 def find_target() -> Target:
@@ -78,7 +77,8 @@ def find_target() -> Target:
         if env.get("DIASPORA_URL"):
             raise
         raise DiasporaError(f"log in: {e}; or set DIASPORA_URL to the address of the fabric's ACL endpoint") from None
-    document = Fabric(url, lambda _: None, ca_file=env.get("DIASPORA_CA_FILE", "")).discovery  # type: ignore[arg-type, return-value]
+    fabric = Fabric(url, _no_source, ca_file=env.get("DIASPORA_CA_FILE", ""), trusted=lambda _: trusted)
+    document = fabric.discovery
     named_issuer = _fabric._issuer(env)
     document["globus"]["issuer"] = (named_issuer or document["globus"]["issuer"]).rstrip("/")
     stored = None if profile is None else _fabric._profile(folder, profile)
@@ -98,7 +98,11 @@ def find_target() -> Target:
         trusted.check_host(address, [trusted.scope])
     # The environment may not name the issuer when the profile is used, so record that the user named it now.
     confirmed = trusted.confirmed or bool(named_issuer) and not trusted.named
-    return Target(url, folder, profile, confirmed, document, trusted)
+    return Target(url, folder, profile, confirmed, document, fabric)
+
+
+def _no_source(_: Any) -> TokenSource:
+    raise LoginRequired("nobody has logged in yet")
 
 
 def _still_confirmed(profile: dict[str, Any], document: dict[str, Any]) -> bool:
@@ -132,6 +136,8 @@ def _ask_for_code(target: Target) -> tuple[str, str, str]:
     }
     address = f"{target.issuer}/v2/oauth2/authorize?{urllib.parse.urlencode(query)}"
     print(f"Please visit the following URL to authorize the application: {address}", flush=True)
+    if _http.is_loopback(urllib.parse.urlsplit(target.issuer).hostname):
+        _note('the page asks for the secret of the stand-in for Globus, which is in the file that "diaspora up" names')
     if _has_browser():
         webbrowser.open(address)
     try:
@@ -141,6 +147,7 @@ def _ask_for_code(target: Target) -> tuple[str, str, str]:
     if not _CODE.fullmatch(code):
         raise LoginRequired("log in: no authorization code was pasted; call request_token_workflow again, and paste the code that the page shows")
     return code, verifier, redirect
+
 
 def _has_browser() -> bool:
     """Tell whether a browser with windows can be started here."""
@@ -167,15 +174,15 @@ def _exchange(target: Target, code: str, verifier: str, redirect: str) -> dict[s
         raise Unavailable(f"exchange the authorization code: {type(e).__name__}; call request_token_workflow again") from None
     document = answer.document if isinstance(answer.document, dict) else {}
     if answer.status in (400, 401):
-        raise LoginRequired("exchange the authorization code: Globus Auth does not know this code; call request_token_workflow again, and paste the whole code")
+        raise LoginRequired("exchange the authorization code: Globus Auth does not accept this code; call request_token_workflow again, and paste the whole code")
     others = document.get("other_tokens") or []
-    if answer.status != 200 or not isinstance(others, list) or len(others) > 100:
+    if answer.status != 200 or not isinstance(others, list) or not all(isinstance(other, dict) for other in others):
         raise Unavailable(f"exchange the authorization code: Globus Auth answers status {answer.status}; call request_token_workflow again")
     tokens = {}
     for each in (document, *others):
-        server = each.get("resource_server")
-        token = TokenSource(target.issuer, form["client_id"], str(server))._parse(each, "none")
-        tokens[str(server)] = dataclasses.replace(token, refresh_token=each.get("refresh_token") or "")
+        server = str(each.get("resource_server"))
+        token = TokenSource(target.issuer, form["client_id"], server)._parse(each, "none")
+        tokens[server] = dataclasses.replace(token, refresh_token=each.get("refresh_token") or "")
     return tokens
 
 
@@ -232,7 +239,7 @@ def _store_login(target: Target, identity: dict[str, str], tokens: dict[str, Tok
     profile: dict[str, Any] = {"url": target.url, "discovery": target.document}
     if target.confirmed:
         profile["confirmed"] = True
-    _store.TokenFile(_make_folder(os.path.join(target.folder, "profiles", name + ".json"))).write(profile)
+    write_privately(os.path.join(target.folder, "profiles", name + ".json"), json.dumps(profile, indent=2) + "\n")
     write_privately(os.path.join(target.folder, "current"), name + "\n")
     return name
 
@@ -245,8 +252,7 @@ def _names(target: Target, identity: dict[str, str]) -> list[str]:
     user = re.sub(r"[^A-Za-z0-9_.-]", "-", identity["username"].partition("@")[0])[:20]
     base = f"{name[:40]}-{user}"
     taken = _fabric._names(target.folder)
-    free = [n for n in (base, *(f"{base}-{i}" for i in range(2, 100))) if n not in taken or _is_for(target, n)]
-    return [name, *free]
+    return [n for n in (name, base, *(f"{base}-{i}" for i in range(2, 100))) if n not in taken or _is_for(target, n)]
 
 
 def _is_for(target: Target, name: str) -> bool:
@@ -262,11 +268,6 @@ def _holds_another(file: _store.TokenFile, subject: str) -> bool:
     except (LoginRequired, _store.Damaged):
         return False
     return there not in ("", subject)
-
-
-def _make_folder(path: str) -> str:
-    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-    return path
 
 
 def _note(text: str) -> None:

@@ -71,7 +71,8 @@ class DiasporaLogger:
     def __init__(self, bootstrap_servers: Any = None, refresh_token: Optional[str] = None, **configs: Any) -> None:
         if bootstrap_servers is not None:
             configs["bootstrap_servers"] = bootstrap_servers
-        configs.setdefault("sasl_oauth_token_provider", GlobusAuthTokenProvider(refresh_token))
+        if "sasl_oauth_token_provider" not in configs:
+            configs["sasl_oauth_token_provider"] = GlobusAuthTokenProvider(refresh_token)
         configs.setdefault("value_serializer", JSONSerializer())
         settings = _client_settings(configs)
         self._provider = settings["sasl_oauth_token_provider"]

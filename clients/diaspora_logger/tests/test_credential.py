@@ -105,8 +105,13 @@ class StoreTest(Case):
         self.assertEqual(self.keep(GRACE), "diaspora.example.org-grace")
         self.assertEqual(self.keep(ADA), "diaspora.example.org")
         self.assertEqual(self.keep({**ADA, "subject": GRACE["subject"]}), "diaspora.example.org-ada")
+        # A profile of another fabric is not replaced either.
         self.write("profiles/diaspora.example.org-mel.json", json.dumps({"url": "https://other.example.org", "discovery": discovery()}))
         self.assertEqual(self.keep({**ADA, "username": "mel@x"} | {"subject": GRACE["subject"][::-1]}), "diaspora.example.org-mel-2")
+
+    def test_a_profile_of_another_fabric_is_not_replaced(self):
+        self.write("profiles/diaspora.example.org.json", json.dumps({"url": URL + "/second", "discovery": discovery()}))
+        self.assertEqual(self.keep(ADA), "diaspora.example.org-ada")
 
     def test_a_folder_that_others_can_change_is_not_used(self):
         os.makedirs(os.path.join(self.dir, "tokens"))
