@@ -9,7 +9,7 @@ from typing import Any, Optional
 
 import kafka
 import kafka.serializer
-from diaspora_streams import DiasporaError, Untrusted, from_env
+from diaspora_streams import DiasporaError, LoginRequired, Untrusted, from_env
 from diaspora_streams._fabric import _provider_base
 from diaspora_streams._trust import host_of
 
@@ -37,10 +37,10 @@ class GlobusAuthTokenProvider(_Base):  # type: ignore[misc]
 
     def token(self) -> str:
         """Return an access token that is valid now. Raise Untrusted if the calling client must not get it."""
-        token = self.fabric.token()
         try:
+            token = self.fabric.token()
             check_client(self.fabric, token)
-        except Untrusted as e:
+        except (LoginRequired, Untrusted) as e:
             # kafka-python only logs the exception, and shows its log to nobody by default.
             warnings.warn(f"diaspora_logger: {e}", stacklevel=2)
             raise

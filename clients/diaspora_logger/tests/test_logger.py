@@ -9,7 +9,7 @@ from case import TOKEN, URL, Case, discovery, local
 from diaspora_logger import DiasporaLogger, GlobusAuthTokenProvider
 from diaspora_logger import _guard
 from diaspora_logger.logger import KAFKA_VERSION, _client_settings
-from diaspora_streams import DiasporaError, Untrusted, from_env
+from diaspora_streams import DiasporaError, LoginRequired, Untrusted, from_env
 
 OLD = ["52.200.217.146:9093", "54.210.46.108:9094"]
 
@@ -79,6 +79,23 @@ class SettingsTest(Case):
     def test_a_token_that_cannot_be_one_is_refused_at_once(self):
         with self.assertRaisesRegex(DiasporaError, "DIASPORA_REFRESH is cut off"):
             GlobusAuthTokenProvider("Ag0123...")
+
+
+class ProviderTest(Case):
+    def test_a_user_sees_why_there_is_no_token(self):
+        self.store(discovery())
+        provider = GlobusAuthTokenProvider("a-refresh-token")
+        for error in (LoginRequired("login required: the refresh token has expired"), Untrusted("not there")):
+            with unittest.mock.patch.object(provider.fabric, "token", side_effect=error):
+                with self.assertWarnsRegex(UserWarning, f"^diaspora_logger: {error}$"), self.assertRaises(type(error)):
+                    provider.token()
+
+    def test_a_program_gets_a_token_for_itself(self):
+        self.store(discovery())
+        provider = GlobusAuthTokenProvider("a-refresh-token")
+        with unittest.mock.patch.object(provider.fabric, "token", return_value=TOKEN):
+            self.assertEqual(provider.token(), TOKEN.access_token)
+        self.assertEqual(provider.extensions(), {})
 
 
 class GuardTest(Case):
