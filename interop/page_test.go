@@ -51,7 +51,7 @@ func (s section) blocks(t *testing.T, language string, n int) (found []string) {
 		}
 	}
 	if len(found) != n {
-		t.Fatalf("docs/clients.md has %d examples in %q below %q, want %d", len(found), language, s.heading, n)
+		t.Fatalf("there are %d examples in %q below %q, want %d", len(found), language, s.heading, n)
 	}
 	return found
 }

@@ -161,6 +161,21 @@ func TestSoftwareTLSJava(t *testing.T) {
 	}
 }
 
+// TestPythonLoggerTLS runs scripts for the original, which sign in without TLS, in a fabric with TLS.
+func TestPythonLoggerTLS(t *testing.T) {
+	if !present(t, loggerPrograms) {
+		return
+	}
+	at, _ := overTLS(t)
+	for _, version := range kafkaPythons {
+		t.Run(version, func(t *testing.T) {
+			newScript(t, at, version).runsOldAddresses(t)
+			newScript(t, at, version).runsOurExamples(t)
+			newScript(t, at, version).withLogin(t).claimsTopics(t)
+		})
+	}
+}
+
 const (
 	goTrustImports = `"log"
 	"crypto/tls"

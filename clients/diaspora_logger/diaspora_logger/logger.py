@@ -1,0 +1,134 @@
+"""A Kafka producer and consumer that sign in to a fabric, with the names of the original."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from typing import Any, Optional
+
+import kafka
+import kafka.serializer
+from diaspora_streams import DiasporaError, LoginRequired, Untrusted, from_env
+from diaspora_streams._fabric import _provider_base
+from diaspora_streams._trust import host_of
+
+from ._guard import ORIGINAL_HOSTS, check_client
+
+KAFKA_VERSION = tuple(int(n) for n in kafka.__version__.split(".")[:2])
+
+_Base: Any = _provider_base()
+
+
+class GlobusAuthTokenProvider(_Base):  # type: ignore[misc]
+    """A token provider for kafka-python, from 2.0.2 on.
+
+    refresh_token is that of a Globus login. Without it, DIASPORA_REFRESH or the stored login signs in. The
+    fabric is that of DIASPORA_URL, or of the stored profile.
+    """
+
+    def __init__(self, refresh_token: Optional[str] = None, **config: Any) -> None:
+        super().__init__(**config)
+        environ = dict(os.environ)
+        if refresh_token is not None:
+            environ["DIASPORA_REFRESH"] = refresh_token
+        self.refresh_token = refresh_token
+        self.fabric = from_env(environ)
+
+    def token(self) -> str:
+        """Return an access token that is valid now. Raise Untrusted if the calling client must not get it."""
+        try:
+            token = self.fabric.token()
+            check_client(self.fabric, token)
+        except (LoginRequired, Untrusted) as e:
+            # kafka-python only logs the exception, and shows its log to nobody by default.
+            warnings.warn(f"diaspora_logger: {e}", stacklevel=2)
+            raise
+        return token.access_token
+
+
+class KafkaConsumer(kafka.KafkaConsumer):  # type: ignore[misc]
+    """kafka-python's KafkaConsumer, connected to the fabric. It takes the same arguments."""
+
+    def __init__(self, *topics: str, **configs: Any) -> None:
+        super().__init__(*topics, **_client_settings(configs))
+
+
+class KafkaProducer(kafka.KafkaProducer):  # type: ignore[misc]
+    """kafka-python's KafkaProducer, connected to the fabric. It takes the same arguments."""
+
+    def __init__(self, **configs: Any) -> None:
+        super().__init__(**_client_settings(configs))
+
+
+class DiasporaLogger:
+    """A KafkaProducer that is connected to the fabric. It sends values as JSON.
+
+    All arguments are optional. refresh_token is for GlobusAuthTokenProvider. The others are those of
+    KafkaProducer, and so are all attributes.
+    """
+
+    def __init__(self, bootstrap_servers: Any = None, refresh_token: Optional[str] = None, **configs: Any) -> None:
+        if bootstrap_servers is not None:
+            configs["bootstrap_servers"] = bootstrap_servers
+        if "sasl_oauth_token_provider" not in configs:
+            configs["sasl_oauth_token_provider"] = GlobusAuthTokenProvider(refresh_token)
+        configs.setdefault("value_serializer", JSONSerializer())
+        settings = _client_settings(configs)
+        self._provider = settings["sasl_oauth_token_provider"]
+        self._producer = kafka.KafkaProducer(**{**_producer_defaults(), **settings})
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_producer":  # __init__ has failed
+            raise AttributeError(name)
+        return getattr(self._producer, name)
+
+
+class JSONSerializer(kafka.serializer.Serializer):  # type: ignore[misc]
+    """Turns values into JSON, for all versions of kafka-python: since 3.0, they pass the headers as well."""
+
+    def serialize(self, topic: str, *headers_and_value: Any) -> bytes:
+        return json.dumps(headers_and_value[-1]).encode()
+
+
+def _producer_defaults() -> dict[str, Any]:
+    """Return settings with which events are not lost or reordered while a broker restarts."""
+    if KAFKA_VERSION >= (3, 0):
+        return {"acks": "all"}
+    # Before 3.0, kafka-python drops a record at the first error unless it is told to retry, and
+    # retries change the order unless only one request is in flight.
+    return {"acks": "all", "retries": 2**31 - 1, "max_in_flight_requests_per_connection": 1}
+
+
+def _client_settings(configs: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a Kafka client with the fabric's in place of those of the original's fabric."""
+    mechanism = configs.get("sasl_mechanism", "OAUTHBEARER")
+    if mechanism != "OAUTHBEARER":
+        raise DiasporaError(f"sasl_mechanism {mechanism}: diaspora_logger signs in with a Globus login; for an access key, use the clients of kafka-python")
+    provider = configs.get("sasl_oauth_token_provider")
+    if not isinstance(provider, GlobusAuthTokenProvider):
+        if provider is not None:
+            _warn("sasl_oauth_token_provider is replaced by that of diaspora_logger; use GlobusAuthTokenProvider(refresh_token)")
+        provider = GlobusAuthTokenProvider()
+    fabric = provider.fabric
+    settings = {**configs, **fabric.kafka_python(), "sasl_oauth_token_provider": provider}
+    if configs.get("security_protocol", settings["security_protocol"]) != settings["security_protocol"]:
+        _warn(f"security_protocol {configs['security_protocol']} is replaced by {settings['security_protocol']}, which the fabric {fabric.url} needs")
+    named = configs.get("bootstrap_servers") or []
+    named = named.split(",") if isinstance(named, str) else list(named)
+    kept = [address for address in named if host_of(address.strip()) not in ORIGINAL_HOSTS]
+    if len(kept) < len(named):
+        _warn(f"the brokers of the original fabric are replaced by those of {fabric.url}; leave bootstrap_servers out")
+    for address in kept:
+        fabric._check_host(address.strip(), fabric.source.token())
+    if kept:
+        settings["bootstrap_servers"] = kept
+    if KAFKA_VERSION < (3, 0):
+        # 2.0 detects the broker's version with requests that brokers no longer support, and 2.3 gives
+        # up if the first answer takes a second.
+        settings.setdefault("api_version", (2, 5, 0))
+    return settings
+
+
+def _warn(text: str) -> None:
+    warnings.warn(f"diaspora_logger: {text}", stacklevel=4)  # the line of the program
