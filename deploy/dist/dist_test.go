@@ -275,6 +275,17 @@ func TestWideReproducible(t *testing.T) {
 	}
 }
 
+// TestVersions holds that a wheel built in a clone has the version that is worked on.
+func TestVersions(t *testing.T) {
+	for _, folder := range []string{"python", "diaspora_logger"} {
+		text, err := os.ReadFile(filepath.Join("../../clients", folder, "hatch_build.py"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		wants(t, string(text), `os.environ.get("DIASPORA_DIST_VERSION", "`+base+`")`)
+	}
+}
+
 // TestSizes holds what the documentation promises of sizes.
 func TestSizes(t *testing.T) {
 	for pattern, megabytes := range map[string]int64{"diaspora_*_linux_amd64.oci.tar": 36, "diaspora_*_amd64.deb": 12, "diaspora_streams-*manylinux*_x86_64.whl": 12} {

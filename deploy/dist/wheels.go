@@ -17,7 +17,8 @@ var platforms = map[string]string{
 	"darwin/arm64": "macosx_12_0_arm64",
 }
 
-// wheels writes a wheel of the Python package for each platform, and one without the binary for all others.
+// wheels writes a wheel of the Python package for each platform, one without the binary for all others, and that of
+// diaspora_logger.
 func (r *release) wheels(ctx context.Context, chosen []target) error {
 	venv := filepath.Join(r.work, "venv")
 	python := filepath.Join(venv, "bin", "python")
@@ -27,19 +28,21 @@ func (r *release) wheels(ctx context.Context, chosen []target) error {
 	if err := r.command(ctx, r.root, python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--require-hashes", "-r", "deploy/dist/requirements.txt").Run(); err != nil {
 		return fmt.Errorf("wheels: pip install: %w", err)
 	}
-	build := func(variables ...string) error {
-		cmd := r.command(ctx, filepath.Join(r.root, "clients/python"), python, "-m", "hatchling", "build", "-t", "wheel", "-d", r.out)
+	build := func(folder string, variables ...string) error {
+		cmd := r.command(ctx, filepath.Join(r.root, "clients", folder), python, "-m", "hatchling", "build", "-t", "wheel", "-d", r.out)
 		cmd.Env = append(cmd.Env, "DIASPORA_DIST_VERSION="+pythonVersion(r.version))
 		cmd.Env = append(cmd.Env, variables...)
 		cmd.Stdout = nil
 		return cmd.Run()
 	}
-	if err := build(); err != nil {
-		return fmt.Errorf("wheel without the binary: %w", err)
+	for _, folder := range []string{"python", "diaspora_logger"} {
+		if err := build(folder); err != nil {
+			return fmt.Errorf("wheel of clients/%s: %w", folder, err)
+		}
 	}
 	for _, t := range chosen {
 		if platform, ok := platforms[t.String()]; ok {
-			if err := build("DIASPORA_DIST_BINARY="+r.binary(t), "DIASPORA_DIST_PLATFORM="+platform); err != nil {
+			if err := build("python", "DIASPORA_DIST_BINARY="+r.binary(t), "DIASPORA_DIST_PLATFORM="+platform); err != nil {
 				return fmt.Errorf("wheel for %s: %w", t, err)
 			}
 		}
