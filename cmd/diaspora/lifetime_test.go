@@ -1,0 +1,45 @@
+package main
+
+import (
+	"regexp"
+	"testing"
+	"time"
+
+	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/testkit"
+)
+
+// TestWhoamiOffline checks that whoami says when a stored login expires, without a network and after the access token has
+// expired.
+func TestWhoamiOffline(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	testkit.Must(t, d.fabric.Close())
+	for later, want := range map[time.Duration]string{
+		0:              `(?m)^Access token:      expires 20\S+; renewed automatically\nRefresh token:     expires about 20\S+ if it is not used before \(last used 20\S+\)$`,
+		49 * time.Hour: `(?m)^Access token:      expired 20\S+; renewed automatically\nRefresh token:     expires about 20`,
+	} {
+		d.now = func() time.Time { return time.Now().Add(later) }
+		d.out.Reset()
+		if code := d.types(t.Context(), "whoami"); code != 0 || !regexp.MustCompile(want).MatchString(d.out.String()) {
+			t.Errorf("%v later, whoami exits with %d and prints\n%s", later, code, d.out.String())
+		}
+	}
+}
+
+// TestLifetime checks when the tokens of a login expire.
+func TestLifetime(t *testing.T) {
+	got := time.Date(2026, 8, 31, 12, 0, 0, 0, time.UTC)
+	access := globus.Token{AccessToken: "a", Obtained: got, Expiry: got.Add(48 * time.Hour)}
+	if l := lifetimeOf(access); l != (lifetime{AccessToken: access.Expiry}) {
+		t.Errorf("without a refresh token: %+v", l)
+	}
+	access.RefreshToken = "r"
+	if l := lifetimeOf(access); l.RefreshTokenUsed != got || l.RefreshToken != got.AddDate(0, 6, 0) {
+		t.Errorf("with a refresh token: %+v", l)
+	}
+	access.Obtained = time.Time{}
+	if l := lifetimeOf(access); !l.RefreshToken.IsZero() {
+		t.Errorf("without a time: %+v", l)
+	}
+}
