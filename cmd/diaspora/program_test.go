@@ -111,7 +111,7 @@ func TestHelpHasNoEmptyDefaults(t *testing.T) {
 // logged in, where there is nothing to show, and on errors.
 func TestOnlyJSON(t *testing.T) {
 	t.Parallel()
-	runsOn := []string{"up", "serve", "example", "login"} // until they are stopped, or they need a fabric of their own
+	runsOn := []string{"up", "serve", "example", "login", "markdown", "man"} // until they are stopped, or they need a fabric or a folder of their own
 	more := map[string][]string{"consume": {"--from", "start", "--exit"}, "release": {"--now", "--yes"}, "share": {"--public"}, "unshare": {"--public"}, "set": {"--retention", "1d"}, "transfer": {"--cancel"}, "discard": {"--yes"}, "doctor": {"--timeout", "3s"}}
 	for name, d := range map[string]*desk{"nobody logged in": emptyDesk(t), "nothing to show": newDesk(t)} {
 		for _, cmd := range leaves(d.commands()) {
