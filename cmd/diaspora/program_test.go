@@ -198,22 +198,13 @@ func TestEnvironmentHelp(t *testing.T) {
 
 // TestExamplesParse checks that the examples in help texts are valid command lines.
 func TestExamplesParse(t *testing.T) {
-	mentioned := regexp.MustCompile(`\bdiaspora ([a-z][^|)<>#"\n]*)`)
 	for _, cmd := range leaves(emptyDesk(t).commands()) {
 		if cmd.Example == "" {
 			t.Errorf("%s has no examples", cmd.CommandPath())
 		}
-		example := regexp.MustCompile(`"[^"$\n]*"|'[^'\n]*'`).ReplaceAllString(cmd.Example, "quoted")
-		for _, m := range mentioned.FindAllStringSubmatch(example, -1) {
-			words := strings.Fields(m[1])
-			root := emptyDesk(t).commands()
-			found, rest, err := root.Find(words)
-			if err != nil {
-				t.Errorf("%s: the example %q: %v", cmd.CommandPath(), m[0], err)
-				continue
-			}
-			if err := found.ParseFlags(rest); err != nil {
-				t.Errorf("%s: the example %q: %v", cmd.CommandPath(), m[0], err)
+		for _, m := range mentioned.FindAllStringSubmatch(quoted.ReplaceAllString(cmd.Example, "quoted"), -1) {
+			if err := checkCommand(t, m[1], true); err != nil {
+				t.Errorf("%s: the example diaspora %s: %v", cmd.CommandPath(), m[1], err)
 			}
 		}
 	}
