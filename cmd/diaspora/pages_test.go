@@ -54,6 +54,9 @@ var pageRules = []struct {
 	{regexp.MustCompile(`(?m)^diaspora (?:topic (?:share|set|transfer)|group (?:reset|delete)) [^|\n]*?$`), "${0} --yes"},
 	{regexp.MustCompile(`--cancel --yes`), "--cancel"},
 
+	{regexp.MustCompile(`(?m)^diaspora admin block .*$`), "${0} --yes"},
+	{regexp.MustCompile(`(?m)^# fails: exit code (\d+)\n(.*)$`), "code=0; ${2} || code=$$?; [ $$code = ${1} ]"},
+
 	// The command would run until Ctrl-C.
 	{regexp.MustCompile(`(?m)^diaspora consume \S+ --from start(?: --group \S+)?$`), "${0} --exit"},
 	{regexp.MustCompile(`(?m)^diaspora consume \S+ --group \S+$`), "${0} --exit"},

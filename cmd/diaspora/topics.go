@@ -21,7 +21,8 @@ var pageTopics = []struct{ name, short, file string }{
 	{"batch", "batch jobs and instruments: set them up, monitor them, check that everything has arrived", "unattended.md"},
 	{"clients", "access keys, and settings for other Kafka clients", "clients.md"},
 	{"errors", "how errors of the cluster are handled, and tokens that are not sent", "errors.md"},
-	{"operating", "run the service in front of Apache Kafka", "operate.md"},
+	{"operator", "try out operating a fabric, on one machine", "tutorial-operator.md"},
+	{"production", "run the service in front of Apache Kafka", "operate.md"},
 }
 
 // topicOfPage returns the topic of a page, or "".
