@@ -102,8 +102,8 @@ func (e *env) tokenValidFor(ctx context.Context, text string) error {
 			"%s: the access token expires %s, and there is no refresh token to renew it", op, e.clock(l.AccessToken))
 		return hinted(err, `run "diaspora login", which stores a refresh token`)
 	}
-	who := cmp.Or(cfg.Identity.Username, "the login")
-	return e.answer(found, "%s (%s) stays signed in until %s and longer.\n%s", who, found.Origin, e.clock(found.Until), e.lifetimeText(l))
+	who := cmp.Or(cfg.Identity.Username, "This login")
+	return e.answer(found, "%s (%s) stays signed in at least until %s.\n%s", who, found.Origin, e.clock(found.Until), e.lifetimeText(l))
 }
 
 // keyValidUntil fails unless the access key is valid until found.Until.
@@ -121,7 +121,7 @@ func (e *env) keyValidUntil(ctx context.Context, op string, cfg diaspora.Config,
 			"%s: the access key %s (%s) expires %s", op, key.ID, key.Name, e.clock(key.Expires))
 	}
 	found.Key = &key
-	return e.answer(found, "The access key %s (%s) is valid until %s and longer.\n%s", key.ID, found.Origin, e.clock(found.Until), e.keyLifetimeText(key))
+	return e.answer(found, "The access key %s (%s) is valid at least until %s.\n%s", key.ID, found.Origin, e.clock(found.Until), e.keyLifetimeText(key))
 }
 
 // renewedToken gets a new access token even if the present one is still valid. This shows that the login was not revoked,
@@ -136,33 +136,31 @@ func renewedToken(ctx context.Context, source globus.TokenSource, service bool) 
 	return source.Token(ctx)
 }
 
-// storedLifetime returns when the tokens of the login in use expire: of a profile from disk, and of credentials in the
-// environment only if the fabric can be reached. It returns nil if that is not known.
-func (e *env) storedLifetime(ctx context.Context, cfg diaspora.Config, reachable bool) *lifetime {
-	var token globus.Token
-	if e.credential() != "" {
-		if !reachable {
-			return nil
-		}
-		var err error
-		if token, err = cfg.TokenSource.Token(ctx); err != nil {
-			return nil
-		}
-	} else {
-		profiles, name, err := e.profiles()
+// knownLifetime returns when the tokens of the login in use expire. If the fabric cannot be reached, it looks into the token
+// file of the profile. It returns nil if that is not known.
+func (e *env) knownLifetime(ctx context.Context, cfg diaspora.Config, reachable bool) *lifetime {
+	var l lifetime
+	if reachable {
+		token, err := cfg.TokenSource.Token(ctx)
 		if err != nil {
 			return nil
 		}
-		store, err := profiles.Store(name)
-		if err != nil {
-			return nil
-		}
-		login, err := store.Load()
-		if err != nil || cfg.Discovery == nil {
-			return nil
-		}
-		token, _ = login.Token(cfg.Discovery.Globus.ResourceServer)
+		l = lifetimeOf(token)
+		return &l
 	}
-	l := lifetimeOf(token)
+	profiles, name, err := e.profiles()
+	if err != nil || e.credential() != "" || cfg.Discovery == nil {
+		return nil
+	}
+	store, err := profiles.Store(name)
+	if err != nil {
+		return nil
+	}
+	login, err := store.Load()
+	if err != nil || login.Identity.Subject != cfg.Identity.Subject {
+		return nil
+	}
+	token, _ := login.Token(cfg.Discovery.Globus.ResourceServer)
+	l = lifetimeOf(token)
 	return &l
 }

@@ -2,9 +2,11 @@ package main
 
 import (
 	"regexp"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
@@ -24,6 +26,29 @@ func TestWhoamiOffline(t *testing.T) {
 		if code := d.types(t.Context(), "whoami"); code != 0 || !regexp.MustCompile(want).MatchString(d.out.String()) {
 			t.Errorf("%v later, whoami exits with %d and prints\n%s", later, code, d.out.String())
 		}
+	}
+}
+
+// TestValidForWithoutRefreshToken checks that a login without a refresh token lasts as long as its access token.
+func TestValidForWithoutRefreshToken(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	store, err := diaspora.OpenProfiles(d.vars["DIASPORA_CONFIG_DIR"]).Store("home")
+	testkit.Must(t, err)
+	login, err := store.Load()
+	testkit.Must(t, err)
+	for i := range login.Tokens {
+		login.Tokens[i].RefreshToken = ""
+	}
+	testkit.Must(t, store.Save(t.Context(), login))
+	d.must(t, "token", "--valid-for", "24h")
+	if text := d.out.String(); strings.Contains(text, "renewed") {
+		t.Errorf("it says that the token is renewed:\n%s", text)
+	}
+	code := d.types(t.Context(), "token", "--valid-for", "72h")
+	const want = "there is no refresh token to renew it\nhint: run \"diaspora login\", which stores a refresh token\nhint: or use an access key"
+	if text := d.err.String(); code != 3 || !strings.Contains(text, want) {
+		t.Errorf("exit code %d:\n%s", code, text)
 	}
 }
 

@@ -228,7 +228,7 @@ func TestNoSecretIsSeen(t *testing.T) {
 	d.out.Reset()
 
 	for _, line := range []string{
-		"whoami", "whoami -o json", "topic claim weather", "topic claim weather -o json", "topic list", "topic show weather -o json",
+		"whoami", "whoami -o json", "token --valid-for 72h", "token --valid-for 72h -o json", "topic claim weather", "topic claim weather -o json", "topic list", "topic show weather -o json",
 		"produce weather --value a -o json", "consume weather --exit -o json", "consume weather --exit -g analysis",
 		"topic share weather --public", "topic set weather --retention 1d", "topic unshare weather --public", "topic release weather", "topic restore weather", "topic release weather --now --yes", "topic show weather", "produce weather --value a", "consume weather", "login", "login --no-browser",
 		"example mine", "example mine -o json", "version", "completion bash",

@@ -114,7 +114,7 @@ func (e *env) whoami(ctx context.Context, subjectOnly bool) error {
 	}
 	expires := ""
 	if cfg.TokenSource != nil {
-		if d.Expires = e.storedLifetime(ctx, cfg, d.Verified); d.Expires != nil {
+		if d.Expires = e.knownLifetime(ctx, cfg, d.Verified); d.Expires != nil {
 			expires = e.lifetimeText(*d.Expires)
 		}
 	}
