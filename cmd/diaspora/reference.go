@@ -160,7 +160,7 @@ func markdownReference(root *cobra.Command) map[string]string {
 		"exit-codes.md":  topicPage("Exit codes", `"diaspora help exit-codes" shows this page.`, exitCodesHelp(), codeHead).Markdown(1),
 	}
 	var index strings.Builder
-	index.WriteString("# Reference\n\n`diaspora COMMAND --help` shows the same text. There are man pages with it, too.\n\n| command | what it does |\n| --- | --- |\n")
+	index.WriteString("# Reference\n\n`diaspora COMMAND --help` shows the same text. `diaspora reference man FOLDER` writes it as man pages.\n\n| command | what it does |\n| --- | --- |\n")
 	for _, cmd := range listed(root) {
 		text := commandPage(cmd, false).Markdown(1)
 		for _, below := range listed(cmd) {

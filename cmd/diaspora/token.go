@@ -25,9 +25,9 @@ export DIASPORA_URL=$(diaspora whoami --url)
 export DIASPORA_REFRESH=$(diaspora token --refresh)`,
 	long: `
 --valid-for prints no token. It renews the login, or asks the fabric about the access key, and exits
-with 3 if it ends too early. A login with a refresh token lasts for six months, and each use begins
-them again: the access token, which is shorter-lived, is renewed automatically. Nobody can promise
-that a login or key is not revoked in the meantime.
+with 3 if one of them ends too early. A login with a refresh token lasts for six months from its
+last use. Its access token expires sooner, and is renewed automatically. A login or a key can still
+be revoked in the meantime.
 
 A refresh token identifies you, but not the fabric. So a job without a profile also needs
 DIASPORA_URL and, if the fabric's scope contains no host name, DIASPORA_BOOTSTRAP. At its end,
