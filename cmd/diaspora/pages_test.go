@@ -34,6 +34,7 @@ func TestPages(t *testing.T) {
 			e.Setenv("TZ", "UTC")
 			e.Setenv("CONFIG", filepath.Join(e.WorkDir, ".config", "diaspora"))
 			e.Setenv("DOCS", docs)
+			e.Setenv("GORACE", "atexit_sleep_ms=50") // by default, each process with the race detector waits for a second when it exits
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
