@@ -12,7 +12,7 @@ RUN         ?= ^(TestClients|TestPython)
 TIMEOUT     ?= 20m
 VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 
-.PHONY: help test test-32bit race browser lint build dist test-dist bench bench-engines bench-peers bench-relay bench-stores test-wide test-long clean kafka-up kafka-down test-kafka test-kafka-one test-differential test-failover test-endurance test-clients test-franz
+.PHONY: help test test-32bit race browser lint build reference dist test-dist bench bench-engines bench-peers bench-relay bench-stores test-wide test-long clean kafka-up kafka-down test-kafka test-kafka-one test-differential test-failover test-endurance test-clients test-franz
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -37,6 +37,10 @@ lint: ## gofmt, go vet, staticcheck
 
 build: ## the one binary, static and stripped, in bin/
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o bin/diaspora ./cmd/diaspora
+
+reference: ## docs/reference, from the help texts
+	rm -f docs/reference/*.md
+	$(GO) run ./cmd/diaspora reference markdown docs/reference
 
 bench: ## the measurements of bench/README.md, written to bench/results/
 	$(GO) run ./bench

@@ -233,8 +233,9 @@ func (e *env) commands() *cobra.Command {
 		e.doctorCommand(),
 		e.completionCommand(),
 		e.versionCommand(),
-		environmentTopic(),
+		e.referenceCommand(),
 	)
+	root.AddCommand(e.helpTopics()...)
 	root.Long = `diaspora logs events to Diaspora Streams and reads them back.
 
 On one machine, with nothing else installed:
@@ -246,7 +247,7 @@ On one machine, with nothing else installed:
 To use the fabric of your institution:
   diaspora login https://diaspora.example.org`
 	root.Use = "diaspora COMMAND"
-	root.SetHelpCommand(&cobra.Command{Use: "help [COMMAND]", Short: "show the help of a command", Args: cobra.ArbitraryArgs, RunE: e.help, ValidArgsFunction: completeHelp})
+	root.SetHelpCommand(&cobra.Command{Use: "help [COMMAND|TOPIC]", Short: "show the help of a command or a topic", Args: cobra.ArbitraryArgs, RunE: e.help, ValidArgsFunction: completeHelp})
 	root.SetHelpTemplate(helpTemplate)
 	root.SetUsageTemplate(helpTemplate)
 	root.PersistentFlags().StringVar(&e.profile, "profile", "", "use the profile `NAME` instead of the current one")
@@ -343,16 +344,18 @@ func nearFlag(cmd *cobra.Command, missing *pflag.NotExistError) string {
 	return ""
 }
 
-// help prints the help of the command that the arguments name.
+// help prints the help of the command or topic that the arguments name.
 func (e *env) help(cmd *cobra.Command, args []string) error {
 	found, rest, err := cmd.Root().Find(args)
-	if err != nil || len(rest) > 0 {
-		if found == nil {
-			found, rest = cmd.Root(), args
-		}
+	switch {
+	case err == nil && len(rest) == 0:
+		return found.Help()
+	case found != nil && found.HasParent():
 		return unknownCommand(found, rest)
+	case guessedCommands[cmd.Root().Name()+" "+args[0]] != "":
+		return unknownCommand(cmd.Root(), args)
 	}
-	return found.Help()
+	return noHelp(cmd.Root(), args[0])
 }
 
 // completeHelp returns the subcommands of the command that the arguments name, for shell completion.
@@ -390,7 +393,7 @@ Usage: {{.UseLine}}
 Commands:{{range .Commands}}{{if or .IsAvailableCommand (eq .Name "help")}}
   {{rpad .Name .NamePadding}} {{.Short}}{{end}}{{end}}
 {{end}}{{if .HasHelpSubCommands}}
-Further help, with "diaspora help NAME":{{range .Commands}}{{if .IsAdditionalHelpTopicCommand}}
+Help topics, with "diaspora help TOPIC":{{range .Commands}}{{if .IsAdditionalHelpTopicCommand}}
   {{rpad .Name .NamePadding}} {{.Short}}{{end}}{{end}}
 {{end}}{{if and .Runnable .HasAvailableLocalFlags}}
 Flags:

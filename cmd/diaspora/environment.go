@@ -1,8 +1,6 @@
 package main
 
-import "github.com/spf13/cobra"
-
-// environmentHelp lists the variables that commands read.
+// environmentHelp is "diaspora help environment". It lists the variables that commands read.
 const environmentHelp = `These variables select the fabric and the identity. DIASPORA_PROFILE selects a profile that
 "diaspora login" has stored; the others are used instead of a profile:
   DIASPORA_URL             address of the fabric's ACL endpoint
@@ -34,8 +32,3 @@ These variables say where files are kept:
 
 "diaspora doctor" shows which variables are set, and reports those that have no effect. Each setting
 of "diaspora serve" can also be a variable; see "diaspora serve --help".`
-
-// environmentTopic is "diaspora help environment".
-func environmentTopic() *cobra.Command {
-	return &cobra.Command{Use: "environment", Short: "environment variables that the commands read", Long: environmentHelp}
-}

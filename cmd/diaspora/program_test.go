@@ -111,7 +111,7 @@ func TestHelpHasNoEmptyDefaults(t *testing.T) {
 // logged in, where there is nothing to show, and on errors.
 func TestOnlyJSON(t *testing.T) {
 	t.Parallel()
-	runsOn := []string{"up", "serve", "example", "login"} // until they are stopped, or they need a fabric of their own
+	runsOn := []string{"up", "serve", "example", "login", "markdown", "man"} // until they are stopped, or they need a fabric or a folder of their own
 	more := map[string][]string{"consume": {"--from", "start", "--exit"}, "release": {"--now", "--yes"}, "share": {"--public"}, "unshare": {"--public"}, "set": {"--retention", "1d"}, "transfer": {"--cancel"}, "discard": {"--yes"}, "doctor": {"--timeout", "3s"}}
 	for name, d := range map[string]*desk{"nobody logged in": emptyDesk(t), "nothing to show": newDesk(t)} {
 		for _, cmd := range leaves(d.commands()) {
@@ -198,22 +198,13 @@ func TestEnvironmentHelp(t *testing.T) {
 
 // TestExamplesParse checks that the examples in help texts are valid command lines.
 func TestExamplesParse(t *testing.T) {
-	mentioned := regexp.MustCompile(`\bdiaspora ([a-z][^|)<>#"\n]*)`)
 	for _, cmd := range leaves(emptyDesk(t).commands()) {
 		if cmd.Example == "" {
 			t.Errorf("%s has no examples", cmd.CommandPath())
 		}
-		example := regexp.MustCompile(`"[^"$\n]*"|'[^'\n]*'`).ReplaceAllString(cmd.Example, "quoted")
-		for _, m := range mentioned.FindAllStringSubmatch(example, -1) {
-			words := strings.Fields(m[1])
-			root := emptyDesk(t).commands()
-			found, rest, err := root.Find(words)
-			if err != nil {
-				t.Errorf("%s: the example %q: %v", cmd.CommandPath(), m[0], err)
-				continue
-			}
-			if err := found.ParseFlags(rest); err != nil {
-				t.Errorf("%s: the example %q: %v", cmd.CommandPath(), m[0], err)
+		for _, m := range mentioned.FindAllStringSubmatch(quoted.ReplaceAllString(cmd.Example, "quoted"), -1) {
+			if err := checkCommand(t, m[1], true); err != nil {
+				t.Errorf("%s: the example diaspora %s: %v", cmd.CommandPath(), m[1], err)
 			}
 		}
 	}
@@ -237,7 +228,7 @@ func TestNoSecretIsSeen(t *testing.T) {
 	d.out.Reset()
 
 	for _, line := range []string{
-		"whoami", "whoami -o json", "topic claim weather", "topic claim weather -o json", "topic list", "topic show weather -o json",
+		"whoami", "whoami -o json", "token --valid-for 72h", "token --valid-for 72h -o json", "topic claim weather", "topic claim weather -o json", "topic list", "topic show weather -o json",
 		"produce weather --value a -o json", "consume weather --exit -o json", "consume weather --exit -g analysis",
 		"topic share weather --public", "topic set weather --retention 1d", "topic unshare weather --public", "topic release weather", "topic restore weather", "topic release weather --now --yes", "topic show weather", "produce weather --value a", "consume weather", "login", "login --no-browser",
 		"example mine", "example mine -o json", "version", "completion bash",

@@ -134,6 +134,7 @@ type scriptState struct {
 	thief  *fabrictest.Thief
 	told   diaspora.Discovery // the thief's discovery document
 	ups    map[string]*upProcess
+	pages  []string // headings of the sections that "page" has run
 }
 
 func stateOf(ts *testscript.TestScript) *scriptState { return ts.Value("state").(*scriptState) }
@@ -311,6 +312,7 @@ func scriptUp(ts *testscript.TestScript, _ bool, args []string) {
 	stateOf(ts).ups[args[0]] = p
 	ts.Setenv(args[0]+"_URL", u.URL)
 	ts.Setenv(args[0]+"_KAFKA", strings.Join(u.Brokers, ","))
+	ts.Setenv(args[0]+"_GLOBUS", u.Globus)
 	ts.Setenv(args[0]+"_PID", strconv.Itoa(u.PID))
 	ts.Setenv(args[0]+"_PORT", u.URL[strings.LastIndex(u.URL, ":")+1:])
 }

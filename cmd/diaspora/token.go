@@ -2,12 +2,12 @@ package main
 
 import (
 	"context"
-	"github.com/diaspora-streams/diaspora/internal/outcome"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/outcome"
 )
 
 var tokenHelp = help{
@@ -17,10 +17,18 @@ var tokenHelp = help{
 # pass the token as input, because other users can see a program's arguments
 printf 'Authorization: Bearer %s' "$(diaspora token)" | curl -H @- https://diaspora.example.org/v1/topics
 
+# will this login, or the access key in DIASPORA_KEY_FILE, outlast a job of three days?
+diaspora token --valid-for 72h && sbatch job.sh
+
 # for a batch job without a profile
 export DIASPORA_URL=$(diaspora whoami --url)
 export DIASPORA_REFRESH=$(diaspora token --refresh)`,
 	long: `
+--valid-for prints no token. It renews the login, or asks the fabric about the access key, and exits
+with 3 if one of them ends too early. A login with a refresh token lasts for six months from its
+last use. Its access token expires sooner, and is renewed automatically. A login or a key can still
+be revoked in the meantime.
+
 A refresh token identifies you, but not the fabric. So a job without a profile also needs
 DIASPORA_URL and, if the fabric's scope contains no host name, DIASPORA_BOOTSTRAP. At its end,
 "diaspora login" prints the lines that export these variables.
@@ -28,12 +36,21 @@ DIASPORA_URL and, if the fabric's scope contains no host name, DIASPORA_BOOTSTRA
 Anybody who has a token can act as you. An access token works until it expires or is revoked, and a
 refresh token as long as it is used at least every six months. "diaspora logout" revokes both. Keep
 tokens out of files and logs.`,
+	exclusive: []string{"refresh valid-for"},
 }
 
 func (e *env) tokenCommand() *cobra.Command {
 	var refresh bool
-	cmd := e.command(tokenHelp, func(ctx context.Context, _ []string) error { return e.token(ctx, refresh) })
+	var validFor string
+	var cmd *cobra.Command
+	cmd = e.command(tokenHelp, func(ctx context.Context, _ []string) error {
+		if cmd.Flags().Changed("valid-for") {
+			return e.tokenValidFor(ctx, validFor)
+		}
+		return e.token(ctx, refresh)
+	})
 	cmd.Flags().BoolVar(&refresh, "refresh", false, "print the refresh token instead")
+	cmd.Flags().StringVar(&validFor, "valid-for", "", "print no token, but renew the login and check that it lasts for a `TIME` such as 72h or 30d")
 	return cmd
 }
 

@@ -24,7 +24,10 @@ diaspora whoami --subject
 export DIASPORA_URL=$(diaspora whoami --url)`,
 	long: `
 whoami asks the fabric who you are, so it notices if your login was revoked. If the fabric is
-unreachable, whoami prints the identity that is stored on this machine.`,
+unreachable, whoami prints the identity that is stored on this machine.
+
+It also shows when the login or the access key expires. "diaspora token --valid-for TIME" checks that
+it lasts long enough.`,
 	exclusive: []string{"subject url"},
 }
 
@@ -53,7 +56,8 @@ type whoamiDocument struct {
 	Origin   string `json:"origin"`   // source of the token or the access key
 	Verified bool   `json:"verified"` // the fabric has confirmed the identity
 
-	Key *diaspora.AccessKey `json:"key,omitempty"` // the access key used to sign in, if any
+	Key     *diaspora.AccessKey `json:"key,omitempty"`     // the access key used to sign in, if any
+	Expires *lifetime           `json:"expires,omitempty"` // of the tokens of a login
 }
 
 // printURL prints the address of the fabric, without contacting it.
@@ -108,16 +112,23 @@ func (e *env) whoami(ctx context.Context, subjectOnly bool) error {
 			d.Brokers = found.Brokers
 		}
 	}
+	expires := ""
+	if cfg.TokenSource != nil {
+		if d.Expires = e.knownLifetime(ctx, cfg, d.Verified); d.Expires != nil {
+			expires = e.lifetimeText(*d.Expires)
+		}
+	}
 	name := "Principal name:    " + oneLine(d.Username)
 	if cfg.Key.ID != "" {
 		name = "Access key:        " + cfg.Key.ID
 	}
 	if d.Key != nil {
 		name += " (" + d.Key.Name + ")\nMay:               " + mayText(*d.Key)
+		expires = e.keyLifetimeText(*d.Key)
 	}
 	brokers := ""
 	if len(d.Brokers) > 0 {
 		brokers = "Brokers:           " + oneLine(strings.Join(d.Brokers, ",")) + "\n"
 	}
-	return e.answer(d, "%s\nSubject claim:     %s\nFabric:            %s\n%sSigned in by:      %s\n", name, d.Subject, d.URL, brokers, d.Origin)
+	return e.answer(d, "%s\nSubject claim:     %s\nFabric:            %s\n%sSigned in by:      %s\n%s", name, d.Subject, d.URL, brokers, d.Origin, expires)
 }

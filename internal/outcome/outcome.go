@@ -50,6 +50,26 @@ var conditions = []struct {
 	{globus.ErrMisconfigured, http.StatusInternalServerError, 7},
 }
 
+// ExitCodes says what each exit code means, for users.
+var ExitCodes = []struct {
+	Code    int
+	Meaning string
+}{
+	{0, "done"},
+	{1, "any other error"},
+	{2, "the request is invalid"},
+	{3, "not signed in"},
+	{4, "permission denied"},
+	{5, "not found"},
+	{6, "conflict"},
+	{7, "unavailable"},
+	{8, "some records failed"},
+	{9, "the spool is full or damaged"},
+	{10, "timed out"},
+	{75, `events are only in the spool (with --require-ack, and from "diaspora spool drain")`},
+	{130, `interrupted. After SIGTERM or Ctrl-C, "diaspora produce --watch" exits with 0; with 8 if a file or a line was not logged since it started; or with 130 if events wait for somebody to solve a problem`},
+}
+
 // HTTPStatus returns the HTTP status for an error: 200 for nil, and 500 for an error that matches no
 // condition. A server should not show the text of such an error to clients.
 func HTTPStatus(err error) int {
@@ -64,10 +84,7 @@ func HTTPStatus(err error) int {
 	return http.StatusInternalServerError
 }
 
-// ExitCode returns the exit code of a command that ends with err: 0 for nil, 2 invalid, 3
-// not authenticated, 4 permission denied, 5 not found, 6 conflict, 7 unavailable, 8 some
-// events failed, 9 the spool is full or damaged, 10 timed out, 75 events are in the spool
-// only, 130 interrupted, and 1 for everything else.
+// ExitCode returns the exit code of a command that ends with err. [ExitCodes] says what they mean.
 func ExitCode(err error) int {
 	if err == nil {
 		return 0

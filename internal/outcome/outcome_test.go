@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"testing"
 
 	"github.com/diaspora-streams/diaspora"
@@ -33,6 +34,25 @@ func TestConditions(t *testing.T) {
 		if got := ExitCode(wrapped); got != try.exit {
 			t.Errorf("ExitCode(%v) = %d, want %d", wrapped, got, try.exit)
 		}
+	}
+}
+
+// TestExitCodes checks that every exit code has a meaning.
+func TestExitCodes(t *testing.T) {
+	t.Parallel()
+	meant := map[int]bool{}
+	for _, c := range ExitCodes {
+		if meant[c.Code] || c.Meaning == "" {
+			t.Errorf("exit code %d is listed twice, or without a meaning", c.Code)
+		}
+		meant[c.Code] = true
+	}
+	used := map[int]bool{0: true, 1: true}
+	for _, c := range conditions {
+		used[c.exit] = true
+	}
+	if !maps.Equal(used, meant) {
+		t.Errorf("the exit codes are %v, and those with a meaning %v", used, meant)
 	}
 }
 
