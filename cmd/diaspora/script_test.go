@@ -101,6 +101,7 @@ func TestScripts(t *testing.T) {
 			e.Setenv("HOME", home)
 			e.Setenv("USER", "mel")
 			e.Setenv("TZ", "UTC")
+			e.Setenv("GORACE", "atexit_sleep_ms=50") // by default, each process with the race detector waits for a second when it exits
 			e.Setenv("TODAY", time.Now().UTC().Format(time.DateOnly))
 			e.Setenv("CONFIG", filepath.Join(home, ".config", "diaspora"))
 			return os.MkdirAll(home, 0o700)

@@ -17,6 +17,10 @@ import (
 // archives writes one archive for each target: a zip file for Windows, compressed tar files for the rest. Each has
 // one folder, with the binary and what belongs to it.
 func (r *release) archives(_ context.Context, chosen []target) error {
+	pages, err := r.pages()
+	if err != nil {
+		return err
+	}
 	for _, t := range chosen {
 		name := fmt.Sprintf("diaspora_%s_%s_%s", r.version, t.os, t.machine())
 		files := []file{
@@ -27,6 +31,11 @@ func (r *release) archives(_ context.Context, chosen []target) error {
 		}
 		for _, shell := range shells {
 			files = append(files, file{name: "completions/diaspora." + shell.name, source: r.completion(shell.name), mode: 0o644})
+		}
+		if t.os != "windows" {
+			for _, page := range pages {
+				files = append(files, file{name: "man/" + page, source: filepath.Join(r.work, "man", page), mode: 0o644})
+			}
 		}
 		for i := range files {
 			files[i].name = name + "/" + files[i].name
@@ -65,7 +74,12 @@ func (f file) read() ([]byte, error) {
 }
 
 // writeTar writes a compressed tar file.
-func writeTar(name string, files []file, at time.Time) (err error) {
+func writeTar(name string, files []file, at time.Time) error {
+	return compressTo(name, func(w io.Writer) error { return tarTo(w, files, at) })
+}
+
+// compressTo writes a file with what write writes, compressed, without a name or a time.
+func compressTo(name string, write func(w io.Writer) error) (err error) {
 	w, err := os.Create(name)
 	if err != nil {
 		return err
@@ -75,7 +89,7 @@ func writeTar(name string, files []file, at time.Time) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := tarTo(z, files, at); err != nil {
+	if err := write(z); err != nil {
 		return err
 	}
 	return z.Close()

@@ -83,6 +83,7 @@ inside stat -c '%A %U:%G %n' /etc/diaspora/serve.toml
 inside systemd-analyze verify diaspora-acl.service diaspora-gateway.service
 as_ada diaspora example
 as_ada bash -c '. /usr/share/bash-completion/completions/diaspora; complete -p diaspora'
+inside ls /usr/share/man/man1/diaspora-produce.1.gz /usr/share/man/man5/diaspora-serve.toml.5.gz
 inside ls /usr/share/zsh/vendor-completions/_diaspora /usr/share/fish/vendor_completions.d/diaspora.fish
 as_ada diaspora serve --check && exit 1 || true # the settings are all comments, and ada cannot read them
 
@@ -165,6 +166,7 @@ HOME="$DIR" "$DIR/usr/bin/diaspora" example
 		"License     : Apache-2.0",
 		"/usr/lib/systemd/system/diaspora-acl.service",
 		"/usr/share/zsh/site-functions/_diaspora",
+		"/usr/share/man/man1/diaspora.1.gz",
 		"config /etc/diaspora/serve.toml",
 		"useradd --system",
 		exampleOutput,

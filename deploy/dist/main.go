@@ -198,7 +198,21 @@ func (r *release) help(ctx context.Context) error {
 			return err
 		}
 	}
-	return nil
+	cmd := r.command(ctx, r.root, r.binary(here), "reference", "man", filepath.Join(r.work, "man"))
+	cmd.Stdout = nil
+	return cmd.Run()
+}
+
+// pages returns the files of the manual, such as man1/diaspora.1, in the order of their names.
+func (r *release) pages() ([]string, error) {
+	found, err := filepath.Glob(filepath.Join(r.work, "man", "man[0-9]", "*"))
+	if err == nil && len(found) == 0 {
+		err = errors.New("there are no manual pages")
+	}
+	for i, name := range found {
+		found[i] = filepath.Join(filepath.Base(filepath.Dir(name)), filepath.Base(name))
+	}
+	return found, err
 }
 
 // command returns a command that prints to the terminal.

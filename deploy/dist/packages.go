@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -36,8 +37,8 @@ func (r *release) packages(_ context.Context, chosen []target) error {
 // units are the systemd services that packages install. None of them is enabled.
 var units = []string{"diaspora-acl.service", "diaspora-gateway.service"}
 
-// packagedFiles writes the files that differ in packages from those in the folder deploy: the services start the
-// packaged binary, and every setting is commented out.
+// packagedFiles writes the files that differ in packages from those elsewhere: the services start the packaged
+// binary, every setting is commented out, and manual pages are compressed.
 func (r *release) packagedFiles() error {
 	for _, unit := range units {
 		text, err := os.ReadFile(filepath.Join(r.root, "deploy/systemd", unit))
@@ -46,6 +47,23 @@ func (r *release) packagedFiles() error {
 		}
 		text = bytes.ReplaceAll(text, []byte("/usr/local/bin/"), []byte("/usr/bin/"))
 		if err := os.WriteFile(filepath.Join(r.work, unit), text, 0o644); err != nil {
+			return err
+		}
+	}
+	pages, err := r.pages()
+	if err != nil {
+		return err
+	}
+	for _, page := range pages {
+		text, err := os.ReadFile(filepath.Join(r.work, "man", page))
+		if err != nil {
+			return err
+		}
+		compressed := filepath.Join(r.work, "man.gz", page+".gz")
+		if err := os.MkdirAll(filepath.Dir(compressed), 0o755); err != nil {
+			return err
+		}
+		if err := compressTo(compressed, func(w io.Writer) error { _, err := w.Write(text); return err }); err != nil {
 			return err
 		}
 	}
@@ -104,6 +122,13 @@ func (r *release) pack(format string, t target) (err error) {
 			destination = strings.Replace(destination, "zsh/vendor-completions", "zsh/site-functions", 1)
 		}
 		contents = append(contents, at(destination, r.completion(shell.name), "", 0o644))
+	}
+	pages, err := r.pages()
+	if err != nil {
+		return err
+	}
+	for _, page := range pages {
+		contents = append(contents, at("usr/share/man/"+page+".gz", filepath.Join(r.work, "man.gz", page+".gz"), "", 0o644))
 	}
 	for _, name := range []string{"kafka/server.properties", "kafka/log4j2.properties", "systemd/kafka.service", "serve.toml"} {
 		contents = append(contents, at("usr/share/doc/diaspora/examples/"+filepath.Base(name), filepath.Join(r.root, "deploy", name), "", 0o644))
