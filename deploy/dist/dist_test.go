@@ -265,9 +265,11 @@ unshare --mount --propagation private bash -euo pipefail -c '
 // TestWideReproducible builds everything twice, in clones in two folders, and compares each file.
 func TestWideReproducible(t *testing.T) {
 	var sums [2]string
+	clone := "$(git rev-parse --show-toplevel)"
 	for i := range sums {
 		dir := filepath.Join(t.TempDir(), strings.Repeat("clone", i+1))
-		sums[i] = sh(t, `git clone --quiet "$(git rev-parse --show-toplevel)" "$DIR" && make --directory "$DIR" dist >&2 && cat "$DIR/dist/SHA256SUMS"`, "DIR="+dir)
+		sums[i] = sh(t, `git clone --quiet "`+clone+`" "$DIR" && make --directory "$DIR" dist >&2 && cat "$DIR/dist/SHA256SUMS"`, "DIR="+dir)
+		clone = dir // of the same commit
 	}
 	if sums[0] != sums[1] {
 		t.Errorf("the files differ:\n%s\nand\n%s", sums[0], sums[1])
