@@ -80,6 +80,7 @@ func (e *env) serveCommand() *cobra.Command {
 	for _, s := range serveSettings {
 		cmd.Flags().String(s.name, "", s.usage)
 	}
+	cmd.AddCommand(e.serveInitCommand())
 	return cmd
 }
 
