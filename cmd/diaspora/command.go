@@ -217,6 +217,7 @@ func (e *env) commands() *cobra.Command {
 		e.upCommand(),
 		e.exampleCommand(),
 		e.serveCommand(),
+		e.healthcheckCommand(),
 		e.loginCommand(),
 		e.logoutCommand(),
 		e.whoamiCommand(),

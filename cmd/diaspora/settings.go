@@ -181,7 +181,7 @@ func (e *env) givenSettings(flags *pflag.FlagSet) (map[string]given, error) {
 		if v := e.getenv(s.variable()); v != "" {
 			all[s.name] = given{v, s.variable()}
 		}
-		if f := flags.Lookup(s.name); f.Changed {
+		if f := flags.Lookup(s.name); f != nil && f.Changed {
 			all[s.name] = given{f.Value.String(), "--" + s.name}
 		}
 	}
