@@ -19,6 +19,9 @@ var serveHelp = help{
 	use:   "serve [gateway|acl]",
 	short: "run the gateway and the ACL endpoint for an Apache Kafka cluster",
 	examples: `
+# register with Globus, and write /etc/diaspora/serve.toml
+sudo diaspora serve init
+
 # the gateway and the ACL endpoint in one process
 diaspora serve --config /etc/diaspora/serve.toml
 

@@ -242,7 +242,7 @@ func (e *env) noFile(flags *pflag.FlagSet, err error) error {
 		return err
 	}
 	text := fmt.Errorf("serve: there is no %s, and --config names no other file\n  %s", name, strings.TrimPrefix(err.Error(), "serve: "))
-	return &failure{error: text, condition: diaspora.ErrInvalid, hints: hintsOf(err)}
+	return &failure{error: text, condition: diaspora.ErrInvalid, hints: append(hintsOf(err), `"diaspora serve init" writes this file`)}
 }
 
 // changeable returns a finding if every user of this host can change the file with the settings, and so make themselves
