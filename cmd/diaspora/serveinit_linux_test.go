@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/diaspora-streams/diaspora/internal/globusdev"
 	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
@@ -85,7 +87,11 @@ func TestServeInitAsksAgain(t *testing.T) {
 		io.WriteString(person, "\n")
 		testkit.Eventually(t, "the question for the secret", func() bool { return strings.HasSuffix(sent.String(), "(it is not shown): ") })
 		if press == "Ctrl-C" {
-			return stop(), sent.String()
+			code := stop()
+			if state, err := unix.IoctlGetTermios(int(program.Fd()), unix.TCGETS); err != nil || state.Lflag&unix.ECHO == 0 {
+				t.Errorf("after Ctrl-C, the terminal does not echo: %v", err)
+			}
+			return code, sent.String()
 		}
 		io.WriteString(person, press)
 		code := wait()

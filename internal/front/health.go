@@ -169,7 +169,7 @@ func (p Probe) tls() (*tls.Config, error) {
 	config.RootCAs.AddCert(leaf)
 	switch {
 	case len(leaf.DNSNames) > 0:
-		config.ServerName = strings.Replace(leaf.DNSNames[0], "*", "any", 1)
+		config.ServerName = leaf.DNSNames[0]
 	case len(leaf.IPAddresses) > 0:
 		config.ServerName = leaf.IPAddresses[0].String()
 	default:

@@ -33,8 +33,6 @@ func (r Registration) Register(ctx context.Context) (scope string, err error) {
 	switch {
 	case err != nil:
 		return "", r.adminError(err)
-	case exists && !strings.EqualFold(found.ClientID, id):
-		return "", &diaspora.Error{Condition: diaspora.ErrConflict, Reason: fmt.Sprintf("the scope %s belongs to the client %s", scope, found.ClientID), Hint: "choose another suffix with --scope-suffix"}
 	case exists && !found.AllowsRefreshToken:
 		return "", &diaspora.Error{
 			Condition: diaspora.ErrConflict, Reason: fmt.Sprintf("the scope %s exists and forbids refresh tokens, so everybody would have to log in every two days", scope),
