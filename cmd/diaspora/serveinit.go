@@ -510,7 +510,8 @@ func (i *serviceInit) askSecret(ctx context.Context, question string) (string, e
 	if !ok || !i.terminal(f) {
 		return "", misuse("", "serve init: there is no terminal to ask for the client secret; name a file that contains it with --globus-client-secret-file")
 	}
-	before, err := term.GetState(int(f.Fd()))
+	fd := int(f.Fd())
+	before, err := term.GetState(fd)
 	if err != nil {
 		return "", fmt.Errorf("serve init: read the client secret: %w", err)
 	}
@@ -521,7 +522,7 @@ func (i *serviceInit) askSecret(ctx context.Context, question string) (string, e
 	}
 	answers := make(chan answer, 1) // a read cannot be interrupted
 	go func() {
-		text, err := term.ReadPassword(int(f.Fd()))
+		text, err := term.ReadPassword(fd)
 		answers <- answer{text, err}
 	}()
 	select {
@@ -533,7 +534,7 @@ func (i *serviceInit) askSecret(ctx context.Context, question string) (string, e
 		}
 		return secret, nil
 	case <-ctx.Done():
-		term.Restore(int(f.Fd()), before) // with echo
+		term.Restore(fd, before) // with echo
 		return "", ctx.Err()
 	}
 }

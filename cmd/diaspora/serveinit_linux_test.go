@@ -91,6 +91,7 @@ func TestServeInitAsksAgain(t *testing.T) {
 			if state, err := unix.IoctlGetTermios(int(program.Fd()), unix.TCGETS); err != nil || state.Lflag&unix.ECHO == 0 {
 				t.Errorf("after Ctrl-C, the terminal does not echo: %v", err)
 			}
+			io.WriteString(person, "\n") // ends the read that cannot be interrupted
 			return code, sent.String()
 		}
 		io.WriteString(person, press)
