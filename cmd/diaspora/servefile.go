@@ -167,6 +167,9 @@ func (i *serviceInit) write() (err error) {
 	dir := filepath.Dir(i.file)
 	if err := os.Mkdir(dir, 0o755); err == nil {
 		made = append(made, dir)
+		if err := os.Chmod(dir, 0o755); err != nil { // whatever the umask is
+			return i.placeError(err)
+		}
 	} else if !errors.Is(err, fs.ErrExist) {
 		return i.placeError(err)
 	}
@@ -183,7 +186,7 @@ func (i *serviceInit) write() (err error) {
 		return nil
 	}
 	for _, name := range slices.Sorted(maps.Keys(i.secrets)) {
-		if err := create(i.values[name], i.secrets[name]+"\n", 0o600, uid); err != nil {
+		if err := create(i.values[name], i.secrets[name].Reveal()+"\n", 0o600, uid); err != nil {
 			return err
 		}
 	}

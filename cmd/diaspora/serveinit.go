@@ -69,8 +69,9 @@ diaspora, that user owns the files with secrets, and its group can read serve.to
 }
 
 type initOptions struct {
-	file, suffix, kafka string
-	noBrowser           bool
+	file          string // to write the settings to
+	suffix, kafka string
+	noBrowser     bool
 }
 
 // initFlags are the settings that the help of init lists. The others are accepted as well.
@@ -85,17 +86,18 @@ func (e *env) serveInitCommand() *cobra.Command {
 	var o initOptions
 	var cmd *cobra.Command
 	cmd = e.command(serveInitHelp, func(ctx context.Context, _ []string) error {
-		given := map[string]string{}
+		o.file, _ = e.settingsFile(cmd.Flags())
+		i := &serviceInit{env: e, initOptions: o, values: map[string]string{}, clusterID: newClusterID()}
+		i.flags = flagsLine(cmd.Flags(), func(string) bool { return false })
 		for _, name := range append(settingNames(), verifyHost) {
-			if f := cmd.Flags().Lookup(name); f.Changed && f.Value.String() != "" {
-				given[name] = f.Value.String()
+			if value := cmd.Flags().Lookup(name).Value.String(); value != "" {
+				i.values[name] = value
 			}
 		}
-		i := &serviceInit{env: e, initOptions: o, values: given, flags: strings.TrimPrefix(upLine(cmd.Flags(), nil), "diaspora up"), clusterID: newClusterID()}
 		return i.run(ctx)
 	})
 	flags := cmd.Flags()
-	flags.StringVar(&o.file, "config", serveSettingsFile, "write the settings to `FILE`; the files with secrets are created in the same folder")
+	flags.String("config", "", "write the settings to `FILE`; the files with secrets are created in the same folder (default: "+serveSettingsFile+")")
 	flags.String(verifyHost, "", "have Globus verify `HOST`, which public-url and all gateways must be equal to or below")
 	flags.StringVar(&o.suffix, "scope-suffix", "logging", "last part of the scope to create, as `NAME` of lower-case letters, digits and underscores")
 	flags.StringVar(&o.kafka, "kafka", "", "take the settings of Kafka from `FILE`, the cluster.json of an Apache Kafka on this machine")
@@ -120,12 +122,14 @@ func settingNames() (names []string) {
 type serviceInit struct {
 	*env
 	initOptions
-	values  map[string]string // of settings, and of --verify-host
-	secrets map[string]string // content of the files to create, by setting
-	flags   string            // that the user has set, as part of a command line
-	asked   bool              // the user has answered questions
+	values    map[string]string        // of settings, and of --verify-host
+	secrets   map[string]globus.Secret // content of the files to create, by setting
+	clusterID string                   // for a new Kafka cluster
 
-	clusterID string // for a new Kafka cluster
+	clientSecret globus.Secret // of the service
+
+	flags    string   // that the user has set, as part of a command line
+	answered []string // flags that the user has answered the questions for
 }
 
 // initQuestions are what init asks on a terminal, in this order. The text of a question with a default is followed by it.
@@ -143,6 +147,15 @@ const noHost = "none" // the answer of those who have no host name to verify
 func (i *serviceInit) run(ctx context.Context) error {
 	if err := i.checkPlace(); err != nil {
 		return err
+	}
+	for name, value := range i.values { // the service runs in another folder
+		if strings.HasSuffix(name, "-file") || name == "state-dir" {
+			absolute, err := filepath.Abs(value)
+			if err != nil {
+				return fmt.Errorf("serve init: %w", err)
+			}
+			i.values[name] = absolute
+		}
 	}
 	if err := i.useCluster(); err != nil {
 		return err
@@ -168,7 +181,7 @@ func (i *serviceInit) settle(ctx context.Context) error {
 		return err
 	}
 	cfg := front.Config{Version: programVersion(), Globus: front.Globus{
-		Issuer: i.values["globus-issuer"], ClientID: i.values["globus-client-id"], ClientSecret: globus.Secret(i.secret("globus-client-secret-file")),
+		Issuer: i.values["globus-issuer"], ClientID: i.values["globus-client-id"], ClientSecret: i.clientSecret,
 	}}
 	service, err := cfg.CheckCredentials(ctx)
 	switch {
@@ -249,7 +262,7 @@ func (i *serviceInit) complete(ctx context.Context) error {
 		switch {
 		case given[q.name] != "":
 		case q.name == verifyHost && (!asks || given["globus-scope"] != "" || strings.HasPrefix(i.values["public-url"], "http:")):
-		case preset != "" && !i.asked: // its default follows from flags
+		case preset != "" && len(i.answered) == 0: // its default follows from flags
 		case asks:
 			if err := i.question(ctx, q.name, q.text, preset); err != nil {
 				return err
@@ -275,7 +288,7 @@ func (i *serviceInit) complete(ctx context.Context) error {
 
 // question asks for a setting until the answer is valid.
 func (i *serviceInit) question(ctx context.Context, name, text, preset string) error {
-	i.asked = true
+	i.answered = append(i.answered, name)
 	if name == verifyHost {
 		preset = noHost
 	}
@@ -463,11 +476,14 @@ var secretFiles = []string{"globus-client-secret-file", "kafka-password-file", "
 // readSecrets reads the files with secrets that exist. It asks for the client secret and generates the passwords of the
 // others.
 func (i *serviceInit) readSecrets(ctx context.Context) error {
-	i.secrets = map[string]string{}
+	i.secrets = map[string]globus.Secret{}
 	for _, name := range secretFiles {
-		_, err := disk.ReadSecret(i.values[name])
+		secret, err := disk.ReadSecret(i.values[name])
 		switch {
 		case err == nil:
+			if name == "globus-client-secret-file" {
+				i.clientSecret = globus.Secret(secret)
+			}
 			continue
 		case !errors.Is(err, fs.ErrNotExist):
 			return misuse("", "serve init: %s: %v", name, err)
@@ -477,35 +493,26 @@ func (i *serviceInit) readSecrets(ctx context.Context) error {
 				return fail(nil, "create the folder, or name a file in another one with --"+name, "serve init: create %s: %v; nothing has changed", i.values[name], innermost(err))
 			}
 		}
-		switch {
-		case name == "globus-client-secret-file":
-			if i.secrets[name], err = i.askSecret(ctx, "Client secret of the service at Globus (it is not shown): "); err != nil {
-				return err
-			}
-		default:
+		if name != "globus-client-secret-file" {
 			i.secrets[name] = newPassword()
+			continue
 		}
+		if i.clientSecret, err = i.askSecret(ctx, "Client secret of the service at Globus (it is not shown): "); err != nil {
+			return err
+		}
+		i.secrets[name] = i.clientSecret
 	}
 	return nil
 }
 
-// secret returns the content of a file with a secret.
-func (i *serviceInit) secret(name string) string {
-	if s, ok := i.secrets[name]; ok {
-		return s
-	}
-	s, _ := disk.ReadSecret(i.values[name]) // readSecrets has reported the error
-	return s
-}
-
-func newPassword() string {
+func newPassword() globus.Secret {
 	var password [24]byte
 	rand.Read(password[:])
-	return base64.RawURLEncoding.EncodeToString(password[:])
+	return globus.Secret(base64.RawURLEncoding.EncodeToString(password[:]))
 }
 
 // askSecret reads a secret from the terminal, without echo.
-func (i *serviceInit) askSecret(ctx context.Context, question string) (string, error) {
+func (i *serviceInit) askSecret(ctx context.Context, question string) (globus.Secret, error) {
 	f, ok := i.stdin.(*os.File)
 	if !ok || !i.terminal(f) {
 		return "", misuse("", "serve init: there is no terminal to ask for the client secret; name a file that contains it with --globus-client-secret-file")
@@ -532,7 +539,7 @@ func (i *serviceInit) askSecret(ctx context.Context, question string) (string, e
 		if a.err != nil || secret == "" {
 			return "", misuse("", "serve init: no client secret was typed; nothing has changed")
 		}
-		return secret, nil
+		return globus.Secret(secret), nil
 	case <-ctx.Done():
 		term.Restore(fd, before) // with echo
 		return "", ctx.Err()
@@ -602,14 +609,12 @@ func (i *serviceInit) forget(ctx context.Context, client *globus.Client, login *
 
 // repeatable adds to an error how to repeat the command without the questions that the user has answered.
 func (i *serviceInit) repeatable(err error) error {
-	if err == nil || !i.asked {
+	if err == nil || len(i.answered) == 0 {
 		return err
 	}
 	line := "diaspora serve init" + i.flags
-	for _, q := range initQuestions {
-		if v := i.values[q.name]; v != "" && !strings.Contains(i.flags, " --"+q.name+" ") {
-			line += " --" + q.name + " " + shellWord(v)
-		}
+	for _, name := range i.answered {
+		line += " --" + name + " " + shellWord(cmp.Or(i.values[name], noHost))
 	}
 	return hinted(err, "to repeat with the same answers: "+line)
 }
@@ -633,6 +638,8 @@ func (i *serviceInit) report() error {
 		if _, made := i.secrets[name]; made {
 			doc.Secrets = append(doc.Secrets, i.values[name])
 			text += "secret    " + i.values[name] + "\n"
+		} else if _, _, owned := serviceOwner(); owned {
+			i.say("%s existed, and keeps its owner; the user diaspora must be able to read it", i.values[name])
 		}
 	}
 	text += "scope     " + doc.Scope + "\n"
