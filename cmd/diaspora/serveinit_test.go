@@ -362,3 +362,29 @@ func (d *operatorsDesk) globusState(t *testing.T) string {
 	}
 	return string(state)
 }
+
+// TestServeInitScope checks that nobody has to log in with --globus-scope. The file is the one in DIASPORA_SERVE_CONFIG, and relative
+// names are written as absolute ones.
+func TestServeInitScope(t *testing.T) {
+	d := newOperatorsDesk(t)
+	d.givenSecret(t, d.secret)
+	d.env.browser = func(string) error { t.Error("init opens a browser"); return nil }
+	d.vars["DIASPORA_SERVE_CONFIG"] = d.file("serve.toml")
+	t.Chdir(d.dir)
+	code := d.types(t.Context(), d.line("--config", "", "--globus-scope", globus.ScopeOf(globusdev.ServiceClientID, "x"))...)
+	if said := d.err.String(); code != 2 || !strings.Contains(said, "is a scope of the client "+globusdev.ServiceClientID) {
+		t.Errorf("with a scope of another client, init exits with %d:\n%s", code, said)
+	}
+	d.must(t, d.line("--config", "", "--globus-scope", globusdev.Scope, "--globus-client-secret-file", "globus-secret", "--state-dir", "state")...)
+	text := string(testkit.ReadFile(t, d.file("serve.toml")))
+	for _, want := range []string{
+		"\nglobus-scope = \"" + globusdev.Scope + "\"", "\n# operators = ", "\nglobus-client-secret-file = \"" + d.file("globus-secret") + "\"\n", "\nstate-dir = \"" + d.file("state") + "\"",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the file does not have %q:\n%s", want, text)
+		}
+	}
+	if said := d.err.String(); !strings.Contains(said, "there is no operator, so nobody can block a person: set operators in "+d.file("serve.toml")) {
+		t.Errorf("init does not warn that there is no operator:\n%s", said)
+	}
+}

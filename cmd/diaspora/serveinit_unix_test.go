@@ -48,3 +48,23 @@ func ownerOf(t *testing.T, name string) (uid, gid int) {
 	stat := info.Sys().(*syscall.Stat_t)
 	return int(stat.Uid), int(stat.Gid)
 }
+
+// TestServeInitUnwritable checks what init says if the user may not create files in the folder.
+func TestServeInitUnwritable(t *testing.T) {
+	d := newOperatorsDesk(t)
+	d.givenSecret(t, d.secret)
+	code, said := 0, ""
+	if os.Getuid() != 0 {
+		testkit.Must(t, os.Chmod(d.dir, 0o555))
+		code, said = d.types(t.Context(), d.line()...), d.err.String()
+	} else { // root may create files everywhere
+		i := &serviceInit{env: d.env, initOptions: initOptions{file: d.file("serve.toml")}}
+		err := i.placeError(os.NewSyscallError("access", syscall.EACCES))
+		d.complain(err, 0)
+		code, said = exitCode(t.Context(), err), d.err.String()
+	}
+	want := "diaspora: serve init: create " + d.file("serve.toml") + ": permission denied; nothing has changed\nhint: run it with sudo, or name a file in another folder with --config\n"
+	if code != 4 || said != want {
+		t.Errorf("init exits with %d, and says %q, want %q", code, said, want)
+	}
+}
