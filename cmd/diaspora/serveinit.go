@@ -650,10 +650,7 @@ func (i *serviceInit) report() error {
 	if len(doc.Operators) == 0 {
 		i.warn("there is no operator, so nobody can block a person: set operators in %s", i.file)
 	}
-	if !i.json() {
-		i.say("once Kafka runs, type these commands:")
-	}
-	return i.answer(doc, "%s\n%s\n", text, strings.Join(doc.Next, "\n"))
+	return i.answer(doc, "%s\nOnce Kafka runs, type:\n%s\n", text, strings.Join(doc.Next, "\n"))
 }
 
 // next returns the three commands that come next.
