@@ -36,6 +36,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/apache"
 	"github.com/diaspora-streams/diaspora/internal/assemble"
 	"github.com/diaspora-streams/diaspora/internal/broker"
 	"github.com/diaspora-streams/diaspora/internal/claims"
@@ -166,13 +167,13 @@ func (f *Fabric) start(ctx context.Context) (err error) {
 		}
 		return port
 	}
-	var apacheKafka *kafkaCluster
+	var apacheKafka *apache.Cluster
 	gateways := []string{f.cfg.KafkaAddr}
 	if f.cfg.KafkaFile != "" {
 		if f.cfg.KafkaAddr != "" {
 			return fmt.Errorf("KafkaAddr and KafkaFile exclude each other, since an Apache Kafka names its gateways: %w", diaspora.ErrInvalid)
 		}
-		if apacheKafka, err = readKafka(f.cfg.KafkaFile); err != nil {
+		if apacheKafka, err = apache.ReadCluster(f.cfg.KafkaFile); err != nil {
 			return err
 		}
 		gateways = nil
@@ -201,7 +202,7 @@ func (f *Fabric) start(ctx context.Context) (err error) {
 	}
 	var brokers []gateway.Upstream
 	if apacheKafka != nil {
-		if brokers, f.admin, err = apacheKafka.open(f.cfg.Diagnostics); err != nil {
+		if brokers, f.admin, err = openCluster(apacheKafka, f.cfg.Diagnostics); err != nil {
 			return err
 		}
 	} else {

@@ -1,10 +1,8 @@
 package fabric
 
 import (
-	"encoding/json"
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -15,45 +13,9 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/gateway"
 )
 
-// kafkaCluster describes an Apache Kafka cluster on this machine. It is the content of the file
-// cluster.json, which deploy/kafka/cluster creates.
-type kafkaCluster struct {
-	Issuer   string `json:"issuer"`
-	Audience string `json:"audience"`
-	JWKSFile string `json:"jwks_file"`
-	Admin    struct {
-		Brokers      []string `json:"brokers"`
-		Username     string   `json:"username"`
-		PasswordFile string   `json:"password_file"`
-	} `json:"admin"`
-	Nodes []kafkaNode `json:"nodes"`
-}
-
-// kafkaNode has the addresses of a node. All are on 127.0.0.1.
-type kafkaNode struct {
-	Gateway  string `json:"gateway"`  // advertised to clients
-	Listener string `json:"listener"` // for the gateway's connections
-}
-
-// readKafka reads a file cluster.json.
-func readKafka(file string) (*kafkaCluster, error) {
-	data, err := os.ReadFile(file)
-	if err != nil {
-		return nil, fmt.Errorf("find Apache Kafka: %w", err)
-	}
-	var k kafkaCluster
-	if err := json.Unmarshal(data, &k); err != nil {
-		return nil, fmt.Errorf("find Apache Kafka: %s: %w", file, err)
-	}
-	if len(k.Nodes) == 0 || len(k.Admin.Brokers) == 0 {
-		return nil, fmt.Errorf("find Apache Kafka: %s names no nodes", file)
-	}
-	return &k, nil
-}
-
-// open returns a broker for each node, to be put behind a gateway, and the options of a Kafka client
+// openCluster returns a broker for each node, to be put behind a gateway, and the options of a Kafka client
 // that is the super user. It does not connect.
-func (k *kafkaCluster) open(diagnostics *slog.Logger) (nodes []gateway.Upstream, admin []kgo.Opt, err error) {
+func openCluster(k *apache.Cluster, diagnostics *slog.Logger) (nodes []gateway.Upstream, admin []kgo.Opt, err error) {
 	keys, err := apache.OpenKeys(apache.KeysConfig{
 		File:        filepath.Join(filepath.Dir(k.JWKSFile), "signing-keys.json"),
 		JWKSFile:    k.JWKSFile,

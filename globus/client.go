@@ -205,7 +205,8 @@ type call struct {
 	op     string // the operation, for errors
 	groups string // the base URL of Globus Groups
 	path   string
-	form   url.Values // sent with POST; nil makes it a GET
+	form   url.Values // sent with POST; nil makes it a GET, unless json is set
+	json   []byte     // sent with POST
 	bearer Secret     // the access token that authenticates the call, instead of the client
 	public bool       // needs no authentication
 	once   bool       // must not arrive twice: it contains an authorization code
@@ -332,6 +333,9 @@ func transportError(ctx context.Context, err error) error {
 
 func (c *Client) request(ctx context.Context, call call) (*http.Request, error) {
 	method, form := http.MethodGet, url.Values{}
+	if call.json != nil {
+		method = http.MethodPost
+	}
 	if call.form != nil {
 		method = http.MethodPost
 		for k, v := range call.form {
@@ -345,12 +349,16 @@ func (c *Client) request(ctx context.Context, call call) (*http.Request, error) 
 	if call.groups != "" {
 		base = call.groups
 	}
-	req, err := http.NewRequestWithContext(ctx, method, base+call.path, strings.NewReader(form.Encode()))
+	body, kind := string(call.json), "application/json"
+	if call.form != nil {
+		body, kind = form.Encode(), "application/x-www-form-urlencoded"
+	}
+	req, err := http.NewRequestWithContext(ctx, method, base+call.path, strings.NewReader(body))
 	if err != nil {
 		return nil, err
 	}
-	if call.form != nil {
-		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	if method == http.MethodPost {
+		req.Header.Set("Content-Type", kind)
 	}
 	req.Header.Set("Accept", "application/json")
 	req.Header.Set("User-Agent", c.userAgent)

@@ -153,6 +153,7 @@ var guessedCommands = map[string]string{
 	"diaspora share":   "diaspora topic share",
 	"diaspora unshare": "diaspora topic unshare",
 
+	"diaspora init":         "diaspora serve init",
 	"diaspora claim":        "diaspora topic claim",
 	"diaspora release":      "diaspora topic release",
 	"diaspora drain":        "diaspora spool drain",
@@ -217,6 +218,7 @@ func (e *env) commands() *cobra.Command {
 		e.upCommand(),
 		e.exampleCommand(),
 		e.serveCommand(),
+		e.healthcheckCommand(),
 		e.loginCommand(),
 		e.logoutCommand(),
 		e.whoamiCommand(),

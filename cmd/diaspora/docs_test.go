@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -78,7 +79,7 @@ func checkCommand(t *testing.T, line string, complete bool) error {
 	switch {
 	case err != nil:
 		return err
-	case found.HasSubCommands() && len(rest) > 0 && !strings.HasPrefix(rest[0], "-") && strings.ToUpper(rest[0]) != rest[0]:
+	case found.HasSubCommands() && len(rest) > 0 && !strings.HasPrefix(rest[0], "-") && !strings.HasPrefix(rest[0], "[") && strings.ToUpper(rest[0]) != rest[0] && !slices.Contains(found.ValidArgs, rest[0]):
 		return fmt.Errorf("unknown command %q", rest[0])
 	}
 	err = found.ParseFlags(rest)

@@ -61,9 +61,13 @@ func (e *env) openInput(o produceOptions, files []string) (*input, error) {
 	return in, nil
 }
 
-// innermost returns the cause of an error without the name of a file, for texts that name it themselves.
+// innermost returns the cause of an error without the name of a file or of a system call, for texts that name the file
+// themselves.
 func innermost(err error) error {
 	if cause := (*fs.PathError)(nil); errors.As(err, &cause) {
+		return cause.Err
+	}
+	if cause := (*os.SyscallError)(nil); errors.As(err, &cause) {
 		return cause.Err
 	}
 	return err

@@ -125,7 +125,7 @@ func (s *session) inBrowser(ctx context.Context) (*globus.Login, error) {
 		NoBrowser: s.options.noBrowser,
 		Browser:   s.env.browser,
 		Getenv:    s.env.getenv,
-		Address:   s.withTicket,
+		Address:   func(address string) (string, error) { return s.env.withTicket(s.client.Issuer(), address) },
 		Message:   "Log in to Diaspora Streams at " + s.profile.URL,
 		Store:     s.store,
 	})

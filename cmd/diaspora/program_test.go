@@ -84,13 +84,13 @@ func (d *desk) must(t *testing.T, args ...string) {
 	}
 }
 
-// leaves returns all commands that have no subcommands.
+// leaves returns all commands that do something: those that have no subcommands, and serve.
 func leaves(cmd *cobra.Command) (all []*cobra.Command) {
 	if cmd.Name() == "help" || cmd.IsAdditionalHelpTopicCommand() {
 		return nil
 	}
-	if !cmd.HasSubCommands() {
-		return []*cobra.Command{cmd}
+	if cmd.Flags().Lookup("output") != nil {
+		all = append(all, cmd)
 	}
 	for _, c := range cmd.Commands() {
 		all = append(all, leaves(c)...)

@@ -54,7 +54,7 @@ func TestReferenceIsComplete(t *testing.T) {
 		}
 		cmd.LocalNonPersistentFlags().VisitAll(func(f *pflag.Flag) {
 			name := f.Name
-			if name != "help" && (!strings.Contains(page, "--"+name) || !strings.Contains(manPage, `\-\-`+strings.ReplaceAll(name, "-", `\-`))) {
+			if name != "help" && !f.Hidden && (!strings.Contains(page, "--"+name) || !strings.Contains(manPage, `\-\-`+strings.ReplaceAll(name, "-", `\-`))) {
 				t.Errorf("the reference of %s leaves --%s out", cmd.CommandPath(), name)
 			}
 		})

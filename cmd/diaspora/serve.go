@@ -19,6 +19,9 @@ var serveHelp = help{
 	use:   "serve [gateway|acl]",
 	short: "run the gateway and the ACL endpoint for an Apache Kafka cluster",
 	examples: `
+# register with Globus, and write /etc/diaspora/serve.toml
+sudo diaspora serve init
+
 # the gateway and the ACL endpoint in one process
 diaspora serve --config /etc/diaspora/serve.toml
 
@@ -80,6 +83,7 @@ func (e *env) serveCommand() *cobra.Command {
 	for _, s := range serveSettings {
 		cmd.Flags().String(s.name, "", s.usage)
 	}
+	cmd.AddCommand(e.serveInitCommand())
 	return cmd
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -60,5 +61,21 @@ func TestServeWithoutKafka(t *testing.T) {
 	}
 	if strings.Contains(found+said, secret.Reveal()) {
 		t.Error("a secret is shown")
+	}
+}
+
+// TestServeRefusedSecret checks that serve does not start, and creates no file, if Globus Auth does not accept its secret.
+func TestServeRefusedSecret(t *testing.T) {
+	d := newOperatorsDesk(t)
+	d.givenSecret(t, d.secret)
+	d.must(t, d.line()...)
+	d.givenSecret(t, "another secret")
+	before := d.files(t)
+	code := d.types(t.Context(), "serve", "acl", "--config", d.file("serve.toml"))
+	if said := d.err.String(); code != 3 || !strings.Contains(said, "the credentials of this service are rejected by Globus Auth at ") || strings.Contains(said, "another secret") {
+		t.Errorf("serve exits with %d, and says:\n%s", code, said)
+	}
+	if after := d.files(t); !slices.Equal(before, after) {
+		t.Errorf("it has made %q", after)
 	}
 }

@@ -181,7 +181,7 @@ func (e *env) givenSettings(flags *pflag.FlagSet) (map[string]given, error) {
 		if v := e.getenv(s.variable()); v != "" {
 			all[s.name] = given{v, s.variable()}
 		}
-		if f := flags.Lookup(s.name); f.Changed {
+		if f := flags.Lookup(s.name); f != nil && f.Changed {
 			all[s.name] = given{f.Value.String(), "--" + s.name}
 		}
 	}
@@ -242,7 +242,7 @@ func (e *env) noFile(flags *pflag.FlagSet, err error) error {
 		return err
 	}
 	text := fmt.Errorf("serve: there is no %s, and --config names no other file\n  %s", name, strings.TrimPrefix(err.Error(), "serve: "))
-	return &failure{error: text, condition: diaspora.ErrInvalid, hints: hintsOf(err)}
+	return &failure{error: text, condition: diaspora.ErrInvalid, hints: append(hintsOf(err), `"diaspora serve init" writes this file`)}
 }
 
 // changeable returns a finding if every user of this host can change the file with the settings, and so make themselves

@@ -3,12 +3,15 @@ package main
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/spf13/pflag"
 
@@ -358,6 +361,68 @@ func TestMisspeltVariables(t *testing.T) {
 		said, line := d.err.String(), fmt.Sprintf("diaspora: %s is set, but there is no such variable; did you mean %s?\n", name, want)
 		if want == "" && said != "" || want != "" && said != line {
 			t.Errorf("with %s it says %q, want %q", name, said, line)
+		}
+	}
+}
+
+// templateValues are the settings of deploy/serve.toml.
+var templateValues = map[string]string{
+	"public-url": "https://diaspora.streams.example.org", "token-key-file": "/var/lib/diaspora/token-key.pem", "state-dir": "/var/lib/diaspora",
+	"tls-cert-file": "/etc/diaspora/tls/fullchain.pem", "tls-key-file": "/etc/diaspora/tls/privkey.pem",
+	"globus-client-id": "00000000-0000-0000-0000-000000000000", "globus-client-secret-file": "/etc/diaspora/globus-secret",
+	"globus-scope": "https://auth.globus.org/scopes/streams.example.org/logging", "globus-login-client-id": "11111111-1111-1111-1111-111111111111",
+	"kafka-brokers": "kafka1.streams.example.org:9094,kafka2.streams.example.org:9094,kafka3.streams.example.org:9094",
+	"kafka-ca-file": "/etc/diaspora/tls/internal-ca.pem", "kafka-username": "diaspora", "kafka-password-file": "/etc/diaspora/kafka-password",
+	"gateway-kafka-username": "diaspora-gateway", "gateway-kafka-password-file": "/etc/diaspora/gateway-kafka-password",
+	"gateway-listen": ":9092", "gateway-broker": "127.0.0.1:395", "gateway-issuer": "diaspora-gateway", "gateway-audience": "CLUSTER-ID",
+	"gateway-keys-file": "/var/lib/diaspora/signing-keys.json", "gateway-jwks-file": "/var/lib/diaspora/jwks.json", "acl-listen": ":443",
+	"acl-bootstrap": "kafka1.streams.example.org:9092,kafka2.streams.example.org:9092,kafka3.streams.example.org:9092",
+}
+
+// TestDeployedSettings checks that deploy/serve.toml is the file that serve init writes for the hosts in docs/operate.md.
+// DIASPORA_UPDATE_SETTINGS=1 rewrites it.
+func TestDeployedSettings(t *testing.T) {
+	const deployed = "../../deploy/serve.toml"
+	i := &serviceInit{initOptions: initOptions{file: "/etc/diaspora/serve.toml"}, clusterID: "CLUSTER-ID", values: map[string]string{}}
+	for _, name := range []string{"public-url", "globus-client-id", "globus-login-client-id", "globus-scope", "kafka-brokers"} {
+		i.values[name] = templateValues[name]
+	}
+	if got := i.withDefaults(); !maps.Equal(got, templateValues) {
+		t.Errorf("the defaults are\n%v, want\n%v", got, templateValues)
+	}
+	want := serveFile(templateValues)
+	if os.Getenv("DIASPORA_UPDATE_SETTINGS") != "" {
+		testkit.Must(t, os.WriteFile(deployed, []byte(want), 0o644))
+	}
+	if got := string(testkit.ReadFile(t, deployed)); got != want {
+		t.Errorf("%s is not what serve init writes:\n%s", deployed, want)
+	}
+}
+
+// TestServeFile checks that each setting is read back from the file as it was given.
+func TestServeFile(t *testing.T) {
+	values := map[string]string{}
+	for _, s := range serveSettings {
+		switch s.to.(type) {
+		case *bool:
+			values[s.name] = "true"
+		case *int:
+			values[s.name] = "7"
+		case *time.Duration:
+			values[s.name] = "1h30m"
+		case *[]netip.Prefix:
+			values[s.name] = "10.0.0.0/8,192.0.2.0/24"
+		case *[]string:
+			values[s.name] = `a,b "quoted" \ <c>`
+		default:
+			values[s.name] = "/a \"quoted\" \\ <ü> #\tfile"
+		}
+	}
+	got, err := givenTo(t, serveFile(values), nil)
+	testkit.Must(t, err)
+	for _, s := range serveSettings {
+		if got[s.name].value != values[s.name] {
+			t.Errorf("%s is %q, want %q", s.name, got[s.name].value, values[s.name])
 		}
 	}
 }

@@ -82,14 +82,14 @@ func loadGlobusSecret(file string) (globus.Secret, error) {
 
 // withTicket adds a ticket to the login address of a stand-in that the same user runs, which proves that the
 // user knows the secret. Addresses of other issuers are unchanged.
-func (s *session) withTicket(address string) (string, error) {
-	secret, err := s.env.standInSecret(s.client.Issuer())
+func (e *env) withTicket(issuer, address string) (string, error) {
+	secret, err := e.standInSecret(issuer)
 	if err != nil {
 		return "", err
 	}
 	if secret == "" {
-		if u, err := url.Parse(s.client.Issuer()); err == nil && trust.IsLoopback(u.Hostname()) {
-			s.env.say(`the login page is that of a stand-in for Globus on this machine, and asks for its secret: "diaspora up" prints the name of the file that contains it, usually ~/.config/diaspora/globus/local of the user who runs it`)
+		if u, err := url.Parse(issuer); err == nil && trust.IsLoopback(u.Hostname()) {
+			e.say(`the login page is that of a stand-in for Globus on this machine, and asks for its secret: "diaspora up" prints the name of the file that contains it, usually ~/.config/diaspora/globus/local of the user who runs it`)
 		}
 		return address, nil
 	}

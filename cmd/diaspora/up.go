@@ -106,21 +106,28 @@ func (e *env) upCommand() *cobra.Command {
 	return cmd
 }
 
+// flagsLine returns the flags that the user has set, as part of a command line, without those that are omitted.
+func flagsLine(flags *pflag.FlagSet, omitted func(name string) bool) (line string) {
+	flags.Visit(func(f *pflag.Flag) {
+		switch value := f.Value.String(); {
+		case omitted(f.Name):
+		case f.Value.Type() != "bool":
+			line += " --" + f.Name + " " + shellWord(value)
+		case value == "true":
+			line += " --" + f.Name
+		}
+	})
+	return line
+}
+
 // portFlag is a flag of another start, such as one that names a port or a cluster, and its value. "" stands for no such
 // flag.
 type portFlag struct{ name, value string }
 
 // upLine returns the command line of an up with the same flags, but with other ports or another cluster.
 func upLine(flags *pflag.FlagSet, ports []portFlag) string {
-	line := "diaspora up"
-	flags.Visit(func(f *pflag.Flag) {
-		switch value := f.Value.String(); {
-		case slices.ContainsFunc(ports, func(p portFlag) bool { return p.name == f.Name }):
-		case f.Value.Type() != "bool":
-			line += " --" + f.Name + " " + shellWord(value)
-		case value == "true":
-			line += " --" + f.Name
-		}
+	line := "diaspora up" + flagsLine(flags, func(name string) bool {
+		return slices.ContainsFunc(ports, func(p portFlag) bool { return p.name == name })
 	})
 	for _, p := range ports {
 		if p.value != "" {

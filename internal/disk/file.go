@@ -81,3 +81,39 @@ func ReplaceFile(name string, content []byte) error {
 // SyncFolder makes the entries of a folder durable: files that were created, renamed or removed. On
 // systems where folders cannot be synced it does nothing.
 func SyncFolder(dir string) error { return syncDir(os.Open(dir)) }
+
+// CreateFile creates a file, and fails with [fs.ErrExist] if there is one. A crash leaves either the
+// whole file or none. It is durable when CreateFile returns nil. A uid and gid of -1 leave the file to
+// the user of this process.
+func CreateFile(name string, content []byte, mode fs.FileMode, uid, gid int) error {
+	return writeFile(name, content, mode, uid, gid, os.Link) // unlike Rename, it replaces nothing
+}
+
+// OverwriteFile is [CreateFile] for a file that may exist. It is replaced as a whole, with its mode and owner.
+func OverwriteFile(name string, content []byte, mode fs.FileMode, uid, gid int) error {
+	return writeFile(name, content, mode, uid, gid, os.Rename)
+}
+
+// writeFile writes a temporary file, and gives it its name with put.
+func writeFile(name string, content []byte, mode fs.FileMode, uid, gid int, put func(from, to string) error) error {
+	dir := filepath.Dir(name)
+	f, err := os.CreateTemp(dir, "."+filepath.Base(name)+"-*") // mode 0600
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name()) // if this fails, an earlier error matters more
+	_, err = f.Write(content)
+	if uid != -1 || gid != -1 {
+		err = errors.Join(err, f.Chown(uid, gid)) // before Chmod, because it clears bits of the mode
+	}
+	if mode != 0o600 {
+		err = errors.Join(err, f.Chmod(mode))
+	}
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := put(f.Name(), name); err != nil {
+		return err
+	}
+	return SyncFolder(dir)
+}

@@ -1,6 +1,8 @@
 package disk_test
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -48,5 +50,29 @@ func TestWriteFile(t *testing.T) {
 				t.Errorf("left behind: %v, %v", entries, err)
 			}
 		})
+	}
+}
+
+// TestCreateFile checks that the new file has its content and mode, that an existing file stays as it is, and that no
+// other file is left behind.
+func TestCreateFile(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	file := filepath.Join(dir, "file")
+	testkit.Must(t, disk.CreateFile(file, []byte("first"), 0o640, -1, -1))
+	if err := disk.CreateFile(file, []byte("second"), 0o640, -1, -1); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("create it again = %v", err)
+	}
+	if got := string(testkit.ReadFile(t, file)); got != "first" {
+		t.Errorf("the file has %q", got)
+	}
+	if info, err := os.Stat(file); err != nil || info.Mode() != 0o640 && runtime.GOOS != "windows" {
+		t.Errorf("mode %v, %v", info.Mode(), err)
+	}
+	if err := disk.CreateFile(filepath.Join(dir, "missing", "file"), nil, 0o600, -1, -1); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("in a folder that does not exist = %v", err)
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
+		t.Errorf("left behind: %v, %v", entries, err)
 	}
 }

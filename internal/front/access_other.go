@@ -4,9 +4,9 @@ package front
 
 import "os"
 
-// checkWritable returns an error if a folder does not exist. This system has no way to check the
+// CheckWritable returns an error if a folder does not exist. This system has no way to check the
 // permission to write without creating a file, so the service reports a missing permission later.
-func checkWritable(dir string) error {
+func CheckWritable(dir string) error {
 	_, err := os.Stat(dir)
 	return err
 }

@@ -3,6 +3,7 @@ package front
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"os"
@@ -62,4 +63,14 @@ func ReadCA(name string) (*x509.CertPool, string, error) {
 		return nil, "", errors.New(name + " holds no PEM certificates")
 	}
 	return pool, string(data), nil
+}
+
+// firstCertificate returns the first certificate in a PEM file: that of the server.
+func firstCertificate(data []byte) (*x509.Certificate, error) {
+	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type == "CERTIFICATE" {
+			return x509.ParseCertificate(block.Bytes)
+		}
+	}
+	return nil, errors.New("it holds no certificate")
 }

@@ -118,7 +118,7 @@ func (c *checks) skipCertificate(why string) {
 func (c *checks) globus(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
-	client, err := c.cfg.checkCredentials(ctx)
+	client, err := c.cfg.CheckCredentials(ctx)
 	fix := "see globus-issuer, globus-client-id and globus-client-secret-file; the client must be a confidential one"
 	if errors.Is(err, globus.ErrUnavailable) {
 		fix = "check that globus-issuer is correct and that this host can connect to it"
@@ -393,7 +393,7 @@ func (c *checks) file(setting, name string, replaced bool) {
 		if !replaced {
 			dir = existingParent(dir)
 		}
-		if err := checkWritable(dir); errors.Is(err, fs.ErrNotExist) {
+		if err := CheckWritable(dir); errors.Is(err, fs.ErrNotExist) {
 			c.add(setting, Fail, "create the folder, and make the service's user its owner", "the folder %s does not exist", dir)
 		} else if err != nil {
 			c.add(setting, Fail, fix, "cannot write %s in %s: %v", filepath.Base(name), dir, err)

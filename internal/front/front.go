@@ -389,9 +389,10 @@ func (cfg *Config) client() (*globus.Client, error) {
 	})
 }
 
-// checkCredentials checks the service's credentials at Globus Auth by introspecting a token that
+// CheckCredentials checks the service's credentials at Globus Auth by introspecting a token that
 // does not exist. Globus Auth reports that the token is invalid only if it accepts the credentials.
-func (cfg *Config) checkCredentials(ctx context.Context) (*globus.Client, error) {
+// CheckCredentials returns the client with which it has signed in.
+func (cfg *Config) CheckCredentials(ctx context.Context) (*globus.Client, error) {
 	client, err := cfg.client()
 	if err != nil {
 		return nil, err
@@ -412,7 +413,7 @@ const startCheckTimeout = 5 * time.Second
 func (cfg *Config) checkCredentialsAtStart(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, startCheckTimeout, fmt.Errorf("no answer within %v", startCheckTimeout))
 	defer cancel()
-	_, err := cfg.checkCredentials(ctx)
+	_, err := cfg.CheckCredentials(ctx)
 	switch {
 	case err == nil:
 		return nil

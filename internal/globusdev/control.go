@@ -384,6 +384,7 @@ func (s *Server) controls() []route {
 		{controlPrefix + "group", post, controlID(s.AddGroup)},
 		{controlPrefix + "member", post, control(s.SetMember)},
 		{controlPrefix + "remove-group", post, control(func(g groupControl) error { return s.RemoveGroup(g.ID) })},
+		{controlPrefix + "txt", post, control(func(r txtControl) error { return s.SetTXT(r.Name, r.Value) })},
 		{controlPrefix + "reset", post, control(func(struct{}) error { return s.Reset() })},
 	}
 }
@@ -407,6 +408,7 @@ POST /_dev/group         {"name":"Weather","members_visibility":"members"}; with
 POST /_dev/member        {"group":"ID","identity":"mary@example.edu","role":"manager","status":"active"};
                          without a role, a member; "status":"removed" removes the member
 POST /_dev/remove-group  {"id":"ID"}
+POST /_dev/txt           {"name":"CLIENT.HOST","value":"CLIENT"}; a TXT record in DNS, which verifies a host name
 POST /_dev/reset         {}
 
 Bodies are JSON: curl -H @FILE --json '{"advance":"49h"}' …/_dev/clock

@@ -11,8 +11,8 @@
 //	go http.Serve(listener, auth)
 //
 // It has what our own clients and services use: logins with a browser, refresh tokens, service
-// accounts, introspection, revocation, userinfo, lookups of identities, and as much of the Groups API
-// as a service needs to read a group's members. Paths, fields, status codes and peculiarities are
+// accounts, introspection, revocation, userinfo, lookups of identities, the registration of a service's
+// scope and host name, and as much of the Groups API as a service needs to read a group's members. Paths, fields, status codes and peculiarities are
 // those of auth.globus.org. So GLOBUS_SDK_SERVICE_URL_AUTH=http://127.0.0.1:9090/ makes a Globus SDK
 // log in at this server. The peculiarities include several access tokens from one login, one for each
 // resource server, in other_tokens; RS512 without a key ID; and two formats of errors. Where Globus is

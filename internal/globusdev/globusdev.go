@@ -94,6 +94,7 @@ type Server struct {
 	changes  int // that may be made before the next compaction
 	failures []*injection
 	requests []Request
+	txt      map[string]string    // TXT records
 	used     map[string]time.Time // used tickets, and when they may be forgotten
 }
 

@@ -51,8 +51,12 @@ func (s *Server) table() []route {
 		{"/v2/oauth2/token/introspect", post, s.serveIntrospect},
 		{"/v2/oauth2/token/revoke", post, s.serveRevoke},
 		{"/v2/oauth2/userinfo", both, s.serveUserInfo},
+		{"/v2/api/clients", get, s.serveClients},
+		{"/v2/api/clients/{id}/fqdns", post, s.serveVerifyHost},
+		{"/v2/api/clients/{id}/scopes", post, s.serveNewScope},
 		{"/v2/api/identities", get, s.serveIdentities},
 		{"/v2/api/identities/{id}", get, s.serveIdentity},
+		{"/v2/api/scopes", get, s.serveScopes},
 		{"/v2/groups/{id}", get, s.serveGroup}, // of the Groups API
 	}
 }

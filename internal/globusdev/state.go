@@ -90,6 +90,9 @@ type entry struct {
 	Member  *GroupMember `json:"member,omitempty"`
 	NoGroup string       `json:"no_group,omitempty"` // a group that is removed
 
+	Scope *registration `json:"scope,omitempty"`
+	Host  *verifiedHost `json:"host,omitempty"`
+
 	Consent json.RawMessage `json:"consent,omitempty"` // written by earlier versions; ignored
 }
 
@@ -114,7 +117,7 @@ func (m member) login(now time.Time) login {
 // journal results in the same state.
 type state struct {
 	clients map[string]*client  // the secrets are in the journal
-	scopes  map[string]ScopeDef // not in the journal
+	scopes  map[string]ScopeDef // those that every server has are not in the journal
 
 	users   map[string]*User  // by the ID of the first identity
 	members map[string]member // by the ID and the lower-case username of each identity
@@ -123,6 +126,9 @@ type state struct {
 	tokens  map[digest]*token
 	codes   map[digest]*code
 	key     *rsa.PrivateKey // signs ID tokens
+
+	registered map[string]registration // scopes that were created, by their name with the client's ID
+	hosts      map[string]string       // verified host names, and the IDs of their clients
 }
 
 func newState() *state {
@@ -130,6 +136,7 @@ func newState() *state {
 		clients: newClients(), scopes: map[string]ScopeDef{}, users: map[string]*User{}, members: map[string]member{},
 		used: map[string]bool{}, groups: map[string]*group{},
 		tokens: map[digest]*token{}, codes: map[digest]*code{},
+		registered: map[string]registration{}, hosts: map[string]string{},
 	}
 }
 
@@ -171,6 +178,10 @@ func (st *state) apply(e *entry) error {
 		return st.setMember(*e.Member)
 	case e.NoGroup != "":
 		delete(st.groups, e.NoGroup)
+	case e.Scope != nil:
+		st.setScope(*e.Scope)
+	case e.Host != nil:
+		st.setHost(*e.Host)
 	case e.Consent != nil:
 	default:
 		return errors.New("an entry of an unknown kind")
@@ -226,7 +237,7 @@ func (st *state) prune(now time.Time) {
 
 // size returns the number of entries in a snapshot, without those that every state has.
 func (st *state) size() int {
-	n := len(st.users) + len(st.used) + len(st.tokens) + len(st.codes) + len(st.groups)
+	n := len(st.users) + len(st.used) + len(st.tokens) + len(st.codes) + len(st.groups) + len(st.registered) + len(st.hosts)
 	for _, g := range st.groups {
 		n += len(g.members)
 	}
@@ -260,6 +271,7 @@ func (st *state) snapshot() ([]*entry, error) {
 			entries = append(entries, &entry{Member: &g.Members[i]})
 		}
 	}
+	entries = append(entries, st.registrations()...)
 	for _, c := range st.codes {
 		entries = append(entries, &entry{Code: c})
 	}

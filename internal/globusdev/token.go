@@ -219,7 +219,7 @@ func (s *Server) issue(g issuance, now time.Time, more ...*entry) (*tokenRespons
 		entries = append(entries, &entry{Token: access})
 		doc := access.document(secret, now)
 		doc.State = g.state
-		if g.offline {
+		if g.offline && !slices.ContainsFunc(g.scopes, func(def ScopeDef) bool { return def.NoRefreshTokens && access.has(def.Scope) }) {
 			var t *token
 			t, doc.RefreshToken = s.newToken(like, true, now)
 			entries = append(entries, &entry{Token: t})

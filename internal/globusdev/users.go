@@ -111,6 +111,8 @@ type ScopeDef struct {
 	ResourceServer string
 	// Description is shown on the login page.
 	Description string
+	// NoRefreshTokens says that the scope forbids refresh tokens.
+	NoRefreshTokens bool
 }
 
 // Subject returns the identity ID that a username has by default.
@@ -215,9 +217,10 @@ func clip(text string) string {
 
 // builtinScopes are those of every fabric and of Globus's own services.
 var builtinScopes = []ScopeDef{
-	{Scope, ResourceServerID, "Claim topics, log events and read them back"},
-	{scopeOpenID, authResourceServer, "Know who you are"},
-	{scopeEmail, authResourceServer, "See your e-mail address"},
-	{scopeProfile, authResourceServer, "See your name, organization and identity provider"},
-	{scopeViewGroups, groupsResourceServer, "See which groups you are in"},
+	{Scope: Scope, ResourceServer: ResourceServerID, Description: "Claim topics, log events and read them back"},
+	{Scope: scopeOpenID, ResourceServer: authResourceServer, Description: "Know who you are"},
+	{Scope: scopeEmail, ResourceServer: authResourceServer, Description: "See your e-mail address"},
+	{Scope: scopeProfile, ResourceServer: authResourceServer, Description: "See your name, organization and identity provider"},
+	{Scope: scopeManageProjects, ResourceServer: authResourceServer, Description: "Manage your projects at Globus, and the programs and services that are registered in them"},
+	{Scope: scopeViewGroups, ResourceServer: groupsResourceServer, Description: "See which groups you are in"},
 }

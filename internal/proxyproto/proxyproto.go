@@ -31,7 +31,10 @@ const (
 	maxReading = 1024
 )
 
-// errLocal means that the connection is the proxy's own, for a health check.
+// Local is the header of a connection of the proxy's own, such as a health check.
+const Local = signature + "\x20\x00\x00\x00"
+
+// errLocal means that a connection has a header such as [Local].
 var errLocal = errors.New("LOCAL")
 
 // readHeader reads the header at the beginning of a connection. It returns the client's address, or
