@@ -120,7 +120,9 @@ logged. --quiet turns both off.
 
 With -o json, produce prints one line for each event as soon as it is on disk. The line has the
 event's topic and ID and, if it has them, its key, the name of its file, and its line number. With
---no-spool, produce prints one line for each acknowledged event, also with its partition and offset.`,
+--no-spool, produce prints one line for each acknowledged event, also with its partition and offset.
+For each line of the input that is not logged, produce prints a JSON object on stderr, with the
+error, the input and the line number.`,
 	formats: streamFormats,
 	args:    arguments{min: 1, max: -1, missing: "the topic is missing"},
 
@@ -654,6 +656,9 @@ func (p *produceRun) log(where string, number int, event diaspora.Event, err err
 		p.acknowledged++
 		if p.env.json() {
 			p.receipt(r, number)
+			if p.read == p.acknowledged+p.failed {
+				p.out.flush() // a program that logs one event at a time waits for this line
+			}
 		}
 	})
 }
@@ -680,19 +685,34 @@ func (p *produceRun) receipt(r diaspora.Record, number int) {
 	p.out.write(p.buf) // flush returns the error
 }
 
+// lineError is a line that was not logged, as JSON.
+type lineError struct {
+	errorDocument
+	Input string `json:"input"`
+	Line  int    `json:"line,omitempty"`
+}
+
 // lineFailed counts a line that cannot be logged, and shows why.
-func (p *produceRun) lineFailed(where string, number int, err error) {
+func (p *produceRun) lineFailed(input string, number int, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	where := input
 	if number > 0 {
-		where = fmt.Sprintf("%s line %d", where, number)
+		where = fmt.Sprintf("%s line %d", input, number)
 	}
 	p.failed++
 	p.firstFailed = cmp.Or(p.firstFailed, where)
+	text, hints := explanation(err)
+	if p.env.json() { // the program that reads it needs the result of every line
+		document := errorDocument{text, append([]string{}, hints...), outcome.ExitCode(err)}
+		if line, err := jsonLine(lineError{document, input, number}); err == nil {
+			p.env.errWriter().Write(line)
+		}
+		return
+	}
 	if p.complaints++; p.complaints > maxComplaints {
 		return
 	}
-	text, hints := explanation(err)
 	p.env.warn("%s: not logged: %s", where, text)
 	if p.complaints == 1 {
 		p.env.hint(hints...)
