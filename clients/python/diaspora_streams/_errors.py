@@ -82,7 +82,7 @@ class EventError(DiasporaError):
 
     exit_code = 8
 
-    def __init__(self, text: str, failed: Mapping[int, DiasporaError]) -> None:
+    def __init__(self, text: str, failed: Mapping[int, DiasporaError] = {}) -> None:
         super().__init__(text)
         self.failed = dict(failed)
 
@@ -107,8 +107,14 @@ class Closed(DiasporaError):
     """The Logger was closed."""
 
 
+class Spooled(DiasporaError):
+    """Events are in the spool, and the cluster has not acknowledged them yet. They are not lost."""
+
+    exit_code = 75
+
+
 _BY_EXIT_CODE: dict[int, type[DiasporaError]] = {
-    c.exit_code: c for c in (Invalid, Unauthenticated, PermissionDenied, NotFound, Conflict, Unavailable, SpoolFull, TimedOut)
+    c.exit_code: c for c in (Invalid, Unauthenticated, PermissionDenied, NotFound, Conflict, Unavailable, EventError, SpoolFull, TimedOut, Spooled)
 }
 
 
