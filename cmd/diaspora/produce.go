@@ -789,7 +789,7 @@ func (p *produceRun) summary(ctx context.Context, readErr, closeErr error) error
 	if open > 0 {
 		text += fmt.Sprintf(", %d not known to have arrived", open)
 	}
-	err := p.outcome(ctx, stats.Spool, aside+dropped+open, cmp.Or(outErr, readErr, closeErr))
+	err := p.outcome(ctx, stats.Spool, earlier, aside+dropped+open, cmp.Or(outErr, readErr, closeErr))
 	switch {
 	case errors.Is(err, outcome.ErrSpooled): // its hint says how to send them
 	case earlier:
@@ -857,8 +857,9 @@ func (p *produceRun) leftByOthers(left diaspora.SpoolStats) bool {
 	return err == nil
 }
 
-// outcome returns the error that determines the exit code. The caller holds mu.
-func (p *produceRun) outcome(ctx context.Context, left diaspora.SpoolStats, lost int64, err error) error {
+// outcome returns the error that determines the exit code. earlier says that the spool holds only events of earlier
+// runs, for other topics. The caller holds mu.
+func (p *produceRun) outcome(ctx context.Context, left diaspora.SpoolStats, earlier bool, lost int64, err error) error {
 	held := left.Held[p.topic]
 	bad := p.failed + lost
 	switch {
@@ -870,6 +871,9 @@ func (p *produceRun) outcome(ctx context.Context, left diaspora.SpoolStats, lost
 		return err
 	case bad > 0:
 		text := fmt.Sprintf("produce to topic %q: %d of %s %s not logged", p.topic, bad, count(p.read, "event"), agree(bad, "was", "were"))
+		if pending := pendingError(left.Events, left.Why); p.requireAck && pending != nil && !earlier {
+			text += "; " + pending.Error()
+		}
 		if p.watch != nil && p.firstFailed != "" { // what was said of it may be weeks old
 			text += fmt.Sprintf("%s %s", agree(bad, ":", "; the first was"), p.firstFailed)
 		}
@@ -886,7 +890,7 @@ func (p *produceRun) outcome(ctx context.Context, left diaspora.SpoolStats, lost
 		return hinted(held, p.env.discardHint(p.topic, p.dirs[0], false))
 	case loginRejected(left.Why):
 		return fmt.Errorf("produce to topic %q: %w", p.topic, left.Why)
-	case p.requireAck:
+	case p.requireAck && !earlier:
 		err := pendingError(left.Events, left.Why)
 		if errors.Is(err, outcome.ErrSpooled) { // a job that fails is often just run again
 			them := agree(left.Events, "it", "them")

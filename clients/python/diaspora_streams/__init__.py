@@ -9,6 +9,7 @@ It needs nothing but Python and either the command ``diaspora`` or a Kafka clien
 with what ``diaspora login`` has stored, or with what the environment says; see from_env.
 """
 
+from ._consume import Consumer, Record, consume
 from ._errors import (
     Closed,
     Conflict,
@@ -28,6 +29,8 @@ from ._errors import (
 )
 from ._event import Event
 from ._fabric import Fabric, from_env
+from ._frame import to_dataframe
+from ._handler import Handler
 from ._logger import Logger
 from ._source import TokenSource
 from ._store import Token
@@ -35,10 +38,12 @@ from ._store import Token
 __all__ = [
     "Closed",
     "Conflict",
+    "Consumer",
     "DiasporaError",
     "Event",
     "EventError",
     "Fabric",
+    "Handler",
     "InsecureFile",
     "Invalid",
     "Logger",
@@ -46,6 +51,7 @@ __all__ = [
     "NoProfile",
     "NotFound",
     "PermissionDenied",
+    "Record",
     "SpoolFull",
     "TimedOut",
     "Token",
@@ -53,5 +59,7 @@ __all__ = [
     "Unauthenticated",
     "Unavailable",
     "Untrusted",
+    "consume",
     "from_env",
+    "to_dataframe",
 ]

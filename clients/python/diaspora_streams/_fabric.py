@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import json
@@ -167,6 +168,36 @@ class Fabric:
             if self._key is None:
                 context.check = check
         return settings
+
+    async def aiokafka(self) -> dict[str, Any]:
+        """Return settings for aiokafka's AIOKafkaProducer and AIOKafkaConsumer.
+
+        It must be awaited, because it may ask the ACL endpoint and Globus Auth. That, and each
+        renewal of a token, happens in another thread, so the event loop goes on.
+        """
+        from aiokafka.abc import AbstractTokenProvider
+
+        fabric = self
+        granted: list[Token] = []
+
+        def get() -> Token:
+            token = fabric.token()
+            granted[:] = [token]  # for the check, which must not wait for a renewal
+            return token
+
+        class TokenProvider(AbstractTokenProvider):  # type: ignore[misc, unused-ignore]
+            async def token(self) -> str:
+                return (await asyncio.get_running_loop().run_in_executor(None, get)).access_token
+
+        def settings() -> dict[str, Any]:
+            if fabric._key is None:
+                get()
+            return fabric._settings(lambda host: fabric._check_host(host, granted[0]))
+
+        found = await asyncio.get_running_loop().run_in_executor(None, settings)
+        if self._key is None:
+            found["sasl_oauth_token_provider"] = TokenProvider()
+        return found
 
     def token_provider(self) -> Any:
         """Return a token provider for the kafka-python that is installed, from 2.0 on."""

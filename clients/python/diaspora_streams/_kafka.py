@@ -122,6 +122,7 @@ class ConfluentTransport:
             **from_env(environ).confluent_kafka(),
             "enable.idempotence": True,
             "linger.ms": 0,
+            "queue.buffering.max.messages": 1_000_000,  # the Logger bounds what is pending
             "message.timeout.ms": int(timeout * 1000),
             "message.max.bytes": 32 << 20,
             "error_cb": self._logins.error,
@@ -146,16 +147,12 @@ class ConfluentTransport:
             else:
                 done(self._logins.refused() or self._explain(error))
 
-        end = time.monotonic() + self._timeout
-        while True:
-            try:
-                self._producer.produce(self._topic, event.value, event.key, on_delivery=delivered, headers=event.kafka_headers())
-                return
-            except BufferError:  # its queue is full
-                if time.monotonic() > end or self._closed.wait(0.01):
-                    raise TimedOut(f"{self._op}: too many events are pending", event.id) from None
-            except Exception as e:
-                raise self._explain(e.args[0] if e.args else e) from None
+        try:
+            self._producer.produce(self._topic, event.value, event.key, on_delivery=delivered, headers=event.kafka_headers())
+        except BufferError:
+            raise TimedOut(f"{self._op}: too many events are pending", event.id) from None
+        except Exception as e:
+            raise self._explain(e.args[0] if e.args else e) from None
 
     def _explain(self, error: Any) -> DiasporaError:
         return explain_confluent(self._op, error)

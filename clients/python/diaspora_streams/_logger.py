@@ -66,7 +66,7 @@ class Logger:
         self.topic = check_topic(topic)
         self.transport = choose(transport)
         self._timeout, self._close_wait, self._environ = timeout, close_wait, environ
-        self._closed = False
+        self._closed, self._close_at_exit = False, True
         self._to: Optional[Transport] = None  # None also in a fork, until its first event
         self._reset()
         self._to = self._connect()
@@ -339,9 +339,14 @@ class _Room:
 _open: weakref.WeakSet[Logger] = weakref.WeakSet()
 
 
+def keep_open(logger: Logger) -> None:
+    """Leave it to the caller to close a Logger at the end of the program."""
+    logger._close_at_exit = False
+
+
 def _close_all() -> None:
     """Close the Loggers that the program has not closed."""
-    for logger in list(_open):
+    for logger in [each for each in _open if each._close_at_exit]:
         try:
             logger.close(EXIT_SECONDS)
         except DiasporaError as e:

@@ -86,7 +86,7 @@ class SpoolTransport:
         self._failure: Optional[DiasporaError] = None
         self._failed_at = 0.0
         self._report: Optional[DiasporaError] = None  # the error that the process has ended with
-        self._trouble = ""  # the last warning
+        self._messages: Optional[Messages] = None
 
     def send(self, event: Encoded, done: Done) -> None:
         """Queue an event. done is called once, with None when the event is on disk."""
@@ -111,7 +111,7 @@ class SpoolTransport:
 
     def trouble(self) -> Optional[DiasporaError]:
         """Say why events may have to wait, if the process has said so."""
-        text = self._trouble
+        text = self._messages.warning if self._messages is not None else ""
         if "spool is full" in text:
             return SpoolFull(text)
         return Unavailable(text) if text else None
@@ -124,8 +124,8 @@ class SpoolTransport:
             thread = self._thread
         if thread is not None:
             thread.join(timeout)
-            if thread.is_alive():
-                self._terminate()
+            if thread.is_alive() and self._process is not None:
+                terminate(self._process)
                 thread.join(KILL_SECONDS)
         report = self._report
         if thread is None or report is None or isinstance(report, EventError) and SPOOLED not in str(report):
@@ -143,15 +143,6 @@ class SpoolTransport:
                     pipe.close()
             process.returncode = 0  # it is the child of another process
 
-    def _terminate(self) -> None:
-        process = self._process
-        if process is not None and process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(KILL_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-
     def _run(self) -> None:
         """Be the only thread that starts processes and writes to them."""
         while True:
@@ -159,18 +150,17 @@ class SpoolTransport:
                 process = self._spawn()
             except OSError as e:
                 return self._end(DiasporaError(f"start {self._command[0]}: {e.strerror}"))
-            readers = [
-                threading.Thread(target=read, args=(process,), name="diaspora-spool", daemon=True) for read in (self._read_receipts, self._read_errors)
-            ]
-            for reader in readers:
-                reader.start()
+            receipts = threading.Thread(target=self._read_receipts, args=(process,), name="diaspora-spool", daemon=True)
+            receipts.start()
+            self._messages = Messages(process.stderr, lambda d: self._result(d["line"], explain(d)))
             self._write(process)
-            for reader in readers:
-                reader.join()
+            receipts.join()
+            self._messages.join()
             code = process.wait()
             for pipe in (process.stdout, process.stderr):
                 assert pipe is not None
                 pipe.close()
+            self._report = self._messages.error
             if self._ended(code):
                 return
 
@@ -227,17 +217,6 @@ class SpoolTransport:
             self._exited = True
             self._changed.notify_all()
 
-    def _read_errors(self, process: subprocess.Popen[bytes]) -> None:
-        for document in _lines(process.stderr):
-            if isinstance(document, dict) and "line" in document:
-                self._result(document["line"], explain(document))
-            elif isinstance(document, dict) and "error" in document:
-                self._report = explain(document)
-            elif isinstance(document, str):
-                text = document.removeprefix("diaspora: ").strip()
-                self._trouble = "" if text == "the spool has room again" else text
-                diagnostics.warning("%s", text)
-
     def _result(self, line: Any, error: Optional[DiasporaError]) -> None:
         with self._changed:
             waiting = self._sent.pop(line, None)
@@ -257,11 +236,11 @@ class SpoolTransport:
             crashes = self._crashes
         killed = code < 0 or code == INTERRUPTED or self._report is None
         if killed and crashes <= MAX_CRASHES:
-            diagnostics.warning("diaspora produce ended (%s); it is started again", _how(code))
+            diagnostics.warning("diaspora produce ended (%s); it is started again", how(code))
             return False
         error = self._report
         if error is None or killed:
-            error = DiasporaError(f"diaspora produce ended {crashes} times in a row ({_how(code)})")
+            error = DiasporaError(f"diaspora produce ended {crashes} times in a row ({how(code)})")
         self._end(error)
         return True
 
@@ -278,10 +257,46 @@ class SpoolTransport:
             waiting.done(error)
 
 
+class Messages:
+    """Reads what a process prints on stderr, in a thread of its own."""
+
+    def __init__(self, pipe: Any, line_failed: Callable[[dict[str, Any]], None] = lambda document: None) -> None:
+        self.error: Optional[DiasporaError] = None  # with which the process ends
+        self.warning = ""  # the last one, if it still applies
+        self._line_failed = line_failed
+        self._thread = threading.Thread(target=self._read, args=(pipe,), name="diaspora-messages", daemon=True)
+        self._thread.start()
+
+    def _read(self, pipe: Any) -> None:
+        for document in _lines(pipe):
+            if isinstance(document, str):
+                text = document.removeprefix("diaspora: ").strip()
+                self.warning = "" if text == "the spool has room again" else text
+                diagnostics.warning("%s", text)
+            elif "line" in document:
+                self._line_failed(document)
+            elif "error" in document:
+                self.error = explain(document)
+
+    def join(self) -> None:
+        self._thread.join()
+
+
+def terminate(process: subprocess.Popen[bytes]) -> None:
+    """End a process, if need be by force."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(KILL_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
 def _lines(pipe: Any) -> Any:
     """Yield the lines of a pipe: parsed if they are JSON objects, and otherwise as text."""
     buffer = b""
-    while data := pipe.read(1 << 16):
+    while data := os.read(pipe.fileno(), 1 << 16):
         *lines, buffer = (buffer + data).split(b"\n")
         for line in lines:
             try:
@@ -290,7 +305,7 @@ def _lines(pipe: Any) -> Any:
                 yield line.decode("utf-8", "replace")
 
 
-def _how(code: int) -> str:
+def how(code: int) -> str:
     if code >= 0:
         return f"exit code {code}"
     try:
