@@ -16,6 +16,7 @@ class DiasporaError(Exception):
     """
 
     exit_code = 1  # with which "diaspora" exits for this condition
+    of_event = False  # the event itself is refused, and others may succeed
 
     def __init__(self, text: str) -> None:
         super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text))

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any, Callable, Mapping, Optional, Union
 
 from . import _spool
-from ._errors import DiasporaError
+from ._errors import DiasporaError, SpoolFull, TimedOut
 from ._event import Event
 from ._logger import Logger, keep_open
 
@@ -63,9 +63,11 @@ class Handler(logging.Handler):
         self._full = False  # the last record was dropped
         self._complained = -COMPLAIN_SECONDS
 
+    def filter(self, record: logging.LogRecord) -> Any:
+        """Drop records of the code that sends the events, before the Handler's lock, for which it might wait."""
+        return record.name.partition(".")[0] not in OWN and super().filter(record)
+
     def emit(self, record: logging.LogRecord) -> None:
-        if record.name.partition(".")[0] in OWN:
-            return
         told = 0
         try:
             with self._counts:
@@ -80,7 +82,7 @@ class Handler(logging.Handler):
             self.logger.send(Event(value, self._key, time=moment), done, 0 if self._full else self._drop_after)
             self._full = False
         except Exception as e:
-            self._full = isinstance(e, DiasporaError)
+            self._full = isinstance(e, (SpoolFull, TimedOut))
             self._lose(told)
             if time.monotonic() - self._complained >= COMPLAIN_SECONDS:
                 self._complained = time.monotonic()
@@ -92,11 +94,11 @@ class Handler(logging.Handler):
             self._untold += told + 1
 
     def _document(self, record: logging.LogRecord, lost: int) -> bytes:
-        size, message, cut = 0, record.getMessage(), 0
-        if len(message.encode("utf-8", "replace")) > MAX_VALUE_BYTES // 4:
-            message, cut = message.encode("utf-8", "replace")[: MAX_VALUE_BYTES // 4 - 3].decode("utf-8", "ignore") + "…", 1
+        message, cut = _text(record.getMessage()), 0
+        if len(message.encode()) > MAX_VALUE_BYTES // 4:
+            message, cut = message.encode()[: MAX_VALUE_BYTES // 4 - 3].decode("utf-8", "ignore") + "…", 1
         document: dict[str, Any] = {
-            "time": datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="microseconds"),
+            "time": datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="microseconds").replace("+00:00", "Z"),
             "level": level_name(record.levelno),
             "msg": message,
         }
@@ -158,8 +160,12 @@ def level_name(level: int) -> str:
 
 
 def _member(name: str, value: Any) -> bytes:
-    text = f"{json.dumps(name, ensure_ascii=False)}:{json.dumps(_plain(value, 0), ensure_ascii=False, separators=(',', ':'))}"
-    return text.encode("utf-8", "replace")
+    return f"{json.dumps(_text(name), ensure_ascii=False)}:{json.dumps(_plain(value, 0), ensure_ascii=False, separators=(',', ':'))}".encode()
+
+
+def _text(text: str) -> str:
+    """Replace what UTF-8 does not have: halves of surrogate pairs."""
+    return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
 
 
 def _plain(value: Any, depth: int) -> Any:
@@ -167,7 +173,7 @@ def _plain(value: Any, depth: int) -> Any:
     if value is None or isinstance(value, (bool, int)):
         return value
     if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
+        return _text(value)
     if isinstance(value, float):
         if math.isfinite(value):
             return value
@@ -175,7 +181,7 @@ def _plain(value: Any, depth: int) -> Any:
     try:
         if depth < MAX_DEPTH:
             if isinstance(value, Mapping):
-                return {str(k).encode("utf-8", "replace").decode(): _plain(v, depth + 1) for k, v in value.items()}
+                return {_text(str(k)): _plain(v, depth + 1) for k, v in value.items()}
             if isinstance(value, (list, tuple, set, frozenset)):
                 return [_plain(v, depth + 1) for v in value]
         if isinstance(value, (bytes, bytearray)):
@@ -185,6 +191,6 @@ def _plain(value: Any, depth: int) -> Any:
         for method in ("tolist", "isoformat"):
             if depth < MAX_DEPTH and callable(getattr(value, method, None)):
                 return _plain(getattr(value, method)(), depth + 1)
-        return str(value).encode("utf-8", "replace").decode()
+        return _text(str(value))
     except Exception as e:
         return f"!ERROR: {type(e).__name__} in the str of a {type(value).__name__}"

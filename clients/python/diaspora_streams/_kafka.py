@@ -29,11 +29,14 @@ _CONDITIONS: dict[int, type[DiasporaError]] = {
     58: Unauthenticated,  # SASL_AUTHENTICATION_FAILED
     87: Invalid,  # INVALID_RECORD
 }
+_OF_EVENT = (10, 18, 87)
 
 
 def explain(op: str, code: int, text: str) -> DiasporaError:
     """Return the error for one of Kafka's error codes."""
-    return _CONDITIONS.get(code, Unavailable)(f"{op}: {text}")
+    error = _CONDITIONS.get(code, Unavailable)(f"{op}: {text}")
+    error.of_event = code in _OF_EVENT
+    return error
 
 
 def explain_kafka_python(op: str, error: BaseException) -> DiasporaError:

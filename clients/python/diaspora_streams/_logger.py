@@ -139,7 +139,9 @@ class Logger:
             deadline.renew_if(batch.progress())
             try:
                 self._send(item if isinstance(item, Event) else Event(item), done, deadline)
-            except Invalid as e:
+            except DiasporaError as e:
+                if not e.of_event:
+                    raise
                 done(e)
             if batch.fatal is not None:
                 break
@@ -163,10 +165,14 @@ class Logger:
         self._send(event, done, _Deadline(timeout))
 
     def _send(self, event: Event, done: Done, deadline: _Deadline) -> Encoded:
-        encoded = encode(event, self._ids)
-        size = encoded.size() + EVENT_OVERHEAD
-        if size > MAX_PENDING_BYTES:
-            raise Invalid(f"the event has {size - EVENT_OVERHEAD} bytes, which is more than any cluster takes")
+        try:
+            encoded = encode(event, self._ids)
+            size = encoded.size() + EVENT_OVERHEAD
+            if size > MAX_PENDING_BYTES:
+                raise Invalid(f"the event has {size - EVENT_OVERHEAD} bytes, which is more than any cluster takes")
+        except Invalid as e:
+            e.of_event = True
+            raise
         room = self._room
         if not room.acquire(size, deadline):
             raise self._late(deadline, encoded.id)
@@ -279,7 +285,7 @@ class _Batch:
         self._open = 0
         self._finished = self._seen = 0
         self.failed: dict[int, DiasporaError] = {}
-        self.fatal: Optional[DiasporaError] = None  # an error that is not of one event
+        self.fatal: Optional[DiasporaError] = None  # why no event can be logged
 
     def result(self, index: int) -> Done:
         with self._changed:
@@ -291,7 +297,7 @@ class _Batch:
                 self._finished += 1
                 if error is not None:
                     self.failed[index] = error
-                    if not isinstance(error, Invalid):
+                    if not error.of_event:
                         self.fatal = self.fatal or error
                 if self._open == 0:
                     self._changed.notify_all()

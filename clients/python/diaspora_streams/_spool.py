@@ -152,7 +152,7 @@ class SpoolTransport:
                 return self._end(DiasporaError(f"start {self._command[0]}: {e.strerror}"))
             receipts = threading.Thread(target=self._read_receipts, args=(process,), name="diaspora-spool", daemon=True)
             receipts.start()
-            self._messages = Messages(process.stderr, lambda d: self._result(d["line"], explain(d)))
+            self._messages = Messages(process.stderr, self._refused)
             self._write(process)
             receipts.join()
             self._messages.join()
@@ -216,6 +216,11 @@ class SpoolTransport:
         with self._changed:
             self._exited = True
             self._changed.notify_all()
+
+    def _refused(self, document: dict[str, Any]) -> None:
+        error = explain(document)
+        error.of_event = True
+        self._result(document["line"], error)
 
     def _result(self, line: Any, error: Optional[DiasporaError]) -> None:
         with self._changed:
