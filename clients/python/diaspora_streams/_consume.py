@@ -264,7 +264,7 @@ class _KafkaPython(_Source):
 
         class Listener(ConsumerRebalanceListener):  # type: ignore[misc]
             def on_partitions_revoked(self, revoked: Any) -> None:
-                source.commit()
+                pass  # poll has committed
 
             def on_partitions_assigned(self, assigned: Any) -> None:
                 if not isinstance(start, str):  # otherwise auto_offset_reset does it
@@ -282,6 +282,7 @@ class _KafkaPython(_Source):
         self._assigned.clear()
 
     def poll(self) -> list[Record]:
+        self.commit()  # now, because the group may rebalance in poll, and kafka-python 3.0 cannot commit inside the listener
         try:
             batches = self._consumer.poll(timeout_ms=int(POLL_SECONDS * 1000))
             if self._assigned:
@@ -346,6 +347,7 @@ class _Confluent(_Source):
                 "enable.auto.commit": False,
                 "auto.offset.reset": "latest" if start == "end" else "earliest",
                 "enable.partition.eof": True,
+                "fetch.wait.max.ms": 100,  # the end of a partition is told after this time
                 "error_cb": self._logins.error,
             }
         )

@@ -30,7 +30,7 @@ class Event:
     """A value to log, with what belongs to it. Only the value is required.
 
     ``value`` is bytes, a str, None (a tombstone, which deletes the key from a compacted
-    topic), or anything that JSON can encode; numpy's numbers and arrays, and dates, count.
+    topic), or anything else that JSON can encode; numpy's numbers and arrays, and dates, count.
     Events with the same key keep their order. ``time`` is when the event happened, and
     defaults to now. A program that logs an event again should give it the same ``id``.
     """
@@ -53,7 +53,8 @@ class Encoded:
     headers: list[tuple[str, bytes]]
 
     def size(self) -> int:
-        return len(self.key or b"") + len(self.value or b"") + sum(len(n) + len(v) for n, v in self.headers)
+        """Return what counts against the limit of the cluster."""
+        return len(self.key or b"") + len(self.value or b"") + sum(len(n.encode()) + len(v) for n, v in self.kafka_headers())
 
     def kafka_headers(self) -> list[tuple[str, bytes]]:
         return [*self.headers, (HEADER_TIME, self.time.encode()), (HEADER_ID, self.id.encode())]
@@ -100,6 +101,8 @@ def check_topic(topic: str) -> str:
 
 def encode(event: Event, ids: IDs) -> Encoded:
     """Check an event, and convert it to bytes."""
+    if event.value is None and event.key is None:
+        raise Invalid("the value is None, which deletes a key, and there is no key")
     headers = []
     for name, value in event.headers.items() if isinstance(event.headers, Mapping) else event.headers or ():
         if not isinstance(name, str):

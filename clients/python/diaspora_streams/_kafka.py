@@ -14,6 +14,7 @@ from ._fabric import Fabric, from_env
 Done = Callable[[Optional[DiasporaError]], None]
 
 POLL_SECONDS = 0.1
+REPLACE_SECONDS = 1.0  # the shortest life of a producer that is replaced
 REFUSED_SECONDS = 10.0  # librdkafka also reports a connection that is cut during a login as a refusal
 
 # Kafka's error codes; see https://kafka.apache.org/protocol#protocol_error_codes
@@ -39,6 +40,15 @@ def explain(op: str, code: int, text: str) -> DiasporaError:
     return error
 
 
+def check_size(op: str, event: Encoded, fabric: Fabric) -> None:
+    """Refuse an event that is too large for the fabric. The clients would fail later, and with them other events."""
+    most = fabric.discovery.get("max_event_bytes")
+    if isinstance(most, int) and 0 < most < (size := event.size()):
+        error = Invalid(f"{op}: the event has {size} bytes; the cluster takes at most {most}")
+        error.of_event = True
+        raise error
+
+
 def explain_kafka_python(op: str, error: BaseException) -> DiasporaError:
     """Return the error for one of kafka-python's exceptions."""
     from kafka import errors
@@ -47,6 +57,8 @@ def explain_kafka_python(op: str, error: BaseException) -> DiasporaError:
         return error
     if isinstance(error, getattr(errors, "SaslAuthenticationFailedError", ())) or isinstance(error, getattr(errors, "AuthenticationFailedError", ())):
         return Unauthenticated(f"{op}: {error}")
+    if not isinstance(error, errors.KafkaError):
+        return DiasporaError(f"{op}: {error or type(error).__name__}")
     return explain(op, getattr(error, "errno", -1), str(error) or type(error).__name__)
 
 
@@ -56,21 +68,42 @@ class KafkaPythonTransport:
     name = "kafka-python"
 
     def __init__(self, topic: str, environ: Optional[Mapping[str, str]], timeout: float) -> None:
+        self._topic, self._op, self._timeout = topic, f'log to topic "{topic}"', timeout
+        self._fabric = from_env(environ)
+        self._mutex = threading.Lock()  # guards the fields below
+        self._producer = self._make()
+        self._made = time.monotonic()
+        self._failed = False
+
+    def _make(self) -> Any:
         from kafka import KafkaProducer
 
-        self._topic, self._op = topic, f'log to topic "{topic}"'
         try:
-            self._producer = KafkaProducer(**kafka_python_settings(from_env(environ)), **_producer_settings(timeout))
+            return KafkaProducer(**kafka_python_settings(self._fabric), **_producer_settings(self._timeout))
         except Exception as e:
             raise explain_kafka_python(self._op, e) from None
 
+    def _working(self) -> Any:
+        """Return the producer. One that has failed is replaced: some errors make an idempotent producer fail for ever."""
+        with self._mutex:
+            if self._failed and time.monotonic() - self._made >= REPLACE_SECONDS:
+                self._producer.close(0)
+                self._producer, self._made, self._failed = self._make(), time.monotonic(), False
+            return self._producer
+
     def send(self, event: Encoded, done: Done) -> None:
+        check_size(self._op, event, self._fabric)
+
+        def failed(error: Exception) -> None:
+            self._failed = True
+            done(explain_kafka_python(self._op, error))
+
         try:
-            future = self._producer.send(self._topic, event.value, event.key, event.kafka_headers())
+            future = self._working().send(self._topic, event.value, event.key, event.kafka_headers())
         except Exception as e:
             raise explain_kafka_python(self._op, e) from None
         future.add_callback(lambda _: done(None))
-        future.add_errback(lambda e: done(explain_kafka_python(self._op, e)))
+        future.add_errback(failed)
 
     def trouble(self) -> Optional[DiasporaError]:
         return None
@@ -121,8 +154,9 @@ class ConfluentTransport:
 
         self._topic, self._op, self._timeout = topic, f'log to topic "{topic}"', timeout
         self._logins = Logins(self._op)
+        self._fabric = from_env(environ)
         settings = {
-            **from_env(environ).confluent_kafka(),
+            **self._fabric.confluent_kafka(),
             "enable.idempotence": True,
             "linger.ms": 0,
             "queue.buffering.max.messages": 1_000_000,  # the Logger bounds what is pending
@@ -150,6 +184,7 @@ class ConfluentTransport:
             else:
                 done(self._logins.refused() or self._explain(error))
 
+        check_size(self._op, event, self._fabric)
         try:
             self._producer.produce(self._topic, event.value, event.key, on_delivery=delivered, headers=event.kafka_headers())
         except BufferError:

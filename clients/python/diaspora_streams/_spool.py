@@ -30,6 +30,7 @@ MAX_WRITE_BYTES = 1 << 20
 KILL_SECONDS = 5.0  # how long a process may take to end after SIGTERM
 INTERRUPTED = 130  # the exit code after SIGTERM
 SPOOLED = "in the spool"  # what an error says if events are pending there
+MORE = "not logged; "  # what the error about events that were not logged says if there is more to say
 
 diagnostics = logging.getLogger("diaspora_streams")
 starting = threading.Lock()  # a process that is forked while a pipe is made would keep the pipe open
@@ -128,9 +129,11 @@ class SpoolTransport:
                 terminate(self._process)
                 thread.join(KILL_SECONDS)
         report = self._report
-        if thread is None or report is None or isinstance(report, EventError) and SPOOLED not in str(report):
+        if thread is None or report is None:
+            return ""
+        if isinstance(report, EventError) and MORE not in str(report):
             return ""  # callers have been told of the events that were not logged
-        if isinstance(report, (Spooled, EventError)):
+        if isinstance(report, Spooled) or isinstance(report, EventError) and SPOOLED in str(report):
             return str(report)
         raise report
 

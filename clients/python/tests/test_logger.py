@@ -64,7 +64,7 @@ class SpoolTest(Case):
         event_id = log.log({"t": 21.5, "ä": None}, key="k", headers={"unit": "C", "raw": b"\xff"}, time=when)
         log.log(b"\xff\xfe", key=b"\xfd", id="mine")
         log.log("text")
-        log.log(None)
+        log.log(None, key="k")
         first, second, third, fourth = self.seen()
         headers = [{"name": "unit", "value": "C"}, {"name": "raw", "value_base64": "/w=="}]
         self.assertEqual(
@@ -298,7 +298,7 @@ class EncodeTest(unittest.TestCase):
             ("", b""),
         ):
             self.assertEqual(self.encode(value).value, want)
-        self.assertIsNone(self.encode(None).value)
+        self.assertIsNone(self.encode(None, key="k").value)
 
     def test_what_cannot_be_logged(self):
         loop = []
@@ -306,6 +306,7 @@ class EncodeTest(unittest.TestCase):
         for event, words in (
             ({"value": {"x": math.inf}}, "NaN or an infinity"),
             ({"value": object()}, "no JSON for a object"),
+            ({"value": None}, "there is no key"),
             ({"value": loop}, "contains itself"),
             ({"value": "\ud800"}, "half of a surrogate pair"),
             ({"value": 1, "key": 3}, "key must be a str or bytes, not int"),
