@@ -81,10 +81,10 @@ type pythonLogger struct {
 }
 
 // startPythonLogger starts one, and gives it a number now and then.
-func startPythonLogger(t *testing.T, s place, python, transport, name string, keyFile bool) *pythonLogger {
+func startPythonLogger(t *testing.T, s place, python, transport, name string, keyFile bool, more ...string) *pythonLogger {
 	t.Helper()
 	topic := claim(t, s.cfg, 1)
-	env := s.pythonEnv(t, topic, keyFile)
+	env := append(s.pythonEnv(t, topic, keyFile), more...)
 	l := &pythonLogger{name: name, topic: topic, env: env}
 	l.program = run(t, env, []string{python, "-u", filepath.Join(streamsFolder, "log.py"), transport})
 	ctx, stop := context.WithCancel(t.Context())
@@ -236,6 +236,40 @@ func checkLogged(t *testing.T, l *pythonLogger, cfg diaspora.Config) {
 		t.Errorf("%s: %d of %d events are lost\n%s", l.name, lost, len(l.lines()), end(l.said()))
 	}
 	t.Logf("%-40s %d events, %d repeats", l.name, len(l.lines()), repeats)
+}
+
+// TestPythonRevoked revokes the access key of a running Logger. With a Kafka client, log says so; with a spool,
+// logging goes on, and close says so.
+func TestPythonRevoked(t *testing.T) {
+	parallel(t)
+	if !present(t, dialect{name: "diaspora_streams", needs: []string{"python3"}}) {
+		return
+	}
+	f := start(t, fabric.Config{RevocationInterval: 2 * time.Second})
+	s, path := inFabric(t, f), streamsEnv(t, "python3")
+	var all []*pythonLogger
+	for _, transport := range []string{"spool", "kafka-python", "confluent-kafka"} {
+		l := startPythonLogger(t, s, path, transport, transport, true, "TIMEOUT=15")
+		l.awaitMore(t)
+		login, err := s.signIn(t, "oauth", l.topic)
+		testkit.Must(t, err)
+		_, err = s.diaspora(login.env, "key", "revoke", keyName(l.topic)+"-file")
+		testkit.Must(t, err)
+		all = append(all, l)
+	}
+	testkit.Eventually(t, "the command reports the revocation", func() bool { return strings.Contains(all[0].said(), "the access key was revoked") })
+	all[0].awaitMore(t)
+	all[0].finish(t)
+	for _, l := range all {
+		select {
+		case <-l.ended:
+		case <-time.After(clientPatience):
+			t.Fatalf("%s goes on\n%s", l.name, end(l.said()))
+		}
+		if last := sentence(l.said(), "_errors.Unauthenticated: "); l.err == nil || !strings.Contains(last, "the access key was revoked") {
+			t.Errorf("%s ends with %v, and says %q\n%s", l.name, l.err, last, end(l.said()))
+		}
+	}
 }
 
 // TestPythonHandler logs a hundred records with logging, and dies without notice once they are on disk.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import threading
 import time
 from typing import Any, Callable, Mapping, Optional
@@ -14,6 +15,7 @@ from ._fabric import Fabric, from_env
 Done = Callable[[Optional[DiasporaError]], None]
 
 POLL_SECONDS = 0.1
+REJECTED_SECONDS = 30.0  # how long a login that was rejected is given as the reason
 REPLACE_SECONDS = 1.0  # the shortest life of a producer that is replaced
 REFUSED_SECONDS = 10.0  # librdkafka also reports a connection that is cut during a login as a refusal
 
@@ -74,6 +76,7 @@ class KafkaPythonTransport:
         self._producer = self._make()
         self._made = time.monotonic()
         self._failed = False
+        self._rejections = _Rejections()
 
     def _make(self) -> Any:
         from kafka import KafkaProducer
@@ -96,7 +99,7 @@ class KafkaPythonTransport:
 
         def failed(error: Exception) -> None:
             self._failed = True
-            done(explain_kafka_python(self._op, error))
+            done(self.trouble() or explain_kafka_python(self._op, error))
 
         try:
             future = self._working().send(self._topic, event.value, event.key, event.kafka_headers())
@@ -106,14 +109,42 @@ class KafkaPythonTransport:
         future.add_errback(failed)
 
     def trouble(self) -> Optional[DiasporaError]:
-        return None
+        reason = self._rejections.recent()
+        return Unauthenticated(f"{self._op}: {reason}") if reason else None
 
     def close(self, timeout: float) -> str:
         self._producer.close(timeout)
+        self._rejections.close()
         return ""
 
     def abandon(self) -> None:
         _leak(self._producer)
+
+
+class _Rejections(logging.Filter):
+    """Finds out why kafka-python is not signed in. It only logs the reason, and tries again for ever."""
+
+    LOGGERS = ("kafka.cluster", "kafka.conn", "kafka.net.connection")  # 3.0, earlier, 3.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._text, self._at = "", 0.0
+        for name in self.LOGGERS:
+            logging.getLogger(name).addFilter(self)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        _, name, reason = text.rpartition("AuthenticationFailedError: ")
+        if name:
+            self._text, self._at = reason, time.monotonic()
+        return True
+
+    def recent(self) -> str:
+        return self._text if time.monotonic() - self._at < REJECTED_SECONDS else ""
+
+    def close(self) -> None:
+        for name in self.LOGGERS:
+            logging.getLogger(name).removeFilter(self)
 
 
 def kafka_python_version() -> tuple[int, int]:

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Callable, Iterable, Mapping, Optional, Protocol, Union
 
 from . import _spool
-from ._errors import Closed, DiasporaError, EventError, Invalid, SpoolFull, TimedOut
+from ._errors import Closed, DiasporaError, EventError, Invalid, SpoolFull, TimedOut, Unauthenticated
 from ._event import Encoded, Event, Headers, IDs, check_topic, encode
 
 MAX_PENDING_BYTES = 64 << 20  # as in the Go library
@@ -198,7 +198,7 @@ class Logger:
 
     def _late(self, deadline: _Deadline, event_id: str) -> DiasporaError:
         trouble = self._to.trouble() if self._to is not None else None
-        if isinstance(trouble, SpoolFull):
+        if isinstance(trouble, (SpoolFull, Unauthenticated)):
             return trouble
         why = f": {trouble}" if trouble is not None else ""
         return TimedOut(f'log to topic "{self.topic}": no result after {deadline.seconds:g} s{why}', event_id)
