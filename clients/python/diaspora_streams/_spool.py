@@ -96,7 +96,7 @@ class SpoolTransport:
             if self._closing:
                 raise Closed(f'log to topic "{self._topic}": the Logger is closed')
             if self._failure is not None and time.monotonic() - self._failed_at < FAILED_SECONDS:
-                raise self._failure
+                raise self._failure.with_traceback(None)
             self._queue.append(_Waiting(line, done))
             self._start()
             self._changed.notify_all()
@@ -237,8 +237,8 @@ class SpoolTransport:
         with self._changed:
             left = len(self._queue) + len(self._sent)
             if self._closing and not left:
-                if code < 0 and self._report is None:
-                    self._report = Spooled("diaspora was killed before the cluster had acknowledged all events; the rest is in the spool")
+                if code < 0 or code == INTERRUPTED:
+                    self._report = Spooled(f"diaspora produce was ended ({how(code)}) before the cluster had acknowledged all events; the rest is in the spool")
                 return True
             self._crashes += 1
             crashes = self._crashes
@@ -279,8 +279,9 @@ class Messages:
         for document in _lines(pipe):
             if isinstance(document, str):
                 text = document.removeprefix("diaspora: ").strip()
-                self.warning = "" if text == "the spool has room again" else text
                 diagnostics.warning("%s", text)
+                hint = text.removeprefix("hint: ")
+                self.warning = "" if text == "the spool has room again" else text if hint == text else f"{self.warning}; {hint}"
             elif "line" in document:
                 self._line_failed(document)
             elif "error" in document:

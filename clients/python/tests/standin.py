@@ -26,7 +26,7 @@ for number, line in enumerate(sys.stdin.buffer, 1):
     if behaviour == "silent":
         continue
     if behaviour == "full":
-        print("diaspora: the spool is full: it has 1 GiB; 1 event is in it", file=sys.stderr, flush=True)
+        print("diaspora: the spool is full: it has 1 GiB; 1 event is in it\nhint: free some space", file=sys.stderr, flush=True)
         behaviour = "silent"
         continue
     if behaviour == "crash once" and number == 3 and not os.path.exists(log.name + ".crashed"):
@@ -36,5 +36,9 @@ for number, line in enumerate(sys.stdin.buffer, 1):
         print(json.dumps({"error": "too large", "hints": [], "exit_code": 2, "input": "input", "line": number}), file=sys.stderr, flush=True)
         continue
     print(json.dumps({"topic": "t", "id": json.loads(line)["id"], "line": number}), flush=True)
+if behaviour == "linger":
+    signal.signal(signal.SIGTERM, lambda *_: fail(130, "interrupted"))
+    print(json.dumps({"lingers": True}), file=log)
+    signal.pause()
 if behaviour.startswith("end "):
     fail(int(behaviour.split()[1]), "2 events wait in the spool")
