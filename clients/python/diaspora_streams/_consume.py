@@ -390,17 +390,20 @@ class _Confluent(_Source):
         return [f if f.offset >= 0 else end for f, end in zip(found, ends)]
 
     def _assigned(self, assigned: list[Any], start: Union[str, float]) -> None:
-        if isinstance(start, str):
+        if isinstance(start, str) or not assigned:
             return  # auto.offset.reset does it
         committed = self._consumer.committed(assigned, ASK_SECONDS)
-        new = self._offsets([p for p in committed if p.offset < 0], start)
-        self._consumer.assign([*(p for p in committed if p.offset >= 0), *new])
+        known, new = [p for p in committed if p.offset >= 0], [p for p in committed if p.offset < 0]
+        self._consumer.assign([*known, *(self._offsets(new, start) if new else ())])
 
     def poll(self) -> list[Record]:
         from confluent_kafka import KafkaError
 
         records = []
-        first = self._consumer.poll(POLL_SECONDS)
+        try:
+            first = self._consumer.poll(POLL_SECONDS)
+        except Exception as e:  # of a callback
+            raise self._error(e) from None
         for message in [] if first is None else [first, *self._consumer.consume(500, 0)]:
             at, error = (message.topic(), message.partition()), message.error()
             if error is None:

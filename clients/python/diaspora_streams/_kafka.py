@@ -91,14 +91,17 @@ class KafkaPythonTransport:
         with self._mutex:
             if self._failed and time.monotonic() - self._made >= REPLACE_SECONDS:
                 self._producer.close(0)
-                self._producer, self._made, self._failed = self._make(), time.monotonic(), False
+                self._made = time.monotonic()
+                self._producer, self._failed = self._make(), False
             return self._producer
 
     def send(self, event: Encoded, done: Done) -> None:
         check_size(self._op, event, self._fabric)
 
+        from kafka.errors import KafkaTimeoutError
+
         def failed(error: Exception) -> None:
-            self._failed = True
+            self._failed = not isinstance(error, KafkaTimeoutError)  # in an outage, another producer would not help
             done(self.trouble() or explain_kafka_python(self._op, error))
 
         try:
