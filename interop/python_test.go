@@ -19,7 +19,6 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/inside"
 	"github.com/diaspora-streams/diaspora/internal/testkit"
 	"github.com/diaspora-streams/diaspora/internal/testkit/fabrictest"
-	"github.com/diaspora-streams/diaspora/interop/clients"
 )
 
 const pythonFolder = "../clients/python"
@@ -129,56 +128,33 @@ func refreshes(f *fabric.Fabric) (n int) {
 	return n
 }
 
-// TestPythonReadme runs the steps of the README of diaspora_streams as they stand.
+// TestPythonReadme runs the examples of the README of diaspora_streams as they stand, one after the other.
 func TestPythonReadme(t *testing.T) {
+	parallel(t)
 	if !present(t, dialect{name: "diaspora_streams", needs: []string{"python3"}}) {
 		return
 	}
 	text := testkit.ReadFile(t, filepath.Join(pythonFolder, "README.md"))
-	f := start(t, fabric.Config{})
-	s := inFabric(t, f)
+	s := inFabric(t, start(t, fabric.Config{}))
 	topic := claim(t, s.cfg, 1)
-	c, err := s.signIn(t, "oauth", topic)
-	testkit.Must(t, err)
-	env := append(c.env, "PYTHONPATH="+absolute(t, pythonFolder), "PYTHONDONTWRITEBYTECODE=1", "PYTHONUNBUFFERED=1")
+	env, python := s.pythonEnv(t, topic, false), streamsEnv(t, "python3")
 	blocks := strings.Split(string(text), "```python\n")[1:]
-	if len(blocks) != 3 {
-		t.Fatalf("the README has %d examples, want a producer, a consumer and one of confluent-kafka", len(blocks))
+	const handler, read, others = 2, 3, 3 // examples, and how many Kafka clients follow
+	if len(blocks) != read+1+others {
+		t.Fatalf("the README has %d examples, want %d", len(blocks), read+1+others)
 	}
-	example := func(block int, requirements string) *program {
-		venv, err := clients.VirtualEnv(filepath.Join("clients", requirements))
-		testkit.Must(t, err)
-		code, _, _ := strings.Cut(blocks[block], "```")
-		code = strings.ReplaceAll(dedent(code), `"weather"`, fmt.Sprintf("%q", topic))
-		return run(t, env, []string{filepath.Join(venv, "bin", "python"), "-c", code})
-	}
-	kafkaPython := "kafka-python/requirements-3.0.txt"
-	for _, p := range []*program{example(0, kafkaPython), example(2, "confluent-kafka/requirements.txt")} {
-		<-p.ended
-		if p.err != nil {
-			t.Errorf("a producer of the README: %v\n%s", p.err, p.said())
+	for i, block := range blocks {
+		code, _, _ := strings.Cut(block, "```")
+		out, complaints := runToEnd(t, env, "", python, "-c", strings.ReplaceAll(code, `"weather"`, fmt.Sprintf("%q", topic)))
+		if i != handler && complaints != "" { // which also writes its records to stderr
+			t.Errorf("example %d says %s", i, complaints)
+		}
+		if i == read && !(strings.Contains(out, `b'station-4' b'{"temperature":21.5}'`) && strings.Contains(out, "count    1004.0")) {
+			t.Errorf("the example that reads prints %s", out)
 		}
 	}
-	consumer := example(1, kafkaPython)
-	const value = `{"temperature": 21.5}`
-	for strings.Count(consumer.said(), value) < 2 {
-		select {
-		case <-consumer.ended:
-			t.Fatalf("the consumer of the README ended: %v\n%s", consumer.err, consumer.said())
-		case <-time.After(50 * time.Millisecond):
-		case <-t.Context().Done():
-			t.Fatal("the consumer of the README prints nothing")
-		}
+	records := fabrictest.ReadAll(t, s.cfg, topic)
+	if got, want := len(records), 1+1003+1+others; got != want {
+		t.Errorf("the topic has %d records, want %d", got, want)
 	}
-	if got := values(fabrictest.ReadAll(t, s.cfg, topic)); got != value+" "+value {
-		t.Errorf("the topic has %q", got)
-	}
-}
-
-// dedent takes away what a list indents its code by.
-func dedent(code string) string {
-	if strings.HasPrefix(code, "   ") {
-		code = strings.ReplaceAll("\n"+code, "\n   ", "\n")
-	}
-	return code
 }

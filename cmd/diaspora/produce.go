@@ -120,7 +120,9 @@ logged. --quiet turns both off.
 
 With -o json, produce prints one line for each event as soon as it is on disk. The line has the
 event's topic and ID and, if it has them, its key, the name of its file, and its line number. With
---no-spool, produce prints one line for each acknowledged event, also with its partition and offset.`,
+--no-spool, produce prints one line for each acknowledged event, also with its partition and offset.
+For each line of the input that is not logged, produce prints a JSON object on stderr, with the
+error, the input and the line number.`,
 	formats: streamFormats,
 	args:    arguments{min: 1, max: -1, missing: "the topic is missing"},
 
@@ -654,6 +656,9 @@ func (p *produceRun) log(where string, number int, event diaspora.Event, err err
 		p.acknowledged++
 		if p.env.json() {
 			p.receipt(r, number)
+			if p.read == p.acknowledged+p.failed {
+				p.out.flush() // a program that logs one event at a time waits for this line
+			}
 		}
 	})
 }
@@ -680,19 +685,34 @@ func (p *produceRun) receipt(r diaspora.Record, number int) {
 	p.out.write(p.buf) // flush returns the error
 }
 
+// lineError is a line that was not logged, as JSON.
+type lineError struct {
+	errorDocument
+	Input string `json:"input"`
+	Line  int    `json:"line,omitempty"`
+}
+
 // lineFailed counts a line that cannot be logged, and shows why.
-func (p *produceRun) lineFailed(where string, number int, err error) {
+func (p *produceRun) lineFailed(input string, number int, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	where := input
 	if number > 0 {
-		where = fmt.Sprintf("%s line %d", where, number)
+		where = fmt.Sprintf("%s line %d", input, number)
 	}
 	p.failed++
 	p.firstFailed = cmp.Or(p.firstFailed, where)
+	text, hints := explanation(err)
+	if p.env.json() { // the program that reads it needs the result of every line
+		document := errorDocument{text, append([]string{}, hints...), outcome.ExitCode(err)}
+		if line, err := jsonLine(lineError{document, input, number}); err == nil {
+			p.env.errWriter().Write(line)
+		}
+		return
+	}
 	if p.complaints++; p.complaints > maxComplaints {
 		return
 	}
-	text, hints := explanation(err)
 	p.env.warn("%s: not logged: %s", where, text)
 	if p.complaints == 1 {
 		p.env.hint(hints...)
@@ -769,7 +789,7 @@ func (p *produceRun) summary(ctx context.Context, readErr, closeErr error) error
 	if open > 0 {
 		text += fmt.Sprintf(", %d not known to have arrived", open)
 	}
-	err := p.outcome(ctx, stats.Spool, aside+dropped+open, cmp.Or(outErr, readErr, closeErr))
+	err := p.outcome(ctx, stats.Spool, earlier, aside+dropped+open, cmp.Or(outErr, readErr, closeErr))
 	switch {
 	case errors.Is(err, outcome.ErrSpooled): // its hint says how to send them
 	case earlier:
@@ -837,8 +857,9 @@ func (p *produceRun) leftByOthers(left diaspora.SpoolStats) bool {
 	return err == nil
 }
 
-// outcome returns the error that determines the exit code. The caller holds mu.
-func (p *produceRun) outcome(ctx context.Context, left diaspora.SpoolStats, lost int64, err error) error {
+// outcome returns the error that determines the exit code. earlier says that the spool holds only events of earlier
+// runs, for other topics. The caller holds mu.
+func (p *produceRun) outcome(ctx context.Context, left diaspora.SpoolStats, earlier bool, lost int64, err error) error {
 	held := left.Held[p.topic]
 	bad := p.failed + lost
 	switch {
@@ -850,6 +871,9 @@ func (p *produceRun) outcome(ctx context.Context, left diaspora.SpoolStats, lost
 		return err
 	case bad > 0:
 		text := fmt.Sprintf("produce to topic %q: %d of %s %s not logged", p.topic, bad, count(p.read, "event"), agree(bad, "was", "were"))
+		if pending := pendingError(left.Events, left.Why); p.requireAck && pending != nil && !earlier {
+			text += "; " + pending.Error()
+		}
 		if p.watch != nil && p.firstFailed != "" { // what was said of it may be weeks old
 			text += fmt.Sprintf("%s %s", agree(bad, ":", "; the first was"), p.firstFailed)
 		}
@@ -866,7 +890,7 @@ func (p *produceRun) outcome(ctx context.Context, left diaspora.SpoolStats, lost
 		return hinted(held, p.env.discardHint(p.topic, p.dirs[0], false))
 	case loginRejected(left.Why):
 		return fmt.Errorf("produce to topic %q: %w", p.topic, left.Why)
-	case p.requireAck:
+	case p.requireAck && !earlier:
 		err := pendingError(left.Events, left.Why)
 		if errors.Is(err, outcome.ErrSpooled) { // a job that fails is often just run again
 			them := agree(left.Events, "it", "them")

@@ -391,13 +391,16 @@ func TestProduceNamesLines(t *testing.T) {
 		if code := d.types(t.Context(), append([]string{"produce", "weather", "-K", "\t"}, flags...)...); code != 8 {
 			t.Errorf("produce %v exits with %d, want 8", flags, code)
 		}
-		said := d.err.String()
+		said, named, mark := d.err.String(), "input line %d: not logged: ", "not logged: "
+		if flags != nil && flags[0] == "-o" {
+			named, mark = `"exit_code":2,"input":"input","line":%d}`, `"line":`
+		}
 		for n := 7; n < lines; n += each {
-			if !strings.Contains(said, fmt.Sprintf("input line %d: not logged: ", n)) {
+			if !strings.Contains(said, fmt.Sprintf(named, n)) {
 				t.Errorf("produce %v does not name line %d: %s", flags, n, said)
 			}
 		}
-		if strings.Count(said, "not logged: ") != lines/each || !strings.Contains(said, fmt.Sprintf("%d events acknowledged, %d failed", lines-lines/each, lines/each)) {
+		if strings.Count(said, mark) != lines/each || !strings.Contains(said, fmt.Sprintf("%d events acknowledged, %d failed", lines-lines/each, lines/each)) {
 			t.Errorf("produce %v says %s", flags, said)
 		}
 		d.out.Reset()

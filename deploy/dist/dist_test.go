@@ -255,8 +255,13 @@ unshare --mount --propagation private bash -euo pipefail -c '
 	inside() { env -i $IMAGE_ENV /usr/sbin/chroot --userspec="$IMAGE_USER" "$ROOT" $IMAGE_ENTRYPOINT "$@"; }
 	inside version
 	inside example
+	coproc { exec env -i $IMAGE_ENV /usr/sbin/chroot --userspec="$IMAGE_USER" "$ROOT" $IMAGE_ENTRYPOINT up --memory --kafka-port 0 --http-port 0 --globus-port 0 -o json; }
+	read -r -u "${COPROC[0]}" started
+	inside healthcheck "$(grep -o "http://127.0.0.1:[0-9]*" <<<"$started" | head -n 1)"
+	kill "$COPROC_PID"
+	wait "$COPROC_PID"
 '`, "ROOT="+root, "IMAGE_USER="+config.Config.User, "IMAGE_ENV="+strings.Join(config.Config.Env, " "), "IMAGE_ENTRYPOINT="+strings.Join(config.Config.Entrypoint, " "))
-	wants(t, out, "diaspora ", exampleOutput)
+	wants(t, out, "diaspora ", exampleOutput, "healthy")
 	if config.Config.User != fmt.Sprintf("%d:%[1]d", nonroot) {
 		t.Errorf("the image's user is %q", config.Config.User)
 	}

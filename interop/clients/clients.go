@@ -55,13 +55,16 @@ func Installed(name, lock string, install func(dir string) error) (string, error
 }
 
 // VirtualEnv returns a Python environment with what a requirements file pins.
-func VirtualEnv(lock string) (string, error) {
-	version, err := exec.Command("python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2], end='')").Output()
+func VirtualEnv(lock string) (string, error) { return VirtualEnvOf("python3", lock) }
+
+// VirtualEnvOf is VirtualEnv for a Python of the caller's choice.
+func VirtualEnvOf(python, lock string) (string, error) {
+	version, err := exec.Command(python, "-c", "import sys; print('%d.%d' % sys.version_info[:2], end='')").Output()
 	if err != nil {
 		return "", err
 	}
 	return Installed("python"+string(version), lock, func(dir string) error {
-		if err := Quietly("python3", "-m", "venv", dir); err != nil {
+		if err := Quietly(python, "-m", "venv", dir); err != nil {
 			return err
 		}
 		return Quietly(filepath.Join(dir, "bin", "python"), "-m", "pip", "install", "--quiet", "--no-deps", "--only-binary=:all:", "-r", lock)

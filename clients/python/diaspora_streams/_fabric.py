@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import dataclasses
 import json
@@ -14,10 +15,10 @@ import time
 import urllib.parse
 from typing import Any, Callable, Mapping, Optional
 
-from . import _trust
-from ._errors import DiasporaError, InsecureFile, LoginRequired
+from . import _accesskey, _trust
+from ._errors import DiasporaError, InsecureFile, Invalid, LoginRequired, NoProfile, NotFound, Unauthenticated
 from ._http import call, check_private, is_loopback, status_for
-from ._source import WORD, TokenSource, cache_file
+from ._source import WORD, ClientSource, TokenSource, cache_file
 from ._store import Token, TokenFile
 
 MAX_PROFILE_BYTES = 1 << 20
@@ -30,9 +31,9 @@ _BROKER = re.compile(r"[A-Za-z0-9_.:%\[\]-]{1,290}:[0-9]{1,5}")
 
 
 class Fabric:
-    """A Diaspora Streams and a login to it. Threads may share it.
+    """An installation of Diaspora Streams, and a login or an access key for it. Threads may share it.
 
-    It touches the network when it is first needed.
+    It uses the network when it is first needed.
     """
 
     def __init__(
@@ -44,8 +45,10 @@ class Fabric:
         brokers: Optional[list[str]] = None,
         ca_file: str = "",
         trusted: Optional[Callable[[Mapping[str, Any]], _trust.Fabric]] = None,
+        key: Optional[_accesskey.Key] = None,
     ) -> None:
         self.url = url
+        self._key = key  # to sign in with, instead of tokens
         self._trusted = trusted  # None if the program has chosen where its tokens go
         self._make_source = source
         self._discovery = discovery
@@ -75,6 +78,8 @@ class Fabric:
     @property
     def source(self) -> TokenSource:
         """Where the access tokens come from."""
+        if self._key is not None:
+            raise Unauthenticated("this fabric is used with an access key, which has no token; unset it to use a login")
         with self._mutex:
             if self._source is None:
                 document = self._discovered()
@@ -146,17 +151,53 @@ class Fabric:
 
     def kafka_python(self) -> dict[str, Any]:
         """Return settings for kafka-python's KafkaProducer, KafkaConsumer and the rest."""
-        settings: dict[str, Any] = {
-            "bootstrap_servers": self.brokers,
-            "sasl_mechanism": "OAUTHBEARER",
-            "sasl_oauth_token_provider": self.token_provider(),
-            "security_protocol": self._protocol(),
-        }
-        if settings["security_protocol"] == "SASL_SSL":
-            context = self._tls_context(self.discovery.get("ca", ""))
-            context.check = lambda host: self._check_host(host, self.source.token())
-            settings["ssl_context"] = context
+        settings = self._settings(lambda host: self._check_host(host, self.source.token()))
+        if self._key is None:
+            settings["sasl_oauth_token_provider"] = self.token_provider()
         return settings
+
+    def _settings(self, check: Callable[[str], None]) -> dict[str, Any]:
+        """Return the settings of kafka-python and aiokafka, except for the token provider."""
+        settings: dict[str, Any] = {"bootstrap_servers": self.brokers, "security_protocol": self._protocol()}
+        if self._key is None:
+            settings["sasl_mechanism"] = "OAUTHBEARER"
+        else:
+            settings.update(sasl_mechanism="PLAIN", sasl_plain_username=self._key.id, sasl_plain_password=self._key.secret)
+        if settings["security_protocol"] == "SASL_SSL":
+            context = settings["ssl_context"] = self._tls_context(self.discovery.get("ca", ""))
+            if self._key is None:
+                context.check = check
+        return settings
+
+    async def aiokafka(self) -> dict[str, Any]:
+        """Return settings for aiokafka's AIOKafkaProducer and AIOKafkaConsumer.
+
+        It must be awaited, because it may ask the ACL endpoint and Globus Auth. That, and each
+        renewal of a token, happens in another thread, so the event loop goes on.
+        """
+        from aiokafka.abc import AbstractTokenProvider
+
+        fabric = self
+        granted: list[Token] = []
+
+        def get() -> Token:
+            token = fabric.token()
+            granted[:] = [token]  # for the check, which must not wait for a renewal
+            return token
+
+        class TokenProvider(AbstractTokenProvider):  # type: ignore[misc, unused-ignore]
+            async def token(self) -> str:
+                return (await asyncio.get_running_loop().run_in_executor(None, get)).access_token
+
+        def settings() -> dict[str, Any]:
+            if fabric._key is None:
+                get()
+            return fabric._settings(lambda host: fabric._check_host(host, granted[0]))
+
+        found = await asyncio.get_running_loop().run_in_executor(None, settings)
+        if self._key is None:
+            found["sasl_oauth_token_provider"] = TokenProvider()
+        return found
 
     def token_provider(self) -> Any:
         """Return a token provider for the kafka-python that is installed, from 2.0 on."""
@@ -174,14 +215,13 @@ class Fabric:
     def confluent_kafka(self) -> dict[str, Any]:
         """Return settings for confluent-kafka's Producer and Consumer.
 
-        The program must call poll now and then, or tokens are not renewed.
+        With a login, the program must call poll regularly, because tokens are renewed during poll.
         """
-        settings: dict[str, Any] = {
-            "bootstrap.servers": ",".join(self.brokers),
-            "sasl.mechanisms": "OAUTHBEARER",
-            "oauth_cb": self.oauth_cb,
-            "security.protocol": self._protocol(),
-        }
+        settings: dict[str, Any] = {"bootstrap.servers": ",".join(self.brokers), "security.protocol": self._protocol()}
+        if self._key is None:
+            settings.update({"sasl.mechanisms": "OAUTHBEARER", "oauth_cb": self.oauth_cb})
+        else:
+            settings.update({"sasl.mechanisms": "PLAIN", "sasl.username": self._key.id, "sasl.password": self._key.secret})
         if settings["security.protocol"] == "SASL_SSL":
             pem = "\n".join(filter(None, (self.discovery.get("ca", ""), _read_text(self._ca_file))))
             if pem:
@@ -198,7 +238,8 @@ class Fabric:
             return "SASL_SSL"
         for broker in self.brokers:
             if not is_loopback(broker.rpartition(":")[0].strip("[]")):
-                raise DiasporaError(f"broker {broker} offers no TLS, so the access token could be read on its way")
+                what = "access token" if self._key is None else "access key"
+                raise Invalid(f"broker {broker} offers no TLS, so the {what} could be read on its way")
         return "SASL_PLAINTEXT"
 
     def _tls_context(self, pem: str) -> _trust.GuardedContext:
@@ -213,7 +254,7 @@ class Fabric:
             if self._ca_file:
                 context.load_verify_locations(cafile=self._ca_file)
         except (OSError, ssl.SSLError):
-            raise DiasporaError(f"{self._ca_file or 'the CA of the fabric'} holds no PEM certificate") from None
+            raise Invalid(f"{self._ca_file or 'the CA of the fabric'} holds no PEM certificate") from None
         return context
 
 
@@ -233,56 +274,72 @@ def _provider_base() -> type:
 def from_env(environ: Optional[Mapping[str, str]] = None) -> Fabric:
     """Return the fabric that the environment names, or else that of the stored profile.
 
-    DIASPORA_URL          the fabric's ACL endpoint, in place of a profile's
-    DIASPORA_PROFILE      the profile to use, in place of the current one
+    DIASPORA_URL          the fabric's ACL endpoint, instead of that of a profile
+    DIASPORA_PROFILE      the profile to use, instead of the current one
     DIASPORA_REFRESH      a Globus refresh token to sign in with
+    DIASPORA_CLIENT_ID    the ID of a Globus client to sign in as
+    DIASPORA_CLIENT_SECRET
+                          the secret of that client
+    DIASPORA_KEY_FILE     a file that holds an access key to sign in with and the URL of its
+                          fabric, as written by "diaspora key create --save-env"
+    DIASPORA_KEY_ID       the ID of an access key to sign in with, if there is no such file
+    DIASPORA_KEY_SECRET   the secret of that access key
     DIASPORA_BOOTSTRAP    bootstrap servers, as host:port,host:port
-    DIASPORA_CA_FILE      a PEM file of certificates to trust besides the system's
-    DIASPORA_CONFIG_DIR   where profiles are
+    DIASPORA_CA_FILE      a PEM file of certificates to trust in addition to the system's
+    DIASPORA_CONFIG_DIR   the folder that holds the profiles
     GLOBUS_SDK_ENVIRONMENT, GLOBUS_SDK_SERVICE_URL_AUTH
-                          another Globus Auth than Globus's own
+                          a Globus Auth to use instead of Globus's own
 
-    The fabric's discovery document does not decide where secrets go. A refresh token is sent to
-    Globus's own Globus Auth, or to the one that these variables name. An access token is sent to
-    hosts below the host that its scope names at Globus. Where the scope names none, it is sent to
-    the hosts that were confirmed by "diaspora login", or to those that the user has named:
-    DIASPORA_BOOTSTRAP and, next to it, DIASPORA_URL. A fabric that is wholly on this machine is
-    exempt. Otherwise Untrusted is raised.
+    The fabric's discovery document does not decide where secrets are sent. A refresh token or client
+    secret is sent only to Globus's own Globus Auth, or to the one that the variables name. An access
+    token is sent to the host that its scope names at Globus, and to hosts below it. If the scope
+    names no host, the token is sent to the hosts that the user confirmed at "diaspora login", or to
+    those that DIASPORA_BOOTSTRAP and, together with it, DIASPORA_URL name. An access key is sent only
+    to the fabric that is named together with it: in the key file, or by DIASPORA_URL or
+    DIASPORA_PROFILE. The rules for tokens do not apply to a fabric that runs entirely on this
+    machine. If a secret may not be sent, Untrusted is raised.
     """
-    env = os.environ if environ is None else environ
-    if env.get("DIASPORA_CLIENT_ID"):
-        raise DiasporaError("DIASPORA_CLIENT_ID is for programs in Go; here, use DIASPORA_REFRESH or an access key")
-    for name in ("DIASPORA_KEY_FILE", "DIASPORA_KEY_ID", "DIASPORA_KEY_SECRET"):
-        if env.get(name):  # or the login of somebody else than the key's owner might be taken
-            raise DiasporaError(
-                f"{name} is for diaspora and programs in Go: give the key to the Kafka client itself, as sasl_plain_username and sasl_plain_password, or unset it"
-            )
+    env, file = _accesskey.from_env(os.environ if environ is None else environ)
+    by = _accesskey.credential(env)
+    if by in ("DIASPORA_KEY_FILE", "DIASPORA_KEY_ID", "DIASPORA_KEY_SECRET") and not env.get("DIASPORA_URL") and not env.get("DIASPORA_PROFILE"):
+        raise NoProfile(
+            f"{by} says who signs in, but not to which fabric, and a key is sent only to the fabric that issued it; "
+            "set DIASPORA_URL as well, to the address of the fabric that made the key"
+        )
     folder = env.get("DIASPORA_CONFIG_DIR") or os.path.join(_user_config_dir(env), "diaspora")
-    url, profile = _choose(env, folder)
-    refresh = env.get("DIASPORA_REFRESH", "").strip()
-    if wrong := _refresh_fault(refresh):
-        raise DiasporaError(f"DIASPORA_REFRESH {wrong}: set it with: export DIASPORA_REFRESH=$(diaspora token --refresh)")
-    tokens = os.path.join(folder, "tokens")
+    url, profile = _choose(env, folder, file)
     stored = None if profile is None else _profile(folder, profile)
+    discovery = None if stored is None else stored["discovery"]
+    brokers, ca_file = _bootstrap(env.get("DIASPORA_BOOTSTRAP", "")), env.get("DIASPORA_CA_FILE", "")
+    key = _key(env, file, url)
+    if key is not None:
+        return Fabric(url, _no_source, discovery=discovery, brokers=brokers, ca_file=ca_file, key=key)
+    client, secret = env.get("DIASPORA_CLIENT_ID", ""), env.get("DIASPORA_CLIENT_SECRET", "")
+    if bool(client) != bool(secret):
+        raise Invalid("DIASPORA_CLIENT_ID and DIASPORA_CLIENT_SECRET belong together; one of them is not set")
+    refresh = "" if client else env.get("DIASPORA_REFRESH", "").strip()
+    if wrong := _refresh_fault(refresh):
+        raise Invalid(f"DIASPORA_REFRESH {wrong}: set it with: export DIASPORA_REFRESH=$(diaspora token --refresh)")
+    tokens = os.path.join(folder, "tokens")
     named_issuer = _issuer(env)
-    if not refresh and profile is None:
-        raise LoginRequired(f'nobody is logged in to {url}: run "diaspora login {url}", or set DIASPORA_REFRESH')
+    if not refresh and not client and profile is None:
+        raise LoginRequired(f'nobody is logged in to {url}; run "diaspora login {url}", or set DIASPORA_REFRESH or DIASPORA_KEY_FILE')
 
     def source(globus: Mapping[str, Any]) -> TokenSource:
         issuer, client_id, server = globus["issuer"].rstrip("/"), globus["client_id"], globus["resource_server"]
+        if client:
+            return ClientSource(named_issuer or issuer, client, secret, server, globus.get("scope", ""))
         if refresh:
             issuer = named_issuer or issuer
             return TokenSource(issuer, client_id, server, file=cache_file(tokens, issuer, client_id, refresh), refresh_token=refresh)
         return TokenSource(issuer, client_id, server, file=TokenFile(os.path.join(tokens, f"{profile}.json")))
-
-    brokers = _bootstrap(env.get("DIASPORA_BOOTSTRAP", ""))
 
     def trusted(document: Mapping[str, Any]) -> _trust.Fabric:
         globus = document["globus"]
         return _trust.Fabric(
             url=url,
             brokers=document["brokers"],
-            issuer=refresh and named_issuer or globus["issuer"],
+            issuer=(refresh or client) and named_issuer or globus["issuer"],
             scope=globus.get("scope", ""),
             named_issuer=named_issuer,
             # With the brokers' addresses, nothing is left for the fabric to say.
@@ -291,14 +348,23 @@ def from_env(environ: Optional[Mapping[str, str]] = None) -> Fabric:
             profile=profile or "",
         )
 
-    return Fabric(
-        url,
-        source,
-        discovery=None if stored is None else stored["discovery"],
-        brokers=brokers,
-        ca_file=env.get("DIASPORA_CA_FILE", ""),
-        trusted=trusted,
-    )
+    return Fabric(url, source, discovery=discovery, brokers=brokers, ca_file=ca_file, trusted=trusted)
+
+
+def _key(env: Mapping[str, str], file: Mapping[str, str], url: str) -> Optional[_accesskey.Key]:
+    """Return the access key of the environment, if it has one. A key from a file is for the file's fabric only."""
+    if not env.get("DIASPORA_KEY_ID"):
+        return None
+    if file.get("DIASPORA_URL") and _base(file["DIASPORA_URL"]) != url:
+        raise Invalid(
+            f"the key file {os.path.abspath(env['DIASPORA_KEY_FILE'])} is of the fabric {_base(file['DIASPORA_URL'])}, and not of {url}; "
+            "unset DIASPORA_URL, since the key file says it"
+        )
+    return _accesskey.Key(env["DIASPORA_KEY_ID"], env["DIASPORA_KEY_SECRET"])
+
+
+def _no_source(_globus: Mapping[str, Any]) -> TokenSource:
+    raise AssertionError("an access key needs no tokens")
 
 
 def _refresh_fault(text: str) -> str:
@@ -329,23 +395,25 @@ def _issuer(env: Mapping[str, str]) -> str:
         return f"https://auth.{environment}.globuscs.info"
     named = {"": "", "production": "https://auth.globus.org", "preview": "https://auth.preview.globus.org"}
     if environment not in named:
-        raise DiasporaError("GLOBUS_SDK_ENVIRONMENT: unknown environment")
+        raise Invalid("GLOBUS_SDK_ENVIRONMENT: unknown environment")
     return named[environment]
 
 
-def _choose(env: Mapping[str, str], folder: str) -> tuple[str, Optional[str]]:
+def _choose(env: Mapping[str, str], folder: str, file: Mapping[str, str]) -> tuple[str, Optional[str]]:
     """Return the fabric's URL, and the profile that belongs to it, if there is one."""
     name, raw = env.get("DIASPORA_PROFILE", ""), env.get("DIASPORA_URL", "")
     current = _read_ours(folder, os.path.join(folder, "current"), missing="").strip()
     if not raw:
         name = name or current
-        if not name and env.get("DIASPORA_REFRESH"):
-            raise DiasporaError(
-                "DIASPORA_REFRESH says who signs in, but neither a profile nor DIASPORA_URL says to which fabric: set DIASPORA_URL as well"
+        if not name and (by := _accesskey.credential(env)):
+            raise NoProfile(
+                f"{by} says who signs in, but neither a profile nor DIASPORA_URL says to which fabric; "
+                'set DIASPORA_URL as well, to the address that "diaspora login URL" takes'
             )
         if not name:
-            raise DiasporaError(
-                'no profile is stored and neither DIASPORA_URL nor DIASPORA_PROFILE is set: run "diaspora login URL", or "diaspora up"'
+            raise NoProfile(
+                'no profile is stored and neither DIASPORA_URL nor DIASPORA_PROFILE is set; run "diaspora login URL" for an existing fabric, '
+                'or "diaspora up" for one on this machine; in a batch job, set DIASPORA_KEY_FILE to a file made by "diaspora key create NAME --save-env FILE"'
             )
         return _base(_profile(folder, name)["url"]), name
     url = _base(raw)
@@ -356,8 +424,10 @@ def _choose(env: Mapping[str, str], folder: str) -> tuple[str, Optional[str]]:
         except DiasporaError:
             if name:
                 raise
+    if name and file.get("DIASPORA_URL") == raw:
+        raise Invalid(f'the key file {os.path.abspath(env["DIASPORA_KEY_FILE"])} is of another fabric than the profile "{name}"')
     if name:
-        raise DiasporaError("DIASPORA_URL and DIASPORA_PROFILE name different fabrics")
+        raise Invalid("DIASPORA_URL and DIASPORA_PROFILE name different fabrics")
     return url, None
 
 
@@ -371,14 +441,14 @@ def _names(folder: str) -> list[str]:
 
 def _profile(folder: str, name: str) -> dict[str, Any]:
     if not _NAME.fullmatch(name):
-        raise DiasporaError("a profile's name has letters, digits, and inside also dots, hyphens and underscores")
+        raise Invalid("a profile's name has letters, digits, and inside also dots, hyphens and underscores")
     path = os.path.join(folder, "profiles", name + ".json")
     try:
         profile = json.loads(_read_ours(folder, path))
         if not isinstance(profile, dict) or not isinstance(profile.get("url"), str):
             raise ValueError
     except FileNotFoundError:
-        raise DiasporaError(f'profile "{name}": nobody has logged in under this name: run "diaspora login"') from None
+        raise NotFound(f'profile "{name}": nobody has logged in under this name: run "diaspora login"') from None
     except ValueError:
         raise DiasporaError(f"{path} is damaged: log in again to replace it") from None
     _checked(profile.get("discovery"))
@@ -407,7 +477,7 @@ def _base(raw: str) -> str:
     """Return the base URL of an ACL endpoint. It takes what people paste."""
     parts = urllib.parse.urlsplit(raw.strip())
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None or parts.password is not None:
-        raise DiasporaError("the fabric's URL is not like https://host")
+        raise Invalid("the fabric's URL is not like https://host")
     path = parts.path.rstrip("/")
     for end in ("/.well-known/diaspora", "/acl"):
         if path.endswith(end):
@@ -418,7 +488,7 @@ def _base(raw: str) -> str:
 def _bootstrap(text: str) -> Optional[list[str]]:
     brokers = [b.strip() for b in text.split(",")] if text else []
     if not all(_BROKER.fullmatch(b) for b in brokers):
-        raise DiasporaError("DIASPORA_BOOTSTRAP: want host:port,host:port")
+        raise Invalid("DIASPORA_BOOTSTRAP: want host:port,host:port")
     return brokers or None
 
 

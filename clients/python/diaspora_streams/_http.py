@@ -61,13 +61,19 @@ def may_pass(status: int) -> bool:
     return status in (408, 425, 429) or 500 <= status <= 599 and status not in (501, 505, 511)
 
 
-def call(op: str, url: str, form: Optional[Mapping[str, str]] = None, tls: Optional[ssl.SSLContext] = None) -> Answer:
+def call(
+    op: str,
+    url: str,
+    form: Optional[Mapping[str, str]] = None,
+    tls: Optional[ssl.SSLContext] = None,
+    headers: Mapping[str, str] = {},
+) -> Answer:
     """GET a URL, or POST a form to it, until there is an answer. Asking twice must do no harm."""
     for attempt in range(MAX_ATTEMPTS):
         pause = min((0.25 + random.random() / 2) * 2**attempt, MAX_PAUSE_SECONDS)
         last = attempt + 1 == MAX_ATTEMPTS
         try:
-            answer = _attempt(url, form, tls)
+            answer = _attempt(url, form, tls, headers)
         except ssl.SSLError as e:
             raise Unavailable(f"{op}: {e.reason or 'TLS failed'}") from None
         except OSError as e:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import os
 import random
@@ -10,9 +11,9 @@ import threading
 import time
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from typing import Any, Optional
+from typing import Any, Mapping, Optional
 
-from ._errors import DiasporaError, LoginRequired, Unavailable
+from ._errors import DiasporaError, LoginRequired, Unauthenticated, Unavailable
 from ._http import call, check_private, may_pass
 from ._store import VERSION, Damaged, Token, TokenFile, set_token, token_of
 
@@ -254,19 +255,22 @@ class TokenSource:
     def _refresh(self, refresh_token: str) -> Token:
         if not _TOKEN.fullmatch(refresh_token):
             raise LoginRequired("login required: the refresh token has characters that no token has")
-        op = "refresh token"
         form = {"grant_type": "refresh_token", "refresh_token": refresh_token, "client_id": self._client_id}
-        answer = call(op, self._issuer + "/v2/oauth2/token", form)
+        return self._ask("refresh token", form, refresh_token)
+
+    def _ask(self, op: str, form: dict[str, str], refresh_token: str = "", headers: Mapping[str, str] = {}) -> Token:
+        """Ask the token endpoint for a token. refresh_token is the one to keep if the answer has no other."""
+        answer = call(op, self._issuer + "/v2/oauth2/token", form, headers=headers)
         document = answer.document if isinstance(answer.document, dict) else {}
         code = str(document.get("error", ""))[:64]
         is_json = answer.document is not None
         if answer.status // 100 == 2 and is_json and not code and not document.get("errors"):
-            return self._parse(document, refresh_token)
+            return self._parse(op, document, refresh_token)
         said = f"{op}: Globus Auth answers status {answer.status}" + (f" {code}" if re.fullmatch(r"[A-Za-z0-9_.-]+", code) else "")
         if code == "invalid_grant":
             raise LoginRequired(f"login required: {said}")
         if code in ("invalid_client", "unauthorized_client"):
-            raise DiasporaError(f"client refused: {said}")
+            raise Unauthenticated(f"client refused: {said}")
         if may_pass(answer.status):
             raise Unavailable(f"cannot reach Globus Auth: {said}", answer.retry_after)
         if not is_json or answer.status in (404, 405, 410) or not 400 <= answer.status <= 499:
@@ -278,16 +282,16 @@ class TokenSource:
             )
         raise DiasporaError(said)
 
-    def _parse(self, document: dict[str, Any], refresh_token: str) -> Token:
+    def _parse(self, op: str, document: dict[str, Any], refresh_token: str) -> Token:
         access, refresh = document.get("access_token"), document.get("refresh_token") or refresh_token
-        for secret in (access, refresh):
+        for secret in (access, refresh) if refresh else (access,):
             if not isinstance(secret, str) or not _TOKEN.fullmatch(secret):
-                raise Unavailable("refresh token: the answer holds no token")
+                raise Unavailable(f"{op}: the answer holds no token")
         if str(document.get("token_type") or "bearer").lower() != "bearer":
-            raise Unavailable("refresh token: the token is not a bearer token")
+            raise Unavailable(f"{op}: the token is not a bearer token")
         server = document.get("resource_server") or self._resource_server
         if not isinstance(server, str) or not WORD.fullmatch(server):
-            raise Unavailable("refresh token: the answer names no resource server")
+            raise Unavailable(f"{op}: the answer names no resource server")
         now = time.time()
         return Token(
             access_token=str(access),
@@ -297,6 +301,22 @@ class TokenSource:
             expiry=now + _lifetime(document.get("expires_in")),
             obtained=now,
         )
+
+
+class ClientSource(TokenSource):
+    """Yields access tokens for a Globus client itself, by OAuth's client credentials grant. It stores nothing."""
+
+    def __init__(self, issuer: str, client_id: str, secret: str, resource_server: str, scope: str) -> None:
+        super().__init__(issuer, client_id, resource_server)
+        self._secret, self._scope = secret, scope
+
+    def _renew(self) -> Token:
+        # Not percent-encoded, although RFC 6749, section 2.3.1 requires it: Globus's own SDKs do not either.
+        basic = {"Authorization": "Basic " + base64.b64encode(f"{self._client_id}:{self._secret}".encode()).decode()}
+        token = self._ask("get client credentials", {"grant_type": "client_credentials", "scope": self._scope}, headers=basic)
+        if token.resource_server != self._resource_server:
+            raise Unauthenticated(f"get client credentials: the token is for {token.resource_server}, not for {self._resource_server}")
+        return token
 
 
 def _hash(refresh_token: str) -> str:

@@ -171,16 +171,23 @@ def _lower(text: str) -> str:
 class GuardedContext(ssl.SSLContext):
     """An SSLContext that connects only to hosts to which a check lets the token go.
 
-    kafka-python does not say to which broker it shows a token, and a cluster may name
-    others than those to begin with. It says so here.
+    kafka-python and aiokafka do not say to which broker they send a token, and a cluster may
+    name other brokers than the bootstrap servers. Every connection to them passes here.
     """
 
     check: Optional[Callable[[str], None]] = None
 
     def wrap_socket(self, sock: Any, *args: Any, **kwargs: Any) -> ssl.SSLSocket:
+        self._check(kwargs.get("server_hostname"))
+        return super().wrap_socket(sock, *args, **kwargs)
+
+    def wrap_bio(self, *args: Any, **kwargs: Any) -> ssl.SSLObject:
+        self._check(kwargs.get("server_hostname") or (args[3] if len(args) > 3 else None))
+        return super().wrap_bio(*args, **kwargs)
+
+    def _check(self, host: Optional[str]) -> None:
         if self.check is not None:
             try:
-                self.check(str(kwargs.get("server_hostname") or ""))
+                self.check(str(host or ""))
             except Untrusted as e:
                 raise ssl.SSLError(1, str(e)) from None  # which is how a client expects a connection to fail
-        return super().wrap_socket(sock, *args, **kwargs)

@@ -1,16 +1,21 @@
 """Which fabric is meant, and how tokens are renewed, against servers of this process."""
 
+import asyncio
+import base64
 import http.server
 import json
 import os
 import re
+import sys
 import tempfile
 import threading
 import time
+import types
 import unittest
+import unittest.mock
 import urllib.parse
 
-from diaspora_streams import DiasporaError, InsecureFile, LoginRequired, TokenSource, Unavailable, from_env
+from diaspora_streams import DiasporaError, InsecureFile, LoginRequired, TokenSource, Unauthenticated, Unavailable, Untrusted, from_env
 from diaspora_streams import _http
 from diaspora_streams._fabric import _base, _checked
 from diaspora_streams._source import cache_file
@@ -26,6 +31,9 @@ class Globus(http.server.ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.forms, self.answers, self.lifetime = [], [], 3600
+        self.basic = []  # what came in the header Authorization
+        self.gate = threading.Event()  # answers wait for it
+        self.gate.set()
         self.url = f"http://127.0.0.1:{self.server_port}"
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
 
@@ -37,6 +45,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"])).decode()
         self.server.forms.append(dict(urllib.parse.parse_qsl(body)))
+        self.server.basic.append(self.headers["Authorization"])
+        self.server.gate.wait()
         answers = self.server.answers
         status, document = answers.pop(0) if answers else self.server.tokens(len(self.server.forms))
         self.send_response(status)
@@ -215,6 +225,57 @@ class RefusedTest(Case):
         self.assertEqual(len(self.globus.forms), 1)
 
 
+class OtherLoginsTest(Case):
+    def setUp(self):
+        super().setUp()
+        self.endpoint = Endpoint(self.globus.url)
+        self.endpoint.takes = {"at-1", "at-2"}
+        self.addCleanup(self.endpoint.server_close)
+        self.addCleanup(self.endpoint.shutdown)
+        self.env = {"DIASPORA_CONFIG_DIR": self.dir, "DIASPORA_URL": self.endpoint.url}
+
+    def test_a_globus_client_signs_in_with_its_secret(self):
+        fabric = from_env({**self.env, "DIASPORA_CLIENT_ID": "service", "DIASPORA_CLIENT_SECRET": "s+e/c="})
+        self.assertEqual(fabric.token().access_token, "at-1")
+        self.assertEqual(self.globus.forms, [{"grant_type": "client_credentials"}])
+        self.assertEqual(base64.b64decode(self.globus.basic[0].partition(" ")[2]), b"service:s+e/c=")
+        self.assertEqual(fabric.token().access_token, "at-1")
+        fabric.source.refused("at-1")
+        self.assertEqual(fabric.source.token().access_token, "at-2")
+        self.globus.answers = [(401, {"error": "invalid_client"})]
+        fabric.source.refused("at-2")
+        with self.assertRaisesRegex(Unauthenticated, "client refused: get client credentials") as caught:
+            fabric.source.token()
+        self.assertNotIn("s+e", str(caught.exception))
+
+    def test_the_secret_of_a_client_is_for_globus_alone(self):
+        self.endpoint.issuer = "https://evil.example.com"
+        fabric = from_env({**self.env, "DIASPORA_CLIENT_ID": "service", "DIASPORA_CLIENT_SECRET": "secret"})
+        with self.assertRaisesRegex(Untrusted, "evil.example.com is not Globus"):
+            fabric.token()
+        self.assertEqual(self.globus.forms, [])
+
+    def test_aiokafka_gets_tokens_while_the_event_loop_goes_on(self):
+        abc = types.ModuleType("aiokafka.abc")
+        abc.AbstractTokenProvider = object
+        fabric = from_env({**self.env, "DIASPORA_REFRESH": "rt-0"})
+        self.globus.gate.clear()
+
+        async def tick():
+            await asyncio.sleep(0)
+            while not self.globus.forms:
+                await asyncio.sleep(0.001)
+            self.globus.gate.set()  # which a loop that is blocked would never do
+
+        async def main():
+            settings, _ = await asyncio.wait_for(asyncio.gather(fabric.aiokafka(), tick()), 30)
+            return settings, await settings["sasl_oauth_token_provider"].token()
+
+        with unittest.mock.patch.dict(sys.modules, {"aiokafka": types.ModuleType("aiokafka"), "aiokafka.abc": abc}):
+            settings, token = asyncio.run(main())
+        self.assertEqual((settings["sasl_mechanism"], settings["bootstrap_servers"], token), ("OAUTHBEARER", ["127.0.0.1:9092"], "at-1"))
+
+
 class EnvironmentTest(Case):
     def test_what_is_missing_is_said(self):
         for env, words in (
@@ -224,9 +285,8 @@ class EnvironmentTest(Case):
             ({"DIASPORA_PROFILE": "other"}, "nobody has logged in"),
             ({"DIASPORA_URL": "ftp://x", "DIASPORA_REFRESH": "rt"}, "https://host"),
             ({"DIASPORA_URL": "https://x", "DIASPORA_REFRESH": "rt", "DIASPORA_BOOTSTRAP": "x"}, "host:port"),
-            ({"DIASPORA_CLIENT_ID": "x"}, "access key"),
-            ({"DIASPORA_URL": "https://x", "DIASPORA_KEY_FILE": "key.env"}, "DIASPORA_KEY_FILE is for .*sasl_plain_username"),
-            ({"DIASPORA_URL": "https://x", "DIASPORA_KEY_ID": "key-x", "DIASPORA_KEY_SECRET": "dks_x"}, "DIASPORA_KEY_ID is for"),
+            ({"DIASPORA_CLIENT_ID": "x"}, "DIASPORA_CLIENT_ID says who signs in, .*set DIASPORA_URL as well"),
+            ({"DIASPORA_URL": "https://x", "DIASPORA_CLIENT_ID": "x"}, "belong together"),
             ({"DIASPORA_REFRESH": "rt"}, "says who signs in, .*set DIASPORA_URL as well"),
             ({"DIASPORA_URL": "https://x", "DIASPORA_REFRESH": '"rt-secret"'}, "DIASPORA_REFRESH has quotation marks"),
             ({"DIASPORA_URL": "https://x", "DIASPORA_REFRESH": "dev-at-secret"}, "holds an access token"),

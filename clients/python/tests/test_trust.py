@@ -239,6 +239,9 @@ class AttackTest(Case):
             with socket.socket() as sock:
                 with self.assertRaisesRegex(ssl.SSLError, "is not below streams.example.org"):
                     context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
+            with self.assertRaisesRegex(ssl.SSLError, "is not below streams.example.org"):
+                context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=host)
+        context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname="kafka.streams.example.org")
         with socket.create_connection(("kafka.streams.example.org", 443)) as sock:
             with context.wrap_socket(sock, server_hostname="kafka.streams.example.org") as secured:
                 self.assertTrue(secured.getpeercert())
