@@ -161,8 +161,8 @@ func TestSoftwareTLSJava(t *testing.T) {
 	}
 }
 
-// TestPythonLoggerTLS runs scripts for the original, which sign in without TLS, in a fabric with TLS.
-func TestPythonLoggerTLS(t *testing.T) {
+// TestPythonOriginalTLS runs scripts for the original, which sign in without TLS, in a fabric with TLS.
+func TestPythonOriginalTLS(t *testing.T) {
 	if !present(t, loggerPrograms) {
 		return
 	}

@@ -68,11 +68,11 @@ def log_in() -> Login:
 
 def find_target() -> Target:
     """Return the fabric of DIASPORA_URL or of the stored profile, if its tokens may be sent to its hosts."""
-    env = dict(os.environ)
-    env.pop("DIASPORA_REFRESH", None)  # the login to replace
+    credentials = ("DIASPORA_REFRESH", "DIASPORA_KEY_FILE", "DIASPORA_KEY_ID", "DIASPORA_KEY_SECRET", "DIASPORA_CLIENT_ID", "DIASPORA_CLIENT_SECRET")
+    env = {name: value for name, value in os.environ.items() if name not in credentials}  # the login replaces them
     folder = env.get("DIASPORA_CONFIG_DIR") or os.path.join(_fabric._user_config_dir(env), "diaspora")
     try:
-        url, profile = _fabric._choose(env, folder)
+        url, profile = _fabric._choose(env, folder, {})
     except DiasporaError as e:
         if env.get("DIASPORA_URL"):
             raise
@@ -181,8 +181,7 @@ def _exchange(target: Target, code: str, verifier: str, redirect: str) -> dict[s
     tokens = {}
     for each in (document, *others):
         server = str(each.get("resource_server"))
-        token = TokenSource(target.issuer, form["client_id"], server)._parse(each, "none")
-        tokens[server] = dataclasses.replace(token, refresh_token=each.get("refresh_token") or "")
+        tokens[server] = TokenSource(target.issuer, form["client_id"], server)._parse("exchange the authorization code", each, "")
     return tokens
 
 

@@ -82,8 +82,8 @@ var kafkaPythons = []string{"2.0", "2.3", "3.0"}
 // loggerPrograms is what diaspora_logger needs to be tested.
 var loggerPrograms = dialect{name: "diaspora_logger", needs: []string{"python3", "bash", "curl"}}
 
-// TestPythonLogger runs scripts for the original with each version of kafka-python.
-func TestPythonLogger(t *testing.T) {
+// TestPythonOriginal runs scripts for the original with each version of kafka-python.
+func TestPythonOriginal(t *testing.T) {
 	parallel(t)
 	if !present(t, loggerPrograms) {
 		return
@@ -265,8 +265,8 @@ func (s script) reads(t *testing.T, consumer *program) {
 const loggerEvent = "an event for the consumer"
 
 var (
-	loginAddress = regexp.MustCompile(`http://\S+/v2/oauth2/authorize\?\S+`)
-	loginCode    = regexp.MustCompile(`dev-code-[A-Za-z0-9_-]+`)
+	authorizeAddress = regexp.MustCompile(`http://\S+/v2/oauth2/authorize\?\S+`)
+	loginCode        = regexp.MustCompile(`dev-code-[A-Za-z0-9_-]+`)
 )
 
 // logsIn runs code that logs in, opens the address that it prints, and pastes the code from that page.
@@ -274,7 +274,7 @@ func (s script) logsIn(t *testing.T, username, code string) string {
 	t.Helper()
 	p := s.shell(t, "", code)
 	p.awaitSaid(t, "&prompt=login")
-	address, err := url.Parse(loginAddress.FindString(p.said()))
+	address, err := url.Parse(authorizeAddress.FindString(p.said()))
 	testkit.Must(t, err)
 	query := address.Query()
 	query.Set("dev_user", username)
@@ -320,8 +320,8 @@ func printed(t *testing.T, want, said string) map[string]string {
 	return got
 }
 
-// TestPythonLoggerLogin stores logins with Python that the command then uses, and claims topics.
-func TestPythonLoggerLogin(t *testing.T) {
+// TestPythonOriginalLogin stores logins with Python that the command then uses, and claims topics.
+func TestPythonOriginalLogin(t *testing.T) {
 	parallel(t)
 	if !present(t, loggerPrograms) {
 		return
@@ -401,8 +401,8 @@ func (s script) claimsTopics(t *testing.T) {
 	}
 }
 
-// TestPythonLoggerJava has Kafka's Java clients use the file that a login writes.
-func TestPythonLoggerJava(t *testing.T) {
+// TestPythonOriginalJava has Kafka's Java clients use the file that a login writes.
+func TestPythonOriginalJava(t *testing.T) {
 	parallel(t)
 	if !present(t, dialect{name: "diaspora_logger for Java", needs: append([]string{"java", "mvn"}, loggerPrograms.needs...)}) {
 		return
@@ -442,8 +442,8 @@ func (s script) revokesKey(t *testing.T, file string) {
 	}
 }
 
-// TestPythonLoggerInstall installs the package where the original is installed.
-func TestPythonLoggerInstall(t *testing.T) {
+// TestPythonOriginalInstall installs the package where the original is installed.
+func TestPythonOriginalInstall(t *testing.T) {
 	parallel(t)
 	if !present(t, loggerPrograms) {
 		return
