@@ -147,9 +147,23 @@ cd "$DIR"
 export PATH="$DIR/venv/bin:/usr/bin:/bin" HOME="$DIR"
 command -v diaspora
 diaspora example
-python -c 'import diaspora_streams; print(diaspora_streams.from_env)'
+coproc exec diaspora up --memory --kafka-port 0 --http-port 0 --globus-port 0 -o json
+read -r -u "${COPROC[0]}" started
+trap 'kill "$COPROC_PID"' EXIT
+diaspora topic claim weather
+python - <<'END'
+import logging
+import diaspora_streams
+
+handler = diaspora_streams.Handler("weather")
+logging.basicConfig(level=logging.INFO, handlers=[handler])
+logging.info("shot taken", extra={"energy_keV": 12.4})
+logging.shutdown()
+for record in diaspora_streams.consume("weather", follow=False):
+    print(record.value.decode())
+END
 `, "PYTHON="+python(t, version), "DIR="+t.TempDir(), "WHEEL="+one(t, "diaspora_streams-*manylinux*_x86_64.whl"))
-	wants(t, out, "/venv/bin/diaspora\n", exampleOutput)
+	wants(t, out, "/venv/bin/diaspora\n", exampleOutput, `"msg":"shot taken","logger":"root","energy_keV":12.4`)
 }
 
 func TestWideRPM(t *testing.T) {
