@@ -96,3 +96,26 @@ func TestLogoutDamaged(t *testing.T) {
 		t.Errorf("without a token file, logout says %q", d.out.String())
 	}
 }
+
+// TestProfileFor checks that a login to another fabric at the same host does not replace the profile of the first.
+func TestProfileFor(t *testing.T) {
+	profiles := diaspora.OpenProfiles(t.TempDir())
+	says := diaspora.Discovery{Brokers: []string{"streams.example.org:9092"}, Security: "tls", Globus: diaspora.DiscoveryGlobus{
+		Issuer: "https://auth.globus.org", ClientID: "client", ResourceServer: "server", Scope: "https://auth.globus.org/scopes/streams.example.org/all",
+	}}
+	for _, step := range []struct{ address, want string }{
+		{"https://streams.example.org/a", "streams.example.org"},
+		{"https://streams.example.org/b", "streams.example.org-2"},
+		{"https://streams.example.org/c", "streams.example.org-3"},
+		{"https://streams.example.org/b/acl", "streams.example.org-2"},
+		{"http://[::1]:9090", "default"},
+		{"http://[::2]:9090", "default-2"},
+	} {
+		p, err := profileFor(profiles, "", step.address)
+		if err != nil || p.Name != step.want {
+			t.Fatalf("%s gets the profile %q, %v; want %s", step.address, p.Name, err, step.want)
+		}
+		p.Discovery = says
+		testkit.Must(t, profiles.Save(p))
+	}
+}

@@ -138,10 +138,12 @@ func likelyScheme(address string) string {
 }
 
 // profileFor returns the stored profile of an address, preferably the current one. If there is none, it returns
-// a new profile that is named after the host.
+// a new profile that is named after the host, and does not replace that of another fabric.
 func profileFor(profiles *diaspora.Profiles, current, address string) (diaspora.Profile, error) {
 	var found diaspora.Profile
+	taken := make(map[string]bool)
 	for _, p := range storedProfiles(profiles) {
+		taken[p.Name] = true
 		if sameFabric(p.URL, address) && (found.Name == "" || p.Name == current) {
 			found = p
 		}
@@ -157,7 +159,11 @@ func profileFor(profiles *diaspora.Profiles, current, address string) (diaspora.
 	if diaspora.ValidProfile(name) != nil {
 		name = "default"
 	}
-	return diaspora.Profile{Name: name, URL: address}, nil
+	free := name
+	for n := 2; taken[free]; n++ {
+		free = fmt.Sprintf("%s-%d", name, n)
+	}
+	return diaspora.Profile{Name: free, URL: address}, nil
 }
 
 func sameFabric(a, b string) bool {
