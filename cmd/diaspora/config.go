@@ -244,7 +244,21 @@ func (e *env) profileName(profiles *diaspora.Profiles) (string, error) {
 	}
 	name, err := profiles.Current()
 	if errors.Is(err, diaspora.ErrNoProfile) {
-		return "", nil
+		name, err = "", nil
 	}
-	return name, err
+	address := e.lookup("DIASPORA_URL")
+	if address == "" || err != nil {
+		return name, err
+	}
+	return profileOf(profiles, name, address).Name, nil
+}
+
+// profileOf returns the stored profile of an address, preferably the current one. Its name is "" if there is none.
+func profileOf(profiles *diaspora.Profiles, current, address string) (found diaspora.Profile) {
+	for _, p := range storedProfiles(profiles) {
+		if sameFabric(p.URL, address) && (found.Name == "" || p.Name == current) {
+			found = p
+		}
+	}
+	return found
 }

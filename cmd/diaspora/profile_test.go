@@ -97,9 +97,11 @@ func TestLogoutDamaged(t *testing.T) {
 	}
 }
 
-// TestProfileFor checks that a login to another fabric at the same host does not replace the profile of the first.
+// TestProfileFor checks that a login to another fabric at the same host does not replace the profile of the first, and which
+// profile is in use.
 func TestProfileFor(t *testing.T) {
-	profiles := diaspora.OpenProfiles(t.TempDir())
+	d := emptyDesk(t)
+	profiles := diaspora.OpenProfiles(d.vars["DIASPORA_CONFIG_DIR"])
 	says := diaspora.Discovery{Brokers: []string{"streams.example.org:9092"}, Security: "tls", Globus: diaspora.DiscoveryGlobus{
 		Issuer: "https://auth.globus.org", ClientID: "client", ResourceServer: "server", Scope: "https://auth.globus.org/scopes/streams.example.org/all",
 	}}
@@ -117,5 +119,14 @@ func TestProfileFor(t *testing.T) {
 		}
 		p.Discovery = says
 		testkit.Must(t, profiles.Save(p))
+	}
+	testkit.Must(t, profiles.Use("default-2"))
+
+	// DIASPORA_URL selects the profile in use.
+	for address, want := range map[string]string{"": "default-2", "https://streams.example.org/b": "streams.example.org-2", "https://streams.example.org/d": ""} {
+		d.vars["DIASPORA_URL"] = address
+		if _, name, err := d.env.profiles(); err != nil || name != want {
+			t.Errorf("with DIASPORA_URL=%s, the profile %q is in use, %v; want %q", address, name, err, want)
+		}
 	}
 }

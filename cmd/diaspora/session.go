@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -140,15 +141,7 @@ func likelyScheme(address string) string {
 // profileFor returns the stored profile of an address, preferably the current one. If there is none, it returns
 // a new profile that is named after the host, and does not replace that of another fabric.
 func profileFor(profiles *diaspora.Profiles, current, address string) (diaspora.Profile, error) {
-	var found diaspora.Profile
-	taken := make(map[string]bool)
-	for _, p := range storedProfiles(profiles) {
-		taken[p.Name] = true
-		if sameFabric(p.URL, address) && (found.Name == "" || p.Name == current) {
-			found = p
-		}
-	}
-	if found.Name != "" {
+	if found := profileOf(profiles, current, address); found.Name != "" {
 		return found, nil
 	}
 	u, err := url.Parse(address)
@@ -159,8 +152,9 @@ func profileFor(profiles *diaspora.Profiles, current, address string) (diaspora.
 	if diaspora.ValidProfile(name) != nil {
 		name = "default"
 	}
+	taken, _ := profiles.Names() // if this fails, so does saving the profile, which is reported there
 	free := name
-	for n := 2; taken[free]; n++ {
+	for n := 2; slices.Contains(taken, free); n++ {
 		free = fmt.Sprintf("%s-%d", name, n)
 	}
 	return diaspora.Profile{Name: free, URL: address}, nil
