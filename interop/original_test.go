@@ -97,7 +97,34 @@ func TestPythonOriginal(t *testing.T) {
 			newScript(t, at, version).runsOldAddresses(t)
 			newScript(t, at, version).runsOurExamples(t)
 			newScript(t, at, version).keepsToken(t)
+			newScript(t, at, version).reportsLostEvents(t, version)
 		})
+	}
+}
+
+// reportsLostEvents sends events to a topic that nobody has claimed, and only flushes, as many scripts do. kafka-python 2.0
+// raises an error in send instead.
+func (s script) reportsLostEvents(t *testing.T, version string) {
+	said := endsWell(t, s.withLogin(t).shell(t, "", `
+from kafka.errors import KafkaTimeoutError
+from diaspora_logger import DiasporaLogger
+logger = DiasporaLogger(max_block_ms=5000)
+try:
+    for n in range(3):
+        logger.send("`+s.topic+`_nobody", {"n": n})
+except KafkaTimeoutError as e:
+    print("raised", e)
+logger.flush()
+`))
+	if version == "2.0" {
+		if !strings.Contains(said, "raised") {
+			t.Errorf("the script says %q", said)
+		}
+		return
+	}
+	want := `an event for topic "` + s.topic + `_nobody" was not logged`
+	if strings.Count(said, want) != 1 || !strings.Contains(said, `run "diaspora topic claim `+s.topic+`_nobody"`) {
+		t.Errorf("the script says %q; want once %q, and what to do", said, want)
 	}
 }
 
@@ -225,7 +252,7 @@ func (s script) runsOurExamples(t *testing.T) {
 		return // needs api_version, as docs/clients.md says
 	}
 	endsWell(t, s.shell(t, "", producer))
-	if got := values(fabrictest.ReadAll(t, s.at.cfg, s.topic)); !strings.HasSuffix(got, `{"temperature": 21.5}`) {
+	if got := values(fabrictest.ReadAll(t, s.at.cfg, s.topic)); !strings.HasSuffix(got, `{"temperature":21.5}`) {
 		t.Errorf("the topic has %q", got)
 	}
 }

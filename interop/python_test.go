@@ -139,7 +139,7 @@ func TestPythonReadme(t *testing.T) {
 	topic := claim(t, s.cfg, 1)
 	env, python := s.pythonEnv(t, topic, false), streamsEnv(t, "python3")
 	blocks := strings.Split(string(text), "```python\n")[1:]
-	const handler, read, others = 2, 3, 3 // examples, and how many Kafka clients follow
+	const handler, read, others = 3, 4, 3 // examples, and how many Kafka clients follow
 	if len(blocks) != read+1+others {
 		t.Fatalf("the README has %d examples, want %d", len(blocks), read+1+others)
 	}
@@ -149,12 +149,12 @@ func TestPythonReadme(t *testing.T) {
 		if i != handler && complaints != "" { // which also writes its records to stderr
 			t.Errorf("example %d says %s", i, complaints)
 		}
-		if i == read && !(strings.Contains(out, `b'station-4' b'{"temperature":21.5}'`) && strings.Contains(out, "count    1004.0")) {
+		if i == read && !(strings.Contains(out, `b'station-4' b'{"temperature":21.5}'`) && strings.Contains(out, "count    1005.0")) {
 			t.Errorf("the example that reads prints %s", out)
 		}
 	}
 	records := fabrictest.ReadAll(t, s.cfg, topic)
-	if got, want := len(records), 1+1003+1+others; got != want {
+	if got, want := len(records), 1+1003+1+1+others; got != want {
 		t.Errorf("the topic has %d records, want %d", got, want)
 	}
 }

@@ -121,6 +121,9 @@ func (e *env) keyValidUntil(ctx context.Context, op string, cfg diaspora.Config,
 			"%s: the access key %s (%s) expires %s", op, key.ID, key.Name, e.clock(key.Expires))
 	}
 	found.Key = &key
+	if key.Expires.IsZero() {
+		return e.answer(found, "The access key %s (%s) is valid until it is revoked; it does not expire.\n", key.ID, found.Origin)
+	}
 	return e.answer(found, "The access key %s (%s) is valid at least until %s.\n%s", key.ID, found.Origin, e.clock(found.Until), e.keyLifetimeText(key))
 }
 

@@ -202,7 +202,8 @@ func TestExamplesParse(t *testing.T) {
 		if cmd.Example == "" {
 			t.Errorf("%s has no examples", cmd.CommandPath())
 		}
-		for _, m := range mentioned.FindAllStringSubmatch(quoted.ReplaceAllString(cmd.Example, "quoted"), -1) {
+		example := strings.ReplaceAll(cmd.Example, "\\\n", " ")
+		for _, m := range mentioned.FindAllStringSubmatch(quoted.ReplaceAllString(example, "quoted"), -1) {
 			if err := checkCommand(t, m[1], true); err != nil {
 				t.Errorf("%s: the example diaspora %s: %v", cmd.CommandPath(), m[1], err)
 			}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import warnings
 from typing import Any, Optional
 
 import kafka
+import kafka.errors
 import kafka.serializer
 from diaspora_streams import DiasporaError, LoginRequired, Untrusted, from_env
 from diaspora_streams._fabric import _provider_base
@@ -18,6 +20,9 @@ from ._guard import ORIGINAL_HOSTS, check_client
 KAFKA_VERSION = tuple(int(n) for n in kafka.__version__.split(".")[:2])
 
 _Base: Any = _provider_base()
+
+# Python prints its errors to stderr, unless the program has configured logging.
+_diagnostics = logging.getLogger("diaspora_logger")
 
 
 class GlobusAuthTokenProvider(_Base):  # type: ignore[misc]
@@ -76,7 +81,27 @@ class DiasporaLogger:
         configs.setdefault("value_serializer", JSONSerializer())
         settings = _client_settings(configs)
         self._provider = settings["sasl_oauth_token_provider"]
-        self._producer = kafka.KafkaProducer(**{**_producer_defaults(), **settings})
+        self._reported: set[tuple[str, str]] = set()  # topics and kinds of errors
+        try:
+            self._producer = kafka.KafkaProducer(**{**_producer_defaults(), **settings})
+        except kafka.errors.KafkaError:
+            _diagnostics.error('cannot connect to the brokers of %s; run "diaspora doctor" to find out why', self._provider.fabric.url)
+            raise
+
+    def send(self, topic: str, *args: Any, **kwargs: Any) -> Any:
+        """Send an event as KafkaProducer.send does. An event that is lost is reported on stderr, because flush says nothing about it."""
+        future = self._producer.send(topic, *args, **kwargs)
+        future.add_errback(self._lost, topic)
+        return future
+
+    def _lost(self, topic: str, error: Exception) -> None:
+        kind = (topic, type(error).__name__)
+        if kind in self._reported:
+            return
+        self._reported.add(kind)
+        refused = isinstance(error, (kafka.errors.TopicAuthorizationFailedError, kafka.errors.UnknownTopicOrPartitionError))
+        hint = f'; run "diaspora topic claim {topic}", or ask its owner to share it' if refused else ""
+        _diagnostics.error('an event for topic "%s" was not logged: %s%s; further events with this error are not reported', topic, error, hint)
 
     def __getattr__(self, name: str) -> Any:
         if name == "_producer":  # __init__ has failed

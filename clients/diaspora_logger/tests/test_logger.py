@@ -74,7 +74,7 @@ class SettingsTest(Case):
         with self.assertRaises(DiasporaError):
             DiasporaLogger(sasl_mechanism="PLAIN")
         with self.assertRaises(AttributeError):
-            DiasporaLogger.__new__(DiasporaLogger).send
+            DiasporaLogger.__new__(DiasporaLogger).flush
 
     def test_a_token_that_cannot_be_one_is_refused_at_once(self):
         with self.assertRaisesRegex(DiasporaError, "DIASPORA_REFRESH is cut off"):
