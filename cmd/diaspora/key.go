@@ -55,6 +55,8 @@ With --save-env, --save-for-kcat or --save-for-java, the command writes the key 
 new file that only you can read, instead of printing it; if FILE is -, to standard output. With any
 of these flags, NAME can be omitted, and the key is named after this machine.
 
+Before a long job, "diaspora token --valid-for 72h" checks that the key does not expire too early.
+
 To use a file that --save-env has written, set DIASPORA_KEY_FILE to its name, or load it into a
 shell:
   set -a; . FILE; set +a
