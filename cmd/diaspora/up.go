@@ -62,6 +62,9 @@ anybody, also as you. So give it only to people whom you trust; blocking one of 
 If the fabric is already running, the command prints where, and exits. It fails if flags differ from
 what runs, or if the profile belongs to another fabric that is running.
 
+With your own ports, choose numbers below 32768, because the system uses higher ones for outgoing
+connections, and keep them: logins, profiles and key files contain them.
+
 With --print-service-account, the command also prints environment variables with which a script can
 sign in as a service account. If the fabric is already running, the command prints only these
 variables, for eval, and exits.
@@ -410,10 +413,13 @@ func portFree(port string) bool {
 	return true
 }
 
+// lowestOutgoing is the first of the ports that Linux gives to outgoing connections. So these ports may be taken at any time.
+const lowestOutgoing = 32768
+
 // freePort returns a port of this machine that is free and not among those that are excluded, a fixed distance from a
 // taken one: key files and profiles contain the ports, so 0 would make them useless at the next start.
 func freePort(taken string, excluded map[string]bool) string {
-	const distance, tries, lowest, highest = 10000, 1000, 1024, 65535
+	const distance, tries, lowest, highest = 10000, 1000, 1024, lowestOutgoing - 1
 	n, _ := strconv.Atoi(taken)
 	for i := range tries {
 		port := strconv.Itoa(lowest + (n+distance+i-lowest)%(highest-lowest+1))
@@ -809,8 +815,18 @@ func takenError(taken []*fabric.ListenError, last lastRun, fixed bool, again fun
 			fmt.Sprintf(`if you cannot: "%s" uses %s; keep those from then on, and have everybody log in again there and make new key files`, again(free...), agree(len(free), "a free port", "free ports")))
 	case known && !stuck && portFree(was[0]) && portFree(was[2]) && (fixed || portFree(was[1])):
 		hints = append(hints, fmt.Sprintf(`logins, profiles and key files have the ports of the last run: "%s" uses them again`, again(flagsOf(was, fixed)...)))
+	case known && !stuck:
+		hints = append(hints, fmt.Sprintf(`logins, profiles and key files have the ports of the last run, some of which are taken, too: try "%s" again in a minute`, again(flagsOf(was, fixed)...)),
+			fmt.Sprintf(`otherwise "%s" uses %s; keep those from then on, and have everybody log in again there and make new key files`, again(free...), agree(len(free), "a free port", "free ports")))
 	default:
 		hints = append(hints, fmt.Sprintf(`"%s" uses %s`, again(free...), agree(len(free), "a free port", "free ports")))
+	}
+	if slices.ContainsFunc(taken, func(e *fabric.ListenError) bool {
+		_, port, _ := net.SplitHostPort(e.Addr)
+		n, _ := strconv.Atoi(port)
+		return n >= lowestOutgoing
+	}) {
+		hints = append(hints, fmt.Sprintf("the system also gives ports from %d on to outgoing connections: try again in a minute, or choose lower ports", lowestOutgoing))
 	}
 	text := fmt.Sprintf("up: %s, %s taken by %s", strings.Join(texts, ", and "), agree(len(taken), "is", "are"), agree(len(taken), "another program", "other programs"))
 	return &failure{errors.New(text), diaspora.ErrConflict, hints}

@@ -150,6 +150,14 @@ func TestTakenPortsOfAGroup(t *testing.T) {
 	if got := hints(last(free[0], free[1], free[2]), "--kafka", "c.json"); !slices.Equal(got, back) {
 		t.Errorf("after such a run with --kafka, the hints are %q, want %q", got, back)
 	}
+	// One of the last ports is taken, by an outgoing connection for instance, but not those that this start wanted.
+	l, err := net.Listen("tcp", "127.0.0.1:"+free[1])
+	testkit.Must(t, err)
+	defer l.Close()
+	again := `logins, profiles and key files have the ports of the last run, some of which are taken, too: try "diaspora up --http-port ` + free[0] + ` --kafka-port ` + free[1] + ` --globus-port ` + free[2] + `" again in a minute`
+	if got := hints(last(free[0], free[1], free[2])); len(got) != 2 || got[0] != again {
+		t.Errorf("if one of the last ports is taken, too, the hints are %q, want first %q", got, again)
+	}
 	end := "end the other programs, because logins, profiles and key files have these ports"
 	others := regexp.MustCompile(`^if you cannot: "diaspora up --http-port [1-9]\d* --globus-port [1-9]\d*" uses free ports; keep those from then on, and have everybody log in again there and make new key files$`)
 	if got := hints(last("9090", free[1], "9091")); len(got) != 2 || got[0] != end || !others.MatchString(got[1]) {
@@ -209,7 +217,7 @@ func TestFreePorts(t *testing.T) {
 	taken := map[string]bool{used: true}
 	for range 3 {
 		port := freePort(used, taken)
-		if n, err := strconv.Atoi(port); err != nil || n < 1024 || n > 65535 || taken[port] || !portFree(port) {
+		if n, err := strconv.Atoi(port); err != nil || n < 1024 || n >= lowestOutgoing || taken[port] || !portFree(port) {
 			t.Errorf("freePort(%s) = %s", used, port)
 		}
 		taken[port] = true

@@ -219,6 +219,27 @@ func (p *produceRun) introduceWatch(pattern string) {
 	}
 }
 
+// startLoginCheck reports a login that the cluster rejects. While the folder has no new files, nothing else would sign in and
+// notice it. The function that it returns ends the check.
+func (p *produceRun) startLoginCheck(ctx context.Context, cfg diaspora.Config) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		client, err := diaspora.Dial(ctx, cfg)
+		if err == nil {
+			client.Close()
+		}
+		// If there are events, run reports why they are not sent.
+		if loginRejected(err) && p.logger.Stats().Spool.Events == 0 {
+			text, hints := explanation(p.about(err))
+			p.env.warn("%s; new files wait on disk until this is solved", text)
+			p.env.hint(hints...)
+		}
+	}()
+	return func() { cancel(); <-done }
+}
+
 func watchIntroduction(w *watch.Watcher, pattern string, s watch.Survey, err error) string {
 	text := "watching " + w.Dir()
 	var others []string

@@ -665,6 +665,19 @@ func TestWatchToldOfRefusals(t *testing.T) {
 	}
 }
 
+// TestWatchRejectedLogin: a watch reports a revoked key also while there is nothing to log.
+func TestWatchRejectedLogin(t *testing.T) {
+	d := newDesk(t)
+	d.must(t, "topic", "claim", "scans")
+	key := filepath.Join(t.TempDir(), "key.env")
+	d.must(t, "key", "create", "k", "--save-env", key)
+	d.must(t, "key", "revoke", "k")
+	d.vars["DIASPORA_KEY_FILE"] = key
+	d.err.Reset()
+	said := func() bool { return strings.Contains(d.err.String(), "; new files wait on disk until this is solved\nhint: make another access key") }
+	d.watching(t, 0, said, "scans", "--watch", t.TempDir())
+}
+
 // TestWatchOtherKey: a watch that is started again with another login or key than before logs all files again, and says
 // so. A topic of the same name in another fabric is another topic.
 func TestWatchOtherKey(t *testing.T) {
