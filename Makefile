@@ -7,12 +7,11 @@ NODES       ?= 1
 FAILOVER    ?= 5m
 ENDURANCE   ?= 10m
 SEEDS       ?= 200
-SETTINGS    ?= $(if $(filter 1,$(NODES)),deploy/kafka/like-embedded.properties)
 RUN         ?= ^(TestClients|TestPython)
 TIMEOUT     ?= 20m
 VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 
-.PHONY: help test test-32bit race browser lint build reference dist test-dist bench bench-engines bench-peers bench-relay bench-stores test-wide test-long clean kafka-up kafka-down test-kafka test-kafka-one test-differential test-failover test-endurance test-clients test-franz
+.PHONY: help test test-32bit race browser lint build reference dist test-dist bench bench-engines bench-peers bench-relay bench-stores test-wide test-long clean kafka-up kafka-like-embedded kafka-down test-kafka test-kafka-one test-differential test-failover test-endurance test-clients test-franz
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -74,11 +73,11 @@ test-wide: ## what is too much for each change: 10,000 sequences of requests nex
 	$(MAKE) dist && $(MAKE) test-dist WIDE=1
 	$(MAKE) test-endurance
 	for from in 1 2001 4001 6001 8001; do \
-		$(MAKE) kafka-down && $(MAKE) kafka-up NODES=1 && DIASPORA_DIFF_FROM=$$from $(MAKE) test-differential SEEDS=2000; \
+		$(MAKE) kafka-down && $(MAKE) kafka-like-embedded && DIASPORA_DIFF_FROM=$$from $(MAKE) test-differential SEEDS=2000; \
 		failed=$$?; $(MAKE) kafka-down; [ $$failed = 0 ] || exit $$failed; \
 	done
 	$(MAKE) test-clients RUN='^TestSoftware' TIMEOUT=60m
-	$(MAKE) kafka-up NODES=1 && $(MAKE) test-clients TAGS=kafka TIMEOUT=60m RUN='^(TestClients|TestPython|TestSoftware)'; failed=$$?; $(MAKE) kafka-down; exit $$failed
+	$(MAKE) kafka-like-embedded && $(MAKE) test-clients TAGS=kafka TIMEOUT=60m RUN='^(TestClients|TestPython|TestSoftware)'; failed=$$?; $(MAKE) kafka-down; exit $$failed
 
 test-long: ## race detector, the long tests of spool, engine and ledger, each fuzz target for FUZZTIME, and FAILOVER over three nodes
 	$(GO) test -race -count 3 -timeout 60m ./...
@@ -90,14 +89,17 @@ test-long: ## race detector, the long tests of spool, engine and ledger, each fu
 	KGO_TEST_RECORDS=500000 $(MAKE) test-franz
 	KGO_TEST_CHAOS=1 KGO_TEST_RECORDS=20000 $(MAKE) test-franz
 	FUZZTIME=$(FUZZTIME) ./.ci/fuzz
-	$(MAKE) kafka-down && $(MAKE) kafka-up NODES=1 && $(MAKE) test-kafka test-kafka-one
+	$(MAKE) kafka-down && $(MAKE) kafka-like-embedded && $(MAKE) test-kafka test-kafka-one
 	$(MAKE) kafka-down && $(MAKE) kafka-up NODES=3
 	$(MAKE) test-failover; failed=$$?; $(MAKE) kafka-down; exit $$failed
 
 kafka-up: ## an Apache Kafka on this machine, of NODES nodes (1 or 3; without NODES, as many as there were)
-	./deploy/kafka/cluster start $(if $(filter file,$(origin NODES)),'',$(NODES)) $(SETTINGS)
+	./deploy/kafka/cluster start $(if $(filter file,$(origin NODES)),'',$(NODES))
 
-kafka-down: ## stop it, and delete its data
+kafka-like-embedded: ## one of one node that is set up like the embedded engine, for test-kafka-one and test-differential; keeps events for ever
+	./deploy/kafka/cluster start 1 deploy/kafka/like-embedded.properties
+
+kafka-down: ## stop it, and delete its data; asks on a terminal
 	./deploy/kafka/cluster clean
 
 # The tests that want a cluster of one node: on three, they would have to find each group's coordinator,
@@ -107,10 +109,10 @@ ONE_NODE := TestEveryRequestOfEveryActor|TestBlockedPersonGetsNothing|TestLedger
 test-kafka: ## the suite of interop over the Apache Kafka that is up
 	$(GO) test -race -tags kafka -count 1 -timeout 15m -skip '^(TestDifferential|($(ONE_NODE))$$)' ./interop
 
-test-kafka-one: ## the rest of it; wants NODES=1
+test-kafka-one: ## the rest of it; wants make kafka-like-embedded
 	$(GO) test -tags kafka -count 1 -timeout 15m -run '^($(ONE_NODE))$$' ./interop
 
-test-differential: ## SEEDS sequences of requests to the embedded engine and to the Apache Kafka that is up; wants NODES=1
+test-differential: ## SEEDS sequences of requests to the embedded engine and to the Apache Kafka that is up; wants make kafka-like-embedded
 	DIASPORA_DIFF_SEEDS=$(SEEDS) $(GO) test -tags kafka -count 1 -timeout 12h -run '^TestDifferential' ./interop
 
 test-failover: ## nodes die and freeze for FAILOVER; wants make kafka-up NODES=3

@@ -211,7 +211,7 @@ func startKafka(t testing.TB) *kafkaSide {
 	t.Helper()
 	d := describe(t)
 	if len(d.Nodes) != 1 {
-		t.Fatalf("the Apache Kafka that is up has %d nodes; the differential suite needs `make kafka-up NODES=1`", len(d.Nodes))
+		t.Fatalf("the Apache Kafka that is up has %d nodes; the differential suite needs `make kafka-like-embedded`", len(d.Nodes))
 	}
 	password := testkit.ReadFile(t, d.Admin.PasswordFile)
 	keys, err := apache.OpenKeys(apache.KeysConfig{
@@ -367,7 +367,7 @@ func (k *kafkaSide) close() {
 }
 
 // likeEmbedded are broker settings that make an Apache Kafka comparable with the embedded engine,
-// as set by "make kafka-up NODES=1".
+// as set by "make kafka-like-embedded".
 var likeEmbedded = map[string]string{
 	"log.message.timestamp.type":      "LogAppendTime",
 	"log.segment.bytes":               "67108864",
@@ -387,7 +387,7 @@ func (k *kafkaSide) comparable(ctx context.Context) error {
 	}
 	for _, c := range answer.Resources[0].Configs {
 		if want := likeEmbedded[c.Name]; c.Value == nil || !strings.EqualFold(*c.Value, want) {
-			return fmt.Errorf("Apache Kafka does not have %s=%s, which the differential suite needs; start it with `make kafka-down kafka-up NODES=1`", c.Name, want)
+			return fmt.Errorf("Apache Kafka does not have %s=%s, which the differential suite needs; start it with `make kafka-down kafka-like-embedded`", c.Name, want)
 		}
 	}
 	return nil

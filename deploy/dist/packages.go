@@ -133,6 +133,7 @@ func (r *release) pack(format string, t target) (err error) {
 	for _, name := range []string{"kafka/server.properties", "kafka/log4j2.properties", "systemd/kafka.service", "serve.toml"} {
 		contents = append(contents, at("usr/share/doc/diaspora/examples/"+filepath.Base(name), filepath.Join(r.root, "deploy", name), "", 0o644))
 	}
+	contents = append(contents, at("usr/share/doc/diaspora/examples/ledger-backup", filepath.Join(r.root, "deploy/kafka/ledger-backup"), "", 0o755))
 	script := func(name string) string { return filepath.Join(r.root, "deploy/dist/package", name) }
 	info := nfpm.WithDefaults(&nfpm.Info{
 		Name:        "diaspora",
