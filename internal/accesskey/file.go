@@ -125,7 +125,7 @@ func Read(path string) (File, error) {
 	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return fail(err, another, "it does not exist")
+		return fail(err, "check the path, or "+another, "it does not exist")
 	case errors.Is(err, fs.ErrPermission):
 		return fail(err, "have it belong to the user that runs this program, or make a key file of your own", "this user may not read it%s", ofUser(info))
 	case err != nil:

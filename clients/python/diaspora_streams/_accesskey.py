@@ -72,7 +72,7 @@ def read(path: str) -> dict[str, str]:
             _check_private(where, path, os.fstat(f.fileno()))
             data = f.read(MAX_FILE_BYTES + 1)
     except FileNotFoundError:
-        raise Invalid(f"{where}it does not exist; {_ANOTHER}") from None
+        raise Invalid(f"{where}it does not exist; check the path, or {_ANOTHER}") from None
     except PermissionError:
         raise Invalid(
             f"{where}this user may not read it; have it belong to the user that runs this program, or make a key file of your own"
