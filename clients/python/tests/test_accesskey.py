@@ -79,7 +79,7 @@ class KeyTest(Case):
             path = self.write(FILE, mode)
             self.refused(f"mode {mode:04o}.*chmod 600 {path}", _accesskey.read, path, error=InsecureFile)
         os.remove(path)
-        self.refused("does not exist; make one with", _accesskey.read, path)
+        self.refused("does not exist; check the path, or make one with", _accesskey.read, path)
         self.refused("it is not a file", _accesskey.read, self.dir)
         for owner, user, want in ((1000, 1000, True), (0, 1000, True), (1001, 1000, False), (1000, 0, False)):
             self.assertEqual(_accesskey.may_own(owner, user), want)
