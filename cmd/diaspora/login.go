@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
@@ -178,14 +177,12 @@ const finishLimit = 30 * time.Second
 
 // readToken reads a token from stdin. A terminal does not echo it.
 func (s *session) readToken(ctx context.Context) (globus.Secret, error) {
-	var text []byte
+	var text string
 	var err error
 	if f, ok := s.env.stdin.(*os.File); ok && s.env.terminal(f) {
-		fmt.Fprint(s.env.stderr, "Paste the refresh token (it is not shown): ")
-		text, err = term.ReadPassword(int(f.Fd()))
-		fmt.Fprintln(s.env.stderr)
+		text, err = s.env.askSecret(ctx, f, "Paste the refresh token (it is not shown): ")
 	} else {
-		text, err = bufio.NewReader(io.LimitReader(s.env.stdin, maxAnswerBytes)).ReadBytes('\n')
+		text, err = bufio.NewReader(io.LimitReader(s.env.stdin, maxAnswerBytes)).ReadString('\n')
 		if errors.Is(err, io.EOF) {
 			err = nil
 		}
@@ -193,7 +190,7 @@ func (s *session) readToken(ctx context.Context) (globus.Secret, error) {
 	if err != nil {
 		return "", fmt.Errorf("read the refresh token: %w", err)
 	}
-	token := strings.TrimSpace(string(text))
+	token := strings.TrimSpace(text)
 	if token == "" {
 		return "", misuse(`"diaspora token --refresh | diaspora login URL --with-token" takes it from another login`,
 			"login --with-token: there is no refresh token in the input")

@@ -20,7 +20,6 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
@@ -502,7 +501,7 @@ func (i *serviceInit) readSecrets(ctx context.Context) error {
 			i.secrets[name] = newPassword()
 			continue
 		}
-		if i.clientSecret, err = i.askSecret(ctx, "Client secret of the service at Globus (it is not shown): "); err != nil {
+		if i.clientSecret, err = i.askClientSecret(ctx); err != nil {
 			return err
 		}
 		i.secrets[name] = i.clientSecret
@@ -516,39 +515,21 @@ func newPassword() globus.Secret {
 	return globus.Secret(base64.RawURLEncoding.EncodeToString(password[:]))
 }
 
-// askSecret reads a secret from the terminal, without echo.
-func (i *serviceInit) askSecret(ctx context.Context, question string) (globus.Secret, error) {
+// askClientSecret reads the secret of the service from the terminal.
+func (i *serviceInit) askClientSecret(ctx context.Context) (globus.Secret, error) {
 	f, ok := i.stdin.(*os.File)
 	if !ok || !i.terminal(f) {
 		return "", misuse("", "serve init: there is no terminal to ask for the client secret; name a file that contains it with --globus-client-secret-file")
 	}
-	fd := int(f.Fd())
-	before, err := term.GetState(fd)
-	if err != nil {
-		return "", fmt.Errorf("serve init: read the client secret: %w", err)
-	}
-	fmt.Fprint(i.stderr, question)
-	type answer struct {
-		text []byte
-		err  error
-	}
-	answers := make(chan answer, 1) // a read cannot be interrupted
-	go func() {
-		text, err := term.ReadPassword(fd)
-		answers <- answer{text, err}
-	}()
-	select {
-	case a := <-answers:
-		fmt.Fprintln(i.stderr)
-		secret := strings.TrimSpace(string(a.text))
-		if a.err != nil || secret == "" {
-			return "", misuse("", "serve init: no client secret was typed; nothing has changed")
-		}
-		return globus.Secret(secret), nil
-	case <-ctx.Done():
-		term.Restore(fd, before) // with echo
+	text, err := i.askSecret(ctx, f, "Client secret of the service at Globus (it is not shown): ")
+	if ctx.Err() != nil {
 		return "", ctx.Err()
 	}
+	secret := strings.TrimSpace(text)
+	if err != nil || secret == "" {
+		return "", misuse("", "serve init: no client secret was typed; nothing has changed")
+	}
+	return globus.Secret(secret), nil
 }
 
 // register logs the user in, and registers the service at Globus with the user's token.

@@ -86,6 +86,9 @@ func TestServeInitAsksAgain(t *testing.T) {
 		testkit.Eventually(t, "the second question", func() bool { return strings.HasSuffix(sent.String(), "--acl-bootstrap: ") })
 		io.WriteString(person, "\n")
 		testkit.Eventually(t, "the question for the secret", func() bool { return strings.HasSuffix(sent.String(), "(it is not shown): ") })
+		if state, err := unix.IoctlGetTermios(int(program.Fd()), unix.TCGETS); err != nil || state.Lflag&unix.ECHO != 0 {
+			t.Errorf("when init asks for the secret, the terminal echoes: %v", err)
+		}
 		if press == "Ctrl-C" {
 			code := stop()
 			if state, err := unix.IoctlGetTermios(int(program.Fd()), unix.TCGETS); err != nil || state.Lflag&unix.ECHO == 0 {

@@ -674,7 +674,9 @@ func TestWatchRejectedLogin(t *testing.T) {
 	d.must(t, "key", "revoke", "k")
 	d.vars["DIASPORA_KEY_FILE"] = key
 	d.err.Reset()
-	said := func() bool { return strings.Contains(d.err.String(), "; new files wait on disk until this is solved\nhint: make another access key") }
+	said := func() bool {
+		return strings.Contains(d.err.String(), "; new files wait on disk until this is solved\nhint: make another access key")
+	}
 	d.watching(t, 0, said, "scans", "--watch", t.TempDir())
 }
 
