@@ -185,7 +185,7 @@ func noRename(args []string) error {
 // variableFlags are flags that people guess, but that exist only as environment variables. The values are
 // hints.
 var variableFlags = map[string]string{
-	"state-dir": "set DIASPORA_STATE_DIR to the folder of another home of spools",
+	"state-dir": "set the variable DIASPORA_STATE_DIR to the folder for spools",
 	"key-file":  "set DIASPORA_KEY_FILE to the name of the key file",
 	"key":       "set DIASPORA_KEY_FILE to the name of the key file",
 }

@@ -73,6 +73,10 @@ func (e *env) aboutTopic(ctx context.Context, cfg diaspora.Config, err error) er
 	case !errors.Is(err, condition):
 		return err
 	}
+	if named := validTopic(t.Op, t.Topic); named != nil { // claiming it is no solution
+		text, hints := explanation(named)
+		return &failure{fmt.Errorf("%s; you have no access to a topic of this name, and nobody can claim one", text), condition, append(hintsOf(err), hints...)}
+	}
 	client, clientErr := diaspora.NewClient(cfg)
 	if clientErr != nil {
 		return err

@@ -9,6 +9,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/doctor"
 )
 
 // lifetime says when the tokens of a login expire. The refresh token renews the access token.
@@ -70,6 +71,9 @@ func (e *env) tokenValidFor(ctx context.Context, text string) error {
 	if err != nil || d <= 0 || strings.HasSuffix(text, "ago") {
 		return misuse("", "%s: %v", op, badDuration("72h or 30d"))
 	}
+	if slips := doctor.MisspeltVariables(e.environ()); len(slips) > 0 { // a job script goes on after exit code 0
+		return misuse("", "%s: %s is set, but there is no such variable; did you mean %s?", op, slips[0][0], slips[0][1])
+	}
 	cfg, err := e.config()
 	if err != nil {
 		return err
@@ -103,7 +107,7 @@ func (e *env) tokenValidFor(ctx context.Context, text string) error {
 		return hinted(err, `run "diaspora login", which stores a refresh token`)
 	}
 	who := cmp.Or(cfg.Identity.Username, "This login")
-	return e.answer(found, "%s (%s) stays signed in at least until %s.\n%s", who, found.Origin, e.clock(found.Until), e.lifetimeText(l))
+	return e.answer(found, "%s (%s) stays signed in for the next %s, until %s or longer.\n%s", who, found.Origin, text, e.clock(found.Until), e.lifetimeText(l))
 }
 
 // keyValidUntil fails unless the access key is valid until found.Until.
@@ -124,7 +128,7 @@ func (e *env) keyValidUntil(ctx context.Context, op string, cfg diaspora.Config,
 	if key.Expires.IsZero() {
 		return e.answer(found, "The access key %s (%s) is valid until it is revoked; it does not expire.\n", key.ID, found.Origin)
 	}
-	return e.answer(found, "The access key %s (%s) is valid at least until %s.\n%s", key.ID, found.Origin, e.clock(found.Until), e.keyLifetimeText(key))
+	return e.answer(found, "The access key %s (%s) is valid until %s or longer.\n%s", key.ID, found.Origin, e.clock(found.Until), e.keyLifetimeText(key))
 }
 
 // renewedToken gets a new access token even if the present one is still valid. This shows that the login was not revoked,

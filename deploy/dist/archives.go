@@ -14,6 +14,18 @@ import (
 	"time"
 )
 
+// archiveReadme is in each archive. The README of the clone links to pages that are not there.
+const archiveReadme = `Diaspora Streams %s
+
+Put the program "diaspora" into a folder of your PATH, for example:
+
+  sudo install diaspora /usr/local/bin/
+
+"diaspora example" runs the whole system once. "diaspora help" lists the commands,
+and "diaspora help guide" shows every step from signing in to reading events. The
+folder completions has scripts for your shell, and the folder man the manual.
+`
+
 // archives writes one archive for each target: a zip file for Windows, compressed tar files for the rest. Each has
 // one folder, with the binary and what belongs to it.
 func (r *release) archives(_ context.Context, chosen []target) error {
@@ -25,7 +37,7 @@ func (r *release) archives(_ context.Context, chosen []target) error {
 		name := fmt.Sprintf("diaspora_%s_%s_%s", r.version, t.os, t.machine())
 		files := []file{
 			{name: filepath.Base(r.binary(t)), source: r.binary(t), mode: 0o755},
-			{name: "README.md", source: filepath.Join(r.root, "README.md"), mode: 0o644},
+			{name: "README.txt", content: fmt.Appendf(nil, archiveReadme, r.version), mode: 0o644},
 			{name: "LICENSE", source: filepath.Join(r.root, "LICENSE"), mode: 0o644},
 			{name: "THIRD_PARTY_NOTICES", source: r.notices(), mode: 0o644},
 		}

@@ -69,9 +69,9 @@ class Fabric:
         if self._discovery is None:
             # Whom a refresh token goes to must not be open to forgery.
             url = check_private(self.url, "DIASPORA_URL") + "/.well-known/diaspora"
-            answer = call(f"ask {self.url}", url, tls=self._tls_context("") if url.startswith("https") else None)
+            answer = call(f"discover the fabric at {self.url}", url, tls=self._tls_context("") if url.startswith("https") else None)
             if answer.status != 200:
-                raise DiasporaError(f"ask {self.url}: status {answer.status}")
+                raise DiasporaError(f"discover the fabric at {self.url}: status {answer.status}")
             self._discovery = _checked(answer.document)
         return self._discovery
 

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any, Iterable
 
 from ._consume import Record
-from ._errors import DiasporaError
+from ._errors import DiasporaError, Invalid
 
 if TYPE_CHECKING:
     import pandas
@@ -27,6 +27,8 @@ def to_dataframe(records: Iterable[Record], *, metadata: bool = False) -> pandas
         raise DiasporaError("to_dataframe needs pandas; run: pip install pandas") from None
     times, rows = [], []
     for record in records:
+        if not isinstance(record, Record):
+            raise Invalid("to_dataframe takes the records that consume returns, such as consume(\"weather\", follow=False)")
         row: dict[str, Any] = {}
         if metadata:
             key = None if record.key is None else record.key.decode("utf-8", "replace")

@@ -12,7 +12,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Callable, Iterable, Mapping, Optional, Protocol, Union
 
-from . import _spool
+from . import _accesskey, _spool
 from ._errors import Closed, DiasporaError, EventError, Invalid, SpoolFull, TimedOut, Unauthenticated
 from ._event import Encoded, Event, Headers, IDs, check_topic, encode
 
@@ -65,6 +65,8 @@ class Logger:
     ) -> None:
         self.topic = check_topic(topic)
         self.transport = choose(transport)
+        if key_file := (os.environ if environ is None else environ).get("DIASPORA_KEY_FILE"):
+            _accesskey.read(key_file)  # if it cannot be used, that is an error now, and not at the first event
         self._timeout, self._close_wait, self._environ = timeout, close_wait, environ
         self._closed, self._close_at_exit = False, True
         self._to: Optional[Transport] = None  # None also in a fork, until its first event

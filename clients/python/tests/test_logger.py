@@ -58,6 +58,10 @@ class Case(unittest.TestCase):
 
 
 class SpoolTest(Case):
+    def test_a_missing_key_file_is_an_error_at_once(self):
+        with self.assertRaisesRegex(ds.Invalid, "does not exist"):
+            ds.Logger("weather", transport="spool", environ={"DIASPORA_KEY_FILE": self.log + ".none"})
+
     def test_an_event_is_passed_on_as_it_is(self):
         log = self.logger()
         when = datetime(2026, 11, 29, 12, 0, 0, 250_999, timezone(timedelta(hours=1)))
@@ -479,6 +483,11 @@ class RecordTest(unittest.TestCase):
         with unittest.mock.patch.dict(sys.modules, {"pandas": None}):
             with self.assertRaisesRegex(ds.DiasporaError, "pip install pandas"):
                 ds.to_dataframe([])
+
+    def test_a_table_needs_records(self):
+        with unittest.mock.patch.dict(sys.modules, {"pandas": unittest.mock.MagicMock()}):
+            with self.assertRaisesRegex(ds.Invalid, "the records that consume returns"):
+                ds.to_dataframe("weather")
 
 
 if __name__ == "__main__":
