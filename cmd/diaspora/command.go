@@ -207,7 +207,8 @@ func unknownCommand(cmd *cobra.Command, args []string) error {
 	}
 	cmd.SuggestionsMinimumDistance = 2
 	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
-		return misuse(fmt.Sprintf(`did you mean "%s %s"?`, cmd.CommandPath(), near[0]), "%s", err)
+		best := near[max(0, slices.IndexFunc(near, func(name string) bool { return strings.HasPrefix(name, args[0]) }))] // "shar" is share rather than show
+		return misuse(fmt.Sprintf(`did you mean "%s %s"?`, cmd.CommandPath(), best), "%s", err)
 	}
 	return misuse(seeHelp(cmd), "%s", err)
 }

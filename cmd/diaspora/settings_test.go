@@ -320,6 +320,7 @@ func TestNearFlags(t *testing.T) {
 // TestGuesses checks that commands and flags of other programs lead to hints with the right command or variable.
 func TestGuesses(t *testing.T) {
 	for line, want := range map[string]string{
+		"topic shar x":               `did you mean "diaspora topic share"?`,
 		"topic create x":             `did you mean "diaspora topic claim"?`,
 		"claim x":                    `did you mean "diaspora topic claim"?`,
 		"key delete x":               `did you mean "diaspora key revoke"?`,

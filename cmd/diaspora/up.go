@@ -255,6 +255,14 @@ func (e *env) up(ctx context.Context, o upOptions, again func(...portFlag) strin
 	return nil
 }
 
+// makeKafkaUp returns the command that starts the cluster of a cluster.json again.
+func makeKafkaUp(file string) string {
+	if dir := filepath.Dir(file); filepath.Base(dir) != ".kafka" { // where make looks without the variable
+		return "KAFKA_DIR=" + shellWord(dir) + " make kafka-up"
+	}
+	return "make kafka-up"
+}
+
 // kafkaHinter adds a hint to messages of a fabric whose Apache Kafka, described in file, does not answer.
 type kafkaHinter struct {
 	slog.Handler
@@ -271,7 +279,7 @@ func (h kafkaHinter) Handle(ctx context.Context, r slog.Record) error {
 	})
 	if down {
 		r = r.Clone()
-		r.AddAttrs(slog.String("hint", fmt.Sprintf(`the Apache Kafka of %s does not answer; "make kafka-up" in the clone starts it again, with its events`, h.file)))
+		r.AddAttrs(slog.String("hint", fmt.Sprintf(`the Apache Kafka of %s does not answer; "%s" in the clone starts it again, with its events`, h.file, makeKafkaUp(h.file))))
 	}
 	return h.Handler.Handle(ctx, r)
 }
@@ -749,6 +757,10 @@ func upError(err error, kafkaFile, dir string, again func(...portFlag) string) e
 	switch {
 	case kafkaFile == "":
 	case errors.Is(err, fs.ErrNotExist):
+		file, absErr := filepath.Abs(kafkaFile)
+		if _, stopped := os.Stat(filepath.Join(filepath.Dir(file), "kafka-cluster")); stopped == nil && absErr == nil {
+			return hinted(fmt.Errorf("up: the Apache Kafka of %s is stopped; its events are kept", kafkaFile), fmt.Sprintf(`"%s" in the clone starts it again`, makeKafkaUp(file)))
+		}
 		return hinted(fmt.Errorf("up: %w", err), startKafka)
 	case errors.Is(err, diaspora.ErrUnavailable):
 		return hinted(fmt.Errorf("up: the Apache Kafka of %s does not answer: %w", kafkaFile, err), startKafka)

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -206,6 +207,22 @@ func TestTakenGateway(t *testing.T) {
 	}
 }
 
+// TestStoppedKafka: a cluster that is stopped has no cluster.json, but still all its events.
+func TestStoppedKafka(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	file := filepath.Join(dir, "cluster.json")
+	missing := fmt.Errorf("find Apache Kafka: %w", fs.ErrNotExist)
+	if text, _ := explanation(upError(missing, file, "", nil)); text != "up: find Apache Kafka: file does not exist" {
+		t.Errorf("without a cluster, up says %q", text)
+	}
+	testkit.Must(t, os.WriteFile(filepath.Join(dir, "kafka-cluster"), nil, 0o600))
+	text, hints := explanation(upError(missing, file, "", nil))
+	if want := `"KAFKA_DIR=` + dir + ` make kafka-up" in the clone starts it again`; text != "up: the Apache Kafka of "+file+" is stopped; its events are kept" || !slices.Equal(hints, []string{want}) {
+		t.Errorf("with a stopped cluster, up says %q and %q, want %q", text, hints, want)
+	}
+}
+
 // TestFreePorts: the suggested ports are free, and differ. A port that changes with each start would make the key files
 // and profiles useless that contain it.
 func TestFreePorts(t *testing.T) {
@@ -285,7 +302,7 @@ func TestApacheKafkaIsDown(t *testing.T) {
 	t.Parallel()
 	var out strings.Builder
 	log := slog.New(kafkaHinter{slog.NewTextHandler(&out, nil), "/k/cluster.json"})
-	const hint = `hint="the Apache Kafka of /k/cluster.json does not answer; \"make kafka-up\" in the clone starts it again, with its events"`
+	const hint = `hint="the Apache Kafka of /k/cluster.json does not answer; \"KAFKA_DIR=/k make kafka-up\" in the clone starts it again, with its events"`
 	for _, c := range []struct {
 		err  any
 		want bool
