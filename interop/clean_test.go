@@ -94,9 +94,9 @@ func TestMakeWithoutNodes(t *testing.T) {
 		args []string
 		want string
 	}{
-		{nil, "cluster start '' deploy"},
-		{[]string{"NODES=3"}, "cluster start 3 \n"},
-		{[]string{"NODES=1"}, "cluster start 1 deploy"},
+		{nil, "cluster start ''\n"},
+		{[]string{"NODES=3"}, "cluster start 3\n"},
+		{[]string{"NODES=1"}, "cluster start 1\n"},
 	} {
 		cmd := exec.Command("make", append([]string{"-C", "..", "-n", "kafka-up"}, c.args...)...)
 		cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "MAKE") || strings.HasPrefix(v, "NODES=") })
