@@ -267,7 +267,7 @@ func TestEnvThatIsWrong(t *testing.T) {
 		"a key's name":    {[]string{"DIASPORA_URL", "https://h", "DIASPORA_KEY_ID", "beamline-7", "DIASPORA_KEY_SECRET", keySecretOfTests}, ErrInvalid, "it is not the name"},
 		"key and refresh": {[]string{"DIASPORA_URL", "https://h", "DIASPORA_KEY_ID", keyIDOfTests, "DIASPORA_KEY_SECRET", keySecretOfTests, "DIASPORA_REFRESH", canary}, ErrInvalid, "DIASPORA_KEY_ID and DIASPORA_REFRESH both say who signs in; unset one of them"},
 		"key and client":  {[]string{"DIASPORA_KEY_FILE", keyFile, "DIASPORA_CLIENT_ID", "x", "DIASPORA_CLIENT_SECRET", canary}, ErrInvalid, "DIASPORA_KEY_FILE and DIASPORA_CLIENT_ID both say"},
-		"no key file":     {[]string{"DIASPORA_KEY_FILE", dir + "/nothing"}, ErrInvalid, "invalid: DIASPORA_KEY_FILE: key file " + dir + "/nothing: it does not exist; make one with"},
+		"no key file":     {[]string{"DIASPORA_KEY_FILE", dir + "/nothing"}, ErrInvalid, "invalid: DIASPORA_KEY_FILE: key file " + dir + "/nothing: it does not exist; check the path, or make one with"},
 		"open key file":   {[]string{"DIASPORA_KEY_FILE", openFile}, ErrInvalid, "chmod 600 " + openFile},
 		"two URLs":        {[]string{"DIASPORA_KEY_FILE", keyFile, "DIASPORA_URL", "https://first.example.org"}, ErrInvalid, "is of the fabric https://second.example.org, and not of https://first.example.org"},
 		"key and profile": {[]string{"DIASPORA_KEY_FILE", keyFile, "DIASPORA_PROFILE", "first"}, ErrInvalid, `is of another fabric than the profile "first"`},
