@@ -3,7 +3,8 @@
 // checksums. `make dist` runs it.
 //
 // Two runs on the same commit write the same bytes: nothing depends on the clock, on the folder of the clone,
-// or on the order in which files are found. All times in the files are the time of the commit.
+// or on the order in which files are found. All times in the files are the time of the commit. The program runs in
+// its folder of the clone.
 package main
 
 import (
@@ -38,7 +39,7 @@ func run(ctx context.Context, args []string) error {
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	root, err := output(ctx, ".", "git", "rev-parse", "--show-toplevel")
+	root, err := filepath.Abs("../..")
 	if err != nil {
 		return err
 	}
@@ -126,9 +127,12 @@ const base = "0.1.0"
 
 func newRelease(ctx context.Context, root, out string) (*release, error) {
 	r := &release{root: root, out: out, work: filepath.Join(out, ".work")}
-	seconds, err := output(ctx, root, "git", "log", "-1", "--format=%ct")
-	if err != nil {
-		return nil, err
+	seconds := os.Getenv("SOURCE_DATE_EPOCH") // see reproducible-builds.org
+	if seconds == "" {
+		var err error
+		if seconds, err = output(ctx, root, "git", "log", "-1", "--format=%ct"); err != nil {
+			seconds = "315532800" // a tree without its history: 1980, the earliest time in zip files
+		}
 	}
 	n, err := strconv.ParseInt(seconds, 10, 64)
 	if err != nil {
