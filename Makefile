@@ -73,11 +73,11 @@ test-wide: ## what is too much for each change: 10,000 sequences of requests nex
 	$(MAKE) dist && $(MAKE) test-dist WIDE=1
 	$(MAKE) test-endurance
 	for from in 1 2001 4001 6001 8001; do \
-		$(MAKE) kafka-down && $(MAKE) kafka-like-embedded && DIASPORA_DIFF_FROM=$$from $(MAKE) test-differential SEEDS=2000; \
-		failed=$$?; $(MAKE) kafka-down; [ $$failed = 0 ] || exit $$failed; \
+		CI=true $(MAKE) kafka-down && $(MAKE) kafka-like-embedded && DIASPORA_DIFF_FROM=$$from $(MAKE) test-differential SEEDS=2000; \
+		failed=$$?; CI=true $(MAKE) kafka-down; [ $$failed = 0 ] || exit $$failed; \
 	done
 	$(MAKE) test-clients RUN='^TestSoftware' TIMEOUT=60m
-	$(MAKE) kafka-like-embedded && $(MAKE) test-clients TAGS=kafka TIMEOUT=60m RUN='^(TestClients|TestPython|TestSoftware)'; failed=$$?; $(MAKE) kafka-down; exit $$failed
+	$(MAKE) kafka-like-embedded && $(MAKE) test-clients TAGS=kafka TIMEOUT=60m RUN='^(TestClients|TestPython|TestSoftware)'; failed=$$?; CI=true $(MAKE) kafka-down; exit $$failed
 
 test-long: ## race detector, the long tests of spool, engine and ledger, each fuzz target for FUZZTIME, and FAILOVER over three nodes
 	$(GO) test -race -count 3 -timeout 60m ./...
@@ -89,17 +89,17 @@ test-long: ## race detector, the long tests of spool, engine and ledger, each fu
 	KGO_TEST_RECORDS=500000 $(MAKE) test-franz
 	KGO_TEST_CHAOS=1 KGO_TEST_RECORDS=20000 $(MAKE) test-franz
 	FUZZTIME=$(FUZZTIME) ./.ci/fuzz
-	$(MAKE) kafka-down && $(MAKE) kafka-like-embedded && $(MAKE) test-kafka test-kafka-one
-	$(MAKE) kafka-down && $(MAKE) kafka-up NODES=3
-	$(MAKE) test-failover; failed=$$?; $(MAKE) kafka-down; exit $$failed
+	CI=true $(MAKE) kafka-down && $(MAKE) kafka-like-embedded && $(MAKE) test-kafka test-kafka-one
+	CI=true $(MAKE) kafka-down && $(MAKE) kafka-up NODES=3
+	$(MAKE) test-failover; failed=$$?; CI=true $(MAKE) kafka-down; exit $$failed
 
 kafka-up: ## an Apache Kafka on this machine, of NODES nodes (1 or 3; without NODES, as many as there were)
 	./deploy/kafka/cluster start $(if $(filter file,$(origin NODES)),'',$(NODES))
 
-kafka-like-embedded: ## one of one node that is set up like the embedded engine, for test-kafka-one and test-differential; keeps events for ever
+kafka-like-embedded: ## an Apache Kafka of one node, set up like the embedded engine, for test-kafka-one and test-differential; its events do not expire
 	./deploy/kafka/cluster start 1 deploy/kafka/like-embedded.properties
 
-kafka-down: ## stop it, and delete its data; asks on a terminal
+kafka-down: ## stop the Apache Kafka, and delete its data; asks on a terminal, unless CI is set
 	./deploy/kafka/cluster clean
 
 # The tests that want a cluster of one node: on three, they would have to find each group's coordinator,

@@ -75,7 +75,8 @@ func (e *env) healthcheck(ctx context.Context, flags *pflag.FlagSet, which strin
 	set := func(name string) bool { return settings[name].value != "" }
 	switch {
 	case which == "" && len(settings) == 0:
-		return e.healthcheckURL(ctx, upURL)
+		what, err := e.healthcheckURL(ctx, upURL)
+		return what + " (serve has no settings here)", err
 	case which == "" && (set("acl-listen") || set("acl-bootstrap")):
 		which = "acl"
 	case which == "" && set("gateway-broker"):

@@ -66,7 +66,7 @@ gateway-kafka-password-file
 
 # The gateway, on the same host as its broker.
 gateway-listen
-gateway-broker | | a port that only root and Kafka can listen on
+gateway-broker | | use a port below 512, which only root and Kafka can listen on
 gateway-issuer | | the same as the listener's expected.issuer
 gateway-audience | | the same as the listener's expected.audience
 gateway-keys-file

@@ -61,9 +61,9 @@ your token in memory only, and revokes it at the end. If the scope exists, init 
 an operator, unless --operators names others. With --verify-host, Globus verifies a host name, which
 becomes part of the scope. That requires a TXT record in DNS, which init prints.
 
-init writes all files or none. It replaces no file, except a serve.toml that has only comments, as the
-packages install it. If it runs as root and there is a user
-diaspora, that user owns the files with secrets, and its group can read serve.toml.`,
+init writes all files or none. It replaces no file, except a serve.toml that has only comments, as
+the packages install it. If it runs as root and there is a user diaspora, that user owns the files
+with secrets, and its group can read serve.toml.`,
 	args:      arguments{max: 0},
 	exclusive: []string{"globus-scope verify-host", "globus-scope scope-suffix"},
 }

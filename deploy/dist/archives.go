@@ -17,13 +17,14 @@ import (
 // archiveReadme is in each archive. The README of the clone links to pages that are not there.
 const archiveReadme = `Diaspora Streams %s
 
-Put the program "diaspora" into a folder of your PATH, for example:
+Copy the program "diaspora" into a folder of your PATH. On Linux and macOS:
 
   sudo install diaspora /usr/local/bin/
 
 "diaspora example" runs the whole system once. "diaspora help" lists the commands,
 and "diaspora help guide" shows every step from signing in to reading events. The
-folder completions has scripts for your shell, and the folder man the manual.
+folder completions contains scripts for your shell. The folder man, which is not in
+the archive for Windows, contains the manual.
 `
 
 // archives writes one archive for each target: a zip file for Windows, compressed tar files for the rest. Each has

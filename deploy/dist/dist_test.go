@@ -59,8 +59,8 @@ func wants(t *testing.T, text string, parts ...string) {
 // exampleOutput is the end of what `diaspora example` prints.
 const exampleOutput = `"an asynchronous event from Diaspora"`
 
-// debian is a script's beginning, which makes a Debian in the folder ROOT and defines inside and outside, functions that run a command in
-// it as root and as a person.
+// debian is the beginning of a script. It installs a Debian in the folder ROOT, and defines functions that run a command
+// there: inside as root, as_ada as a user without rights.
 const debian = `
 debootstrap --variant=minbase --include=systemd bookworm "$ROOT" >"$ROOT.log" 2>&1 || { tail "$ROOT.log" >&2; exit 1; }
 cp /etc/resolv.conf "$ROOT/etc/resolv.conf"
@@ -85,7 +85,7 @@ as_ada diaspora example
 as_ada bash -c '. /usr/share/bash-completion/completions/diaspora; complete -p diaspora'
 inside ls /usr/share/man/man1/diaspora-produce.1.gz /usr/share/man/man5/diaspora-serve.toml.5.gz
 inside ls /usr/share/zsh/vendor-completions/_diaspora /usr/share/fish/vendor_completions.d/diaspora.fish
-as_ada diaspora serve --check && exit 1 || true # the settings are all comments, and ada cannot read them
+as_ada diaspora serve --check 2>&1 && exit 1 || true # only root and the service may read the settings
 
 # An upgrade keeps the settings of the operator, and removing the package keeps the user and its keys.
 echo '# the operator was here' >>"$ROOT/etc/diaspora/serve.toml"
@@ -102,6 +102,7 @@ inside ls -d /etc/diaspora/serve.toml /var/lib/diaspora
 		"-rw-r----- root:diaspora /etc/diaspora/serve.toml",
 		exampleOutput,
 		"complete -o default",
+		"/etc/diaspora/serve.toml: permission denied",
 		"# the operator was here",
 		"after the upgrade -rw-r----- root:diaspora",
 	)

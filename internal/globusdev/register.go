@@ -115,6 +115,18 @@ func (s *Server) checkAdministrator(w http.ResponseWriter, r *http.Request) erro
 	return nil
 }
 
+// administratorQuery returns the parameters of a request that only the administrator may make.
+func (s *Server) administratorQuery(w http.ResponseWriter, r *http.Request) (params, error) {
+	if err := s.checkAdministrator(w, r); err != nil {
+		return nil, err
+	}
+	p, err := parseParams(r.URL.RawQuery)
+	if err != nil {
+		return nil, badRequest(err.Error())
+	}
+	return p, nil
+}
+
 type scopeDocument struct {
 	ID                 string   `json:"id"`
 	Client             string   `json:"client"`
@@ -129,12 +141,9 @@ type scopeDocument struct {
 
 // serveScopes looks up scopes by name. The response omits those that were not created through this API.
 func (s *Server) serveScopes(w *recorder, r *http.Request) error {
-	if err := s.checkAdministrator(w, r); err != nil {
-		return err
-	}
-	p, err := parseParams(r.URL.RawQuery)
+	p, err := s.administratorQuery(w, r)
 	if err != nil {
-		return badRequest(err.Error())
+		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -211,12 +220,9 @@ func (s *Server) serveNewScope(w *recorder, r *http.Request) error {
 
 // serveClients looks up the client that a host name is verified for.
 func (s *Server) serveClients(w *recorder, r *http.Request) error {
-	if err := s.checkAdministrator(w, r); err != nil {
-		return err
-	}
-	p, err := parseParams(r.URL.RawQuery)
+	p, err := s.administratorQuery(w, r)
 	if err != nil {
-		return badRequest(err.Error())
+		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

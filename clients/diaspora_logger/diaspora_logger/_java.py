@@ -9,9 +9,9 @@ import socket
 
 from diaspora_streams import DiasporaError, Fabric, Token
 from diaspora_streams._fabric import _read_text
+from diaspora_streams._store import replace_file
 
 from ._endpoint import request
-from ._files import write_privately
 
 _OURS = ("# Access key ", "security.protocol=")  # how files begin that we and the original write
 _PEM = re.compile(r"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----")
@@ -23,7 +23,7 @@ def save(fabric: Fabric, token: Token, path: str) -> None:
     key = _new_key(fabric, token)
     text = properties(key["id"], key["name"], key["secret"], fabric.brokers, fabric._protocol(), certificates(fabric))
     try:
-        write_privately(path, text)
+        replace_file(path, text)
     except OSError as e:
         raise DiasporaError(f'write {path}: {e.strerror}; nobody has the access key {key["name"]}: end it with "diaspora key revoke {key["name"]}"') from None
 

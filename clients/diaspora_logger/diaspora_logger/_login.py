@@ -19,8 +19,6 @@ from typing import Any, Optional
 from diaspora_streams import DiasporaError, Fabric, LoginRequired, Token, TokenSource, Unavailable, Untrusted
 from diaspora_streams import _fabric, _http, _store, _trust
 
-from ._files import write_privately
-
 AUTH_SERVER = "auth.globus.org"  # the resource server for the scopes openid, profile and email
 LOCK_SECONDS = 45.0
 
@@ -238,8 +236,9 @@ def _store_login(target: Target, identity: dict[str, str], tokens: dict[str, Tok
     profile: dict[str, Any] = {"url": target.url, "discovery": target.document}
     if target.confirmed:
         profile["confirmed"] = True
-    write_privately(os.path.join(target.folder, "profiles", name + ".json"), json.dumps(profile, indent=2) + "\n")
-    write_privately(os.path.join(target.folder, "current"), name + "\n")
+    os.makedirs(os.path.join(target.folder, "profiles"), mode=0o700, exist_ok=True)
+    _store.replace_file(os.path.join(target.folder, "profiles", name + ".json"), json.dumps(profile, indent=2) + "\n")
+    _store.replace_file(os.path.join(target.folder, "current"), name + "\n")
     return name
 
 

@@ -13,11 +13,10 @@ import kafka.errors
 import kafka.serializer
 from diaspora_streams import DiasporaError, LoginRequired, Untrusted, from_env
 from diaspora_streams._fabric import _provider_base
+from diaspora_streams._kafka import kafka_python_settings, kafka_python_version
 from diaspora_streams._trust import host_of
 
 from ._guard import ORIGINAL_HOSTS, check_client
-
-KAFKA_VERSION = tuple(int(n) for n in kafka.__version__.split(".")[:2])
 
 _Base: Any = _provider_base()
 
@@ -118,7 +117,7 @@ class JSONSerializer(kafka.serializer.Serializer):  # type: ignore[misc]
 
 def _producer_defaults() -> dict[str, Any]:
     """Return settings with which events are not lost or reordered while a broker restarts."""
-    if KAFKA_VERSION >= (3, 0):
+    if kafka_python_version() >= (3, 0):
         return {"acks": "all"}
     # Before 3.0, kafka-python drops a record at the first error unless it is told to retry, and
     # retries change the order unless only one request is in flight.
@@ -136,7 +135,8 @@ def _client_settings(configs: dict[str, Any]) -> dict[str, Any]:
             _warn("sasl_oauth_token_provider is replaced by that of diaspora_logger; use GlobusAuthTokenProvider(refresh_token)")
         provider = GlobusAuthTokenProvider()
     fabric = provider.fabric
-    settings = {**configs, **fabric.kafka_python(), "sasl_oauth_token_provider": provider}
+    versions: dict[str, Any] = {name: configs[name] for name in ("api_version", "api_version_auto_timeout_ms") if name in configs}
+    settings = {**configs, **kafka_python_settings(fabric), **versions, "sasl_oauth_token_provider": provider}
     if configs.get("security_protocol", settings["security_protocol"]) != settings["security_protocol"]:
         _warn(f"security_protocol {configs['security_protocol']} is replaced by {settings['security_protocol']}, which the fabric {fabric.url} needs")
     named = configs.get("bootstrap_servers") or []
@@ -148,10 +148,6 @@ def _client_settings(configs: dict[str, Any]) -> dict[str, Any]:
         fabric._check_host(address.strip(), fabric.source.token())
     if kept:
         settings["bootstrap_servers"] = kept
-    if KAFKA_VERSION < (3, 0):
-        # 2.0 detects the broker's version with requests that brokers no longer support, and 2.3 gives
-        # up if the first answer takes a second.
-        settings.setdefault("api_version", (2, 5, 0))
     return settings
 
 

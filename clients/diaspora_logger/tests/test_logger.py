@@ -8,8 +8,9 @@ import warnings
 from case import TOKEN, URL, Case, discovery, local
 from diaspora_logger import DiasporaLogger, GlobusAuthTokenProvider
 from diaspora_logger import _guard
-from diaspora_logger.logger import KAFKA_VERSION, _client_settings
+from diaspora_logger.logger import _client_settings
 from diaspora_streams import DiasporaError, LoginRequired, Untrusted, from_env
+from diaspora_streams._kafka import kafka_python_version
 
 OLD = ["52.200.217.146:9093", "54.210.46.108:9094"]
 
@@ -36,7 +37,7 @@ class SettingsTest(Case):
         self.assertEqual(settings["linger_ms"], 7)
         self.assertIsInstance(settings["sasl_oauth_token_provider"], GlobusAuthTokenProvider)
         self.assertIn("ssl_context", settings)
-        self.assertEqual("api_version" in settings, KAFKA_VERSION < (3, 0))
+        self.assertEqual(bool({"api_version", "api_version_auto_timeout_ms"} & set(settings)), kafka_python_version() < (3, 0))
         self.assertEqual(caught, [])
 
     def test_those_of_the_original_are_replaced_with_warnings(self):

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 def to_dataframe(records: Iterable[Record], *, metadata: bool = False) -> pandas.DataFrame:
     """Return records as a DataFrame of pandas. Its index is the time of the event, in UTC.
 
-    Each member of a JSON object becomes a column. A value that is no JSON object is in the column
-    "value": JSON is parsed, and other text is a str. With ``metadata``, the columns "record.topic",
+    Each member of a JSON object becomes a column. A value that is not a JSON object is in the
+    column "value": JSON is parsed, and other text is a str. With ``metadata``, the columns "record.topic",
     "record.partition", "record.offset", "record.key" and "record.id" come first.
 
     The records must end: read them with follow=False, or take some with itertools.islice.

@@ -99,33 +99,7 @@ class TokenFile:
     def write(self, content: dict[str, Any]) -> None:
         """Replace the file. The caller holds the lock."""
         self._check_folder()
-        new = self.path + ".new"
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(new)  # somebody was killed here
-        fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            with open(fd, "w", encoding="utf-8") as f:
-                json.dump(content, f, indent=2)
-                f.write("\n")
-                f.flush()
-                os.fsync(f.fileno())
-            os.replace(new, self.path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.remove(new)
-            raise
-        self._sync_folder()
-
-    def _sync_folder(self) -> None:
-        """Make a rename last through a power cut, where folders can be synced."""
-        if os.name == "nt":
-            return
-        fd = os.open(os.path.dirname(self.path), os.O_RDONLY)
-        try:
-            with contextlib.suppress(OSError):
-                os.fsync(fd)
-        finally:
-            os.close(fd)
+        replace_file(self.path, json.dumps(content, indent=2) + "\n")
 
     def make_folder(self) -> None:
         os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
@@ -183,6 +157,32 @@ def token_of(content: dict[str, Any], resource_server: str) -> Optional[Token]:
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         raise Damaged("the token file is damaged; log in again") from None
+
+
+def replace_file(path: str, text: str) -> None:
+    """Replace a file as a whole by one that only its owner can read. One process at a time may do this."""
+    new = path + ".new"
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(new)  # an earlier process was killed here
+    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with open(fd, "w", encoding="utf-8") as f:
+            f.write(text)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(new, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.remove(new)
+        raise
+    if os.name == "nt":  # folders cannot be synced there
+        return
+    fd = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            os.fsync(fd)  # so that the rename survives a power cut
+    finally:
+        os.close(fd)
 
 
 def set_token(content: dict[str, Any], token: Token) -> None:
