@@ -124,7 +124,7 @@ func (o consumeOptions) consumer(topics []string, now time.Time) (diaspora.Consu
 const seeConsumeHelp = `see "diaspora consume --help" for all ways to name a position`
 
 func (e *env) consume(ctx context.Context, o consumeOptions, topics []string) error {
-	defer collectLess()()
+	collectLess()
 	options, err := o.consumer(topics, e.now())
 	if err != nil {
 		return err

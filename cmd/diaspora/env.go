@@ -7,8 +7,8 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -148,10 +148,8 @@ func terminalColumns(stream any) int {
 	return max(0, columns)
 }
 
-// collectLess makes garbage collections less frequent until stop is called. A collection begins when the heap has
-// doubled, and the heap of a command that only passes events on is so small that this happens a hundred times a second.
-// collectLess allocates memory that counts for the heap, but is never used, so that it takes no memory of the machine.
-func collectLess() (stop func()) {
-	unused := make([]byte, 32<<20)
-	return func() { runtime.KeepAlive(unused) }
-}
+// collectLess makes garbage collections less frequent, for the rest of the process. A collection begins when the heap
+// has doubled, and the heap of a command that only passes events on is so small that this happens a hundred times a
+// second. collectLess allocates memory that counts for the heap, but is never used, so that it takes no memory of the
+// machine. It does so once: in a process that runs many commands, the allocations would fill 32 bits of addresses.
+var collectLess = sync.OnceValue(func() []byte { return make([]byte, 32<<20) })

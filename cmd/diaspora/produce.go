@@ -185,7 +185,7 @@ func (e *env) produceCommand() *cobra.Command {
 }
 
 func (e *env) produce(ctx context.Context, o produceOptions, topic string, files []string) error {
-	defer collectLess()()
+	collectLess()
 	parse, err := o.parser(topic)
 	if err != nil {
 		return err
