@@ -141,15 +141,18 @@ func (e *env) adminBlock(ctx context.Context, named globus.Identity, why string,
 	if blocked.Why != why {
 		e.say("this subject was already blocked, for another reason; nothing has changed")
 	}
-	check := ""
+	check, undo := "", cmp.Or(who.Username, who.Subject)
+	if personText(who.Username, who.Subject) == who.Subject {
+		undo = who.Subject
+	}
 	if !found {
 		check = `the fabric cannot check that the subject exists; compare it with what the person's "diaspora whoami --subject" prints. `
 	}
-	e.say("%s\"diaspora admin unblock %s\" takes this back", check, blocked.Subject)
+	e.say("%s\"diaspora admin unblock %s\" takes this back", check, oneLine(undo))
 	if hasStandIn(cfg) {
 		e.warn("this fabric has a stand-in for Globus Auth: a person who has its secret can still log in as somebody else, also as you")
 	}
-	return e.printf("%s has been blocked since %s: %s\n", blocked.Subject, blocked.Since.Local().Format(time.DateTime), oneLine(blocked.Why))
+	return e.printf("%s has been blocked since %s: %s\n", personText(who.Username, blocked.Subject), blocked.Since.Local().Format(time.DateTime), oneLine(blocked.Why))
 }
 
 // whoToBlock returns the person whom an operator has named. found is false if nobody could be asked whether there is a
@@ -214,7 +217,7 @@ func (e *env) adminUnblock(ctx context.Context, client *diaspora.Client, args []
 	if err := client.Unblock(ctx, who.Subject); err != nil {
 		return err
 	}
-	return e.answer(map[string]any{"subject": who.Subject, "blocked": false}, "%s is not blocked any more\n", who.Subject)
+	return e.answer(map[string]any{"subject": who.Subject, "blocked": false}, "%s is not blocked any more\n", personText(who.Username, who.Subject))
 }
 
 var adminBlockedHelp = help{
@@ -229,7 +232,15 @@ func (e *env) adminBlocked(ctx context.Context, client *diaspora.Client, _ []str
 	if err != nil {
 		return err
 	}
-	return printList(e, "blocked", blocked, "nobody is blocked", []string{"SUBJECT", "SINCE", "BY", "WHY"}, func(b diaspora.Blocked) []string {
-		return []string{b.Subject, b.Since.Local().Format(time.DateTime), b.By, b.Why}
+	names := map[string]string{}
+	if !e.json() {
+		var subjects []string
+		for _, b := range blocked {
+			subjects = append(subjects, b.Subject, b.By)
+		}
+		names = usernames(ctx, client, subjects...)
+	}
+	return printList(e, "blocked", blocked, "nobody is blocked", []string{"WHO", "SUBJECT", "SINCE", "BY", "WHY"}, func(b diaspora.Blocked) []string {
+		return []string{cmp.Or(names[b.Subject], "-"), b.Subject, b.Since.Local().Format(time.DateTime), cmp.Or(names[b.By], b.By), b.Why}
 	})
 }

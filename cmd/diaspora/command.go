@@ -295,6 +295,8 @@ func flagHint(cmd *cobra.Command, err error) string {
 	if missing := (*pflag.NotExistError)(nil); errors.As(err, &missing) {
 		name := missing.GetSpecifiedName()
 		switch near := nearFlag(cmd, missing); {
+		case name == "yes":
+			return "omit it: this command does not ask for confirmation"
 		case name == "follow" && cmd.Name() == "produce":
 			return logsFolder
 		case name == "follow" && cmd.Name() == "consume":

@@ -181,6 +181,9 @@ func (e *env) orOwnLogin(cfg diaspora.Config, verb string) string {
 
 // aboutOwnTopic explains errors of the ACL endpoint about a topic. It returns nil for nil.
 func (e *env) aboutOwnTopic(ctx context.Context, cfg diaspora.Config, op, name string, err error) error {
+	if t, ok := err.(*diaspora.TopicError); ok && t.Topic == name { // it may be of a step of the operation
+		err = &diaspora.TopicError{Op: op, Topic: name, Err: t.Err}
+	}
 	switch {
 	case errors.Is(err, diaspora.ErrNotFound):
 		more := e.aboutTopic(ctx, cfg, &diaspora.TopicError{Op: op, Topic: name, Err: err})

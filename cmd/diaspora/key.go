@@ -368,8 +368,16 @@ func findKey(ctx context.Context, client *diaspora.Client, which string) (diaspo
 	}
 	i := slices.IndexFunc(keys, func(k diaspora.AccessKey) bool { return k.Name == which })
 	if i < 0 {
+		var names []string
+		for _, k := range keys {
+			names = append(names, k.Name)
+		}
+		hint := `"diaspora key list" shows yours`
+		if near := doctor.Near(which, names); near != "" {
+			hint = fmt.Sprintf("did you mean %s? %s", near, hint)
+		}
 		// The name is not printed, because it may be a secret by mistake.
-		return diaspora.AccessKey{}, fail(diaspora.ErrNotFound, `"diaspora key list" shows yours`, "revoke access key: not found: you have no access key of that name")
+		return diaspora.AccessKey{}, fail(diaspora.ErrNotFound, hint, "revoke access key: not found: you have no access key of that name")
 	}
 	return keys[i], nil
 }

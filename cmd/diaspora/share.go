@@ -293,7 +293,7 @@ func (e *env) person(ctx context.Context, client *diaspora.Client, named globus.
 		e.say("%s", text)
 	}
 	if who.Status == "unused" {
-		e.warn("nobody has signed in at Globus as %s yet; what is shared holds as soon as somebody does", oneLine(who.Username))
+		e.warn("nobody has signed in at Globus as %s yet; this takes effect as soon as somebody does", oneLine(who.Username))
 	}
 	return who, e.confirmYes(ctx, question, command, "it is not confirmed that this is the right person", yes)
 }
@@ -324,6 +324,33 @@ func describePerson(who globus.Identity) string {
 		text += ", " + oneLine(who.Organization)
 	}
 	return fmt.Sprintf("%s, %s (%s)", text, oneLine(who.Username), who.Subject)
+}
+
+// personText names a person, by the username if it is known. That of a service account has the subject in it.
+func personText(username, subject string) string {
+	if username == "" || strings.HasPrefix(username, subject) {
+		return subject
+	}
+	return fmt.Sprintf("%s (%s)", oneLine(username), subject)
+}
+
+// usernames asks Globus for the usernames of subjects. It returns those that it learns in a few seconds: a list with
+// subjects alone is better than no list.
+func usernames(ctx context.Context, client *diaspora.Client, subjects ...string) map[string]string {
+	ctx, cancel := context.WithTimeout(ctx, completionTimeout)
+	defer cancel()
+	names := map[string]string{}
+	for _, subject := range subjects {
+		if _, asked := names[subject]; asked {
+			continue
+		}
+		who, err := client.LookUp(ctx, subject)
+		if err != nil && !errors.Is(err, diaspora.ErrNotFound) {
+			break // the next question would fail, too
+		}
+		names[subject] = oneLine(who.Username)
+	}
+	return names
 }
 
 // granteeText names the grantee of a share.

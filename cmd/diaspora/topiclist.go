@@ -187,12 +187,10 @@ func (e *env) topicShow(ctx context.Context, cfg diaspora.Config, client *diaspo
 		me, _ = client.Identity(ctx)
 	}
 	names[me.Subject] = cmp.Or(oneLine(me.Username), names[me.Subject])
-	person := func(subject string) string {
-		if names[subject] == "" {
-			return subject
-		}
-		return fmt.Sprintf("%s (%s)", names[subject], subject)
+	if t.OfferedTo != "" && names[t.OfferedTo] == "" {
+		names[t.OfferedTo] = usernames(ctx, client, t.OfferedTo)[t.OfferedTo]
 	}
+	person := func(subject string) string { return personText(names[subject], subject) }
 	var text strings.Builder
 	line := func(name, value string) { fmt.Fprintf(&text, "%-13s%s\n", name+":", value) }
 	line("Name", t.Name)

@@ -241,8 +241,15 @@ func (c *Client) transportError(ctx context.Context, err error) error {
 	if late := (net.Error)(nil); errors.As(err, &late) && late.Timeout() {
 		reason = "no answer in time"
 	}
-	if op := (*net.OpError)(nil); errors.As(err, &op) && op.Op == "dial" {
+	op := (*net.OpError)(nil)
+	switch {
+	case errors.As(err, &op) && op.Op == "dial":
 		hint = "check the URL and the network"
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET):
+		reason = "it closed the connection without an answer"
+		hint = "check the port in the URL, unless the service is being restarted"
+	case reason == err.Error() && op == nil: // what came back is not HTTP
+		hint = "check the port in the URL"
 	}
 	return &Error{Condition: kafka.Unavailable, Reason: fmt.Sprintf("%s cannot be reached: %s", base, reason), Hint: hint, Err: err, transient: true}
 }
@@ -266,7 +273,10 @@ func (c *Client) statusError(resp *http.Response, data []byte) error {
 		return e
 	}
 	e.Reason = fmt.Sprintf("%s answered with status %d", c.cfg.Base, resp.StatusCode)
-	if resp.StatusCode/100 == 3 {
+	switch {
+	case resp.StatusCode == http.StatusNotFound:
+		e.Hint = "check the URL and its port: there is no ACL endpoint at this one"
+	case resp.StatusCode/100 == 3:
 		e.Condition, e.Hint = kafka.Invalid, "use the URL that it names"
 		e.Reason = fmt.Sprintf("%s redirects to %q, and tokens do not follow redirects", c.cfg.Base, RedactURL(resp.Header.Get("Location")))
 	}

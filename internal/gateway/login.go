@@ -306,11 +306,6 @@ type refusal struct {
 func (r *refusal) Error() string { return r.reason }
 func (r *refusal) Unwrap() error { return r.err }
 
-const (
-	loginHint = "; run `diaspora login` to get a new one"
-	keyHint   = "; its owner can make another one with `diaspora key create`"
-)
-
 // kind names the type of the credentials, for messages.
 func (c Credentials) kind() string {
 	if c.KeyID != "" {
@@ -323,9 +318,9 @@ func (c Credentials) kind() string {
 // key, because access tokens of Globus Auth are opaque.
 func (c Credentials) hint() string {
 	if c.KeyID != "" || strings.Contains(c.Secret.Reveal(), ".") {
-		return keyHint
+		return kafka.KeyHint
 	}
-	return loginHint
+	return kafka.LoginHint
 }
 
 func (c Credentials) refusedReason(err error) string {

@@ -5,6 +5,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/kafka"
 )
 
 // Limits for the two parts of an access key, far above their real sizes.
@@ -26,7 +27,7 @@ func parsePlain(message []byte) (saslMessage, error) {
 	}
 	c := saslMessage{authzid: string(parts[0]), Credentials: Credentials{KeyID: string(parts[1]), Secret: globus.Secret(parts[2])}}
 	if c.KeyID == "" || c.Secret == "" {
-		return saslMessage{}, &refusal{reason: "with PLAIN the user name is the ID of an access key and the password its secret, and one of them is empty" + keyHint}
+		return saslMessage{}, &refusal{reason: "with PLAIN the user name is the ID of an access key and the password its secret, and one of them is empty" + kafka.KeyHint}
 	}
 	if c.authzid == c.KeyID {
 		c.authzid = ""

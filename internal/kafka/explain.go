@@ -61,7 +61,7 @@ func Explain(err error) (Condition, string) {
 	case errors.Is(err, kgo.ErrRecordTimeout), errors.Is(err, kgo.ErrRecordRetries):
 		return Unavailable, "the cluster did not acknowledge the events in time"
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, net.ErrClosed):
-		return Unavailable, "the broker closed the connection; it may be stopping, expect TLS, or be unable to check logins now"
+		return Unavailable, "the broker closed the connection; it may be stopping, unable to reach its cluster or to check logins, or expect TLS"
 	}
 	if network != nil {
 		return Unavailable, "no broker can be reached: " + network.Error()
@@ -123,6 +123,13 @@ const (
 	NotOpen = "this fabric is not open to "
 )
 
+// The message of a gateway that refuses invalid credentials ends with one of these hints. They are for foreign clients:
+// [Explain] removes them, because this project's own programs have a hint that knows where the credentials are from.
+const (
+	LoginHint = "; run `diaspora login` to get a new one"
+	KeyHint   = "; its owner can make another one with `diaspora key create`"
+)
+
 // NotAdmitted reports whether an error means that the operators do not admit the person who signed
 // in.
 func NotAdmitted(err error) bool {
@@ -156,7 +163,7 @@ func explainCode(err error, code *kerr.Error) (Condition, string) {
 	case NotAdmitted(err):
 		return Permission, detail
 	case ok && code == kerr.SaslAuthenticationFailed && detail != "":
-		return known.Condition, detail
+		return known.Condition, strings.TrimSuffix(strings.TrimSuffix(detail, LoginHint), KeyHint)
 	case ok && detail != "":
 		return known.Condition, known.reason + ": " + detail
 	case ok:
