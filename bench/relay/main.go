@@ -1,3 +1,5 @@
+//go:build unix
+
 // Command relay measures what the gateway costs as a relay in front of Apache Kafka. A plain franz-go
 // client produces and consumes the same events through the gateway and through HAProxy, which both
 // terminate TLS in front of the same broker, and through the gateway and past it without TLS.
