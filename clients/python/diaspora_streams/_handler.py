@@ -40,6 +40,8 @@ class Handler(logging.Handler):
     The next event reports in ``lost`` how many were lost.
     """
 
+    ignores_diagnostics = True  # see _Fallback
+
     def __init__(
         self,
         to: Union[str, Logger],

@@ -7,7 +7,6 @@ import importlib.util
 import os
 import threading
 import time
-import weakref
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Callable, Iterable, Mapping, Optional, Protocol, Union
@@ -344,7 +343,7 @@ class _Room:
             return self._changed.wait_for(lambda: self.events == 0, seconds)
 
 
-_open: weakref.WeakSet[Logger] = weakref.WeakSet()
+_open: set[Logger] = set()  # so that a Logger whose events are pending is closed, even if the program has dropped it
 
 
 def keep_open(logger: Logger) -> None:

@@ -33,6 +33,24 @@ SPOOLED = "in the spool"  # what an error says if events are pending there
 MORE = "not logged; "  # what the error about events that were not logged says if there is more to say
 
 diagnostics = logging.getLogger("diaspora_streams")
+
+
+class _Fallback(logging.Handler):
+    """Prints messages of this module that would be lost, because all handlers of the program ignore them, as our Handler does."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        logger: Optional[logging.Logger] = diagnostics
+        while logger is not None:
+            for handler in logger.handlers:
+                if handler is not self and record.levelno >= handler.level and not getattr(handler, "ignores_diagnostics", False):
+                    return
+            logger = logger.parent if logger.propagate else None
+        if logging.lastResort is not None:
+            text = f"{record.name}: {record.getMessage()}"
+            logging.lastResort.handle(logging.makeLogRecord({**record.__dict__, "msg": text, "args": None}))
+
+
+diagnostics.addHandler(_Fallback())
 starting = threading.Lock()  # a process that is forked while a pipe is made would keep the pipe open
 
 

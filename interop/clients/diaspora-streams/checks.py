@@ -10,6 +10,7 @@ import importlib.util
 import itertools
 import logging
 import os
+import subprocess
 import sys
 import time
 
@@ -110,6 +111,19 @@ def check_handler():
     check("record", {n: document[n] for n in ("level", "logger", "energy")}, {"level": "WARN", "logger": "beam", "energy": 12.4})
 
 
+def check_told():
+    """Try programs that neither close a Logger nor print what the module reports: they say on stderr what went wrong."""
+    for name, program in {
+        "only a Handler": "logging.basicConfig(handlers=[ds.Handler('nobody_has_claimed_this', transport='spool')]); logging.warning('lost?')",
+        "no reference": "ds.Logger('nobody_has_claimed_this', transport='spool').log('lost?')",
+    }.items():
+        said = subprocess.run([sys.executable, "-c", "import logging, diaspora_streams as ds; " + program], stderr=subprocess.PIPE, text=True, check=True).stderr
+        check(f"{name}: told in {said!r}", said.startswith("diaspora_streams: close the ") and "nobody_has_claimed_this" in said, True)
+    quiet = "logging.getLogger('diaspora_streams').addHandler(logging.NullHandler()); "
+    said = subprocess.run([sys.executable, "-c", "import logging, diaspora_streams as ds; " + quiet + program], stderr=subprocess.PIPE, check=True).stderr
+    check("with a NullHandler", said, b"")
+
+
 def check_dataframe():
     objects = (r for r in ds.consume(TOPIC, follow=False) if (r.value or b"").startswith(b'{"by":'))
     frame = ds.to_dataframe(objects, metadata=True)
@@ -145,6 +159,7 @@ def main():
             check_group(transport)
     if "spool" in transports:
         check_handler()
+        check_told()
         print("Handler")
     if importlib.util.find_spec("pandas") is not None:
         check_dataframe()
