@@ -383,7 +383,7 @@ func (f *Fabric) ExpireTokens(username string) error {
 // Login logs a user in at the local Globus Auth. It opens the login page in place of a browser and
 // selects the username. Otherwise this is an ordinary login.
 func (f *Fabric) Login(ctx context.Context, username string) (*globus.Login, error) {
-	return login(ctx, f.people, f.secret, username)
+	return globusdev.Login(ctx, f.people, f.secret, username, globus.LoginOptions{Scopes: []string{globusdev.Scope}})
 }
 
 // As logs a user in and returns the configuration of a client that is signed in as them.

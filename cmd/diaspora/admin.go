@@ -183,10 +183,12 @@ func (e *env) whoToBlock(ctx context.Context, cfg diaspora.Config, client *diasp
 
 // hasStandIn reports whether people log in at the stand-in for Globus Auth, and not at Globus.
 func hasStandIn(cfg diaspora.Config) bool {
-	if cfg.Discovery == nil {
-		return false
-	}
-	u, err := url.Parse(cfg.Discovery.Globus.Issuer)
+	return cfg.Discovery != nil && isStandIn(cfg.Discovery.Globus.Issuer)
+}
+
+// isStandIn reports whether an issuer is on this machine, and so not Globus.
+func isStandIn(issuer string) bool {
+	u, err := url.Parse(issuer)
 	return err == nil && trust.IsLoopback(u.Hostname())
 }
 

@@ -16,6 +16,7 @@ import (
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/accesskey"
+	"github.com/diaspora-streams/diaspora/internal/globusdev"
 	"github.com/diaspora-streams/diaspora/internal/terminal"
 	"github.com/diaspora-streams/diaspora/internal/trust"
 )
@@ -38,6 +39,9 @@ ssh laptop diaspora token --refresh | diaspora login https://diaspora.example.or
 
 # without the question about the fabric's hosts, after you have checked them
 diaspora login https://diaspora.example.org --no-browser --yes
+
+# with "diaspora up": as one of its users, without a browser
+diaspora login http://127.0.0.1:9090 --as grace@example.org --profile grace
 
 # also write a file for Kafka's Java clients
 diaspora login --save-for-java`,
@@ -62,13 +66,19 @@ this machine is exempt from these checks.
 If DIASPORA_CLIENT_ID and DIASPORA_CLIENT_SECRET are set, login signs in as a service account,
 without a browser or a code. It checks these credentials, and stores only the profile.
 
+With "diaspora up", which has a stand-in for Globus Auth, --as logs you in as one of the stand-in's
+users. If somebody else runs it, the command asks for the secret of the stand-in, or reads it from
+standard input: "diaspora up" prints the name of the file that has it.
+
 --save-for-java creates an access key, named after this machine, and writes it to
 <username>.properties, or with --save-for-java=FILE to FILE, for Kafka's Java tools. Only you can
 read this file. See "diaspora key create --help".`,
-	args: arguments{min: 0, max: 1},
+	args:      arguments{min: 0, max: 1},
+	exclusive: []string{"as with-token", "as no-browser"},
 }
 
 type loginOptions struct {
+	as         string // a user of the stand-in for Globus Auth
 	noBrowser  bool
 	withToken  bool
 	showTokens bool
@@ -82,6 +92,7 @@ func (e *env) loginCommand() *cobra.Command {
 		return e.login(ctx, o, optional(args))
 	})
 	flags := cmd.Flags()
+	flags.StringVar(&o.as, "as", "", "log in as the `USER` of the stand-in for Globus Auth of \"diaspora up\", without a browser")
 	flags.BoolVar(&o.noBrowser, "no-browser", false, "do not open a browser; ask for the code")
 	flags.BoolVar(&o.withToken, "with-token", false, "read a refresh token from standard input")
 	flags.BoolVar(&o.showTokens, "show-tokens", false, "print the tokens")
@@ -103,6 +114,8 @@ func (e *env) login(ctx context.Context, o loginOptions, address string) error {
 	switch {
 	case e.getenv("DIASPORA_CLIENT_ID") != "":
 		return s.asService(ctx)
+	case o.as != "":
+		login, err = s.asStandInUser(ctx)
 	case o.withToken:
 		login, err = s.withToken(ctx)
 	default:
@@ -134,6 +147,40 @@ func (s *session) inBrowser(ctx context.Context) (*globus.Login, error) {
 		return login, err
 	}
 	return s.rescue(ctx, login, err)
+}
+
+// asStandInUser logs in as a user of the stand-in for Globus Auth, without a browser.
+func (s *session) asStandInUser(ctx context.Context) (*globus.Login, error) {
+	issuer := s.client.Issuer()
+	if !isStandIn(issuer) {
+		return nil, misuse("log in without --as", "login --as: people log in at %s, which is not the stand-in of \"diaspora up\"", issuer)
+	}
+	secret, err := s.env.standInSecret(issuer)
+	if err == nil && secret == "" {
+		var text string
+		text, err = s.env.readSecret(ctx, "Paste the secret of the stand-in (it is not shown): ")
+		secret = globusdev.PastedSecret(text)
+	}
+	const whence = `"diaspora up" prints the name of the file with the secret, whose line the command reads from standard input`
+	switch {
+	case err != nil:
+		return nil, err
+	case secret == "":
+		return nil, misuse(whence, "login --as: somebody else runs this stand-in for Globus Auth, and there is no secret in the input")
+	}
+	login, err := globusdev.Login(ctx, s.client, secret, s.options.as, globus.LoginOptions{
+		Scopes: []string{s.profile.Discovery.Globus.Scope},
+		Store:  s.store,
+	})
+	switch {
+	case errors.Is(err, globusdev.ErrSecret):
+		return nil, fail(diaspora.ErrUnauthenticated, whence, "login --as: %w", globusdev.ErrSecret)
+	case errors.Is(err, globusdev.ErrNobody):
+		return nil, fail(diaspora.ErrNotFound, "it has ada@example.edu and grace@example.org, and the users that were added; the login page shows all", "login --as %s: %w", s.options.as, globusdev.ErrNobody)
+	case err != nil && login != nil:
+		return s.rescue(ctx, login, err)
+	}
+	return login, err
 }
 
 // withToken creates a login from a refresh token.
@@ -175,18 +222,21 @@ func (s *session) withToken(ctx context.Context) (*globus.Login, error) {
 
 const finishLimit = 30 * time.Second
 
-// readToken reads a token from stdin. A terminal does not echo it.
-func (s *session) readToken(ctx context.Context) (globus.Secret, error) {
-	var text string
-	var err error
-	if f, ok := s.env.stdin.(*os.File); ok && s.env.terminal(f) {
-		text, err = s.env.askSecret(ctx, f, "Paste the refresh token (it is not shown): ")
-	} else {
-		text, err = bufio.NewReader(io.LimitReader(s.env.stdin, maxAnswerBytes)).ReadString('\n')
-		if errors.Is(err, io.EOF) {
-			err = nil
-		}
+// readSecret reads a line from stdin. A terminal does not echo it.
+func (e *env) readSecret(ctx context.Context, question string) (string, error) {
+	if f, ok := e.stdin.(*os.File); ok && e.terminal(f) {
+		return e.askSecret(ctx, f, question)
 	}
+	text, err := bufio.NewReader(io.LimitReader(e.stdin, maxAnswerBytes)).ReadString('\n')
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return text, err
+}
+
+// readToken reads a token from stdin.
+func (s *session) readToken(ctx context.Context) (globus.Secret, error) {
+	text, err := s.env.readSecret(ctx, "Paste the refresh token (it is not shown): ")
 	if err != nil {
 		return "", fmt.Errorf("read the refresh token: %w", err)
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -14,7 +13,6 @@ import (
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/disk"
 	"github.com/diaspora-streams/diaspora/internal/globusdev"
-	"github.com/diaspora-streams/diaspora/internal/trust"
 )
 
 // The stand-in for Globus Auth lets anybody who knows its secret log in with any identity. "diaspora up" creates
@@ -88,8 +86,8 @@ func (e *env) withTicket(issuer, address string) (string, error) {
 		return "", err
 	}
 	if secret == "" {
-		if u, err := url.Parse(issuer); err == nil && trust.IsLoopback(u.Hostname()) {
-			e.say(`the login page is that of a stand-in for Globus on this machine, and asks for its secret: "diaspora up" prints the name of the file that contains it, usually ~/.config/diaspora/globus/local of the user who runs it`)
+		if isStandIn(issuer) {
+			e.say(`the login page is that of a stand-in for Globus on this machine, and asks for its secret: "diaspora up" prints the name of the file that contains it, usually ~/.config/diaspora/globus/local of the user who runs it; --as USER does without the page`)
 		}
 		return address, nil
 	}

@@ -89,15 +89,15 @@ func (s *Server) knowsSecret(r *http.Request) bool {
 // mayLogIn reports whether an authorization request may log a user in. It must have a ticket, or the
 // secret in its header or in the form of the page that asks for it.
 func (s *Server) mayLogIn(r *http.Request, p params) bool {
-	typed := r.Method == http.MethodPost && equalSecret(pasted(p[secretParameter]), s.cfg.Secret.Reveal())
+	typed := r.Method == http.MethodPost && equalSecret(PastedSecret(p[secretParameter]).Reveal(), s.cfg.Secret.Reveal())
 	return typed || s.knowsSecret(r) || s.goodTicket(p)
 }
 
-// pasted returns the secret in what somebody has pasted into the page: the secret, or more of the
-// line in the file, as [SecretHeader] writes it.
-func pasted(text string) string {
+// PastedSecret returns the secret in what somebody has pasted: the secret, or more of the line in the file, as
+// [SecretHeader] writes it.
+func PastedSecret(text string) globus.Secret {
 	text = strings.TrimPrefix(strings.TrimSpace(text), "Authorization:")
-	return strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(text), strings.TrimSpace(secretScheme)))
+	return globus.Secret(strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(text), strings.TrimSpace(secretScheme))))
 }
 
 // newTicket makes a ticket for the request that the next page will send.
