@@ -100,7 +100,7 @@ kafka-up: ## an Apache Kafka on this machine, of NODES nodes (1 or 3; without NO
 kafka-like-embedded: ## an Apache Kafka of one node, set up like the embedded engine, for test-kafka-one and test-differential; its events do not expire
 	./deploy/kafka/cluster start 1 deploy/kafka/like-embedded.properties
 
-kafka-down: ## stop the Apache Kafka, and delete its data; asks on a terminal, unless CI is set
+kafka-down: ## stop the Apache Kafka, and delete its data; asks before, unless CI is set
 	./deploy/kafka/cluster clean
 
 # The tests that want a cluster of one node: on three, they would have to find each group's coordinator,

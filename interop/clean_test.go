@@ -20,12 +20,14 @@ func TestClusterClean(t *testing.T) {
 	t.Parallel()
 	for name, try := range map[string]struct {
 		files []string
+		asks  bool     // CI is not set
 		fails string   // what it says
 		left  []string // nil: the folder is gone
 	}{
 		"no folder":       {},
 		"nothing":         {files: []string{""}},
 		"somebody's home": {files: []string{"thesis.tex", "node-1/data", "jwks.json"}, fails: "is not a cluster", left: []string{"jwks.json", "node-1/data", "thesis.tex"}},
+		"not confirmed":   {files: []string{"kafka-cluster", "cluster-id"}, asks: true, fails: "there is no terminal to ask whether to delete the cluster", left: []string{"cluster-id", "kafka-cluster"}},
 		"a cluster": {files: []string{"kafka-cluster", "cluster-id", "voters", "jwks.json", "jwks.json.123", "signing-keys.json", "signing-keys.json.lock", "admin-password",
 			"node-1/data/meta.properties", "node-1/pid", "cluster.json"}},
 		"an earlier version's":      {files: []string{"cluster-id", "node-1/server.properties", "node-2/ports", "node-3/x", "admin-password"}},
@@ -46,7 +48,7 @@ func TestClusterClean(t *testing.T) {
 				}
 			}
 			cmd := exec.Command("../deploy/kafka/cluster", "clean")
-			cmd.Env = append(os.Environ(), "KAFKA_DIR="+dir)
+			cmd.Env = append(os.Environ(), "KAFKA_DIR="+dir, "CI="+map[bool]string{false: "true"}[try.asks])
 			said, err := cmd.CombinedOutput()
 			if (err != nil) != (try.fails != "") || !strings.Contains(string(said), try.fails) {
 				t.Errorf("cluster clean: %v, and it says %q, want %q", err, said, try.fails)

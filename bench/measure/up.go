@@ -31,7 +31,7 @@ func BuildBinary(ctx context.Context, dir string) (string, error) {
 func KafkaCluster(dir string, args ...string) (string, error) {
 	const script = "deploy/kafka/cluster"
 	cmd := exec.Command(script, args...)
-	cmd.Env = append(os.Environ(), "KAFKA_DIR="+dir)
+	cmd.Env = append(os.Environ(), "KAFKA_DIR="+dir, "CI=true") // it does not ask
 	var stderr strings.Builder
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()

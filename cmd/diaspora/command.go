@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/internal/doctor"
+	"github.com/diaspora-streams/diaspora/internal/trust"
 )
 
 // Commands are listed in the order in which users need them, not by name.
@@ -433,7 +435,7 @@ func run(ctx context.Context, e *env, args []string) int {
 	e.openScreen()
 	root := e.commands()
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
 	defer e.settled()
 	switch {
 	case readerLeft(err):
@@ -445,9 +447,41 @@ func run(ctx context.Context, e *env, args []string) int {
 		if asksForJSON(args) { // flags after an invalid one were not parsed
 			e.output = "json"
 		}
-		e.complain(err, exitCode(ctx, err))
+		e.complain(e.whenAway(cmd, err), exitCode(ctx, err))
 	}
 	return exitCode(ctx, err)
+}
+
+// findsFabric are the commands that do not use a known fabric.
+var findsFabric = []string{"login", "up", "doctor", "healthcheck", "serve", "acl", "gateway", "init", "ledger-backup"}
+
+// whenAway adds to an error of a command whose fabric is unreachable which fabric that is, and what to do next.
+func (e *env) whenAway(cmd *cobra.Command, err error) error {
+	if !errors.Is(err, diaspora.ErrUnavailable) || slices.Contains(findsFabric, cmd.Name()) {
+		return err
+	}
+	address, wrong := e.address()
+	text := "the fabric"
+	if address == "" && wrong == nil {
+		profiles, name, wrong := e.profiles()
+		if wrong != nil || name == "" {
+			return err
+		}
+		p, wrong := profiles.Load(name)
+		if wrong != nil {
+			return err
+		}
+		address, text = p.URL, "the fabric of the profile "+name
+		if len(storedProfiles(profiles)) > 1 {
+			text += ` ("diaspora profile list" shows the others)`
+		}
+	}
+	if u, wrong := url.Parse(address); wrong != nil || address == "" {
+		return err
+	} else if trust.IsLoopback(u.Hostname()) {
+		return hinted(err, text+` is on this machine: check that "diaspora up" runs, or see "diaspora doctor"`)
+	}
+	return hinted(err, `"diaspora doctor" finds out why `+text+" cannot be reached")
 }
 
 // settled waits until no renewal of a token is in flight: the response may contain a rotated refresh token,

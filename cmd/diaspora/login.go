@@ -328,6 +328,9 @@ func (s *session) finish(ctx context.Context, login *globus.Login) error {
 	default:
 		e.warn("%s is set and is used instead of this login; unset it", from)
 	}
+	if other := e.getenv("DIASPORA_URL"); other != "" && !sameFabric(other, s.profile.URL) {
+		e.warn("DIASPORA_URL is set, so commands use the fabric at %s and not this one; unset it", other)
+	}
 	if s.moved {
 		e.warn("to use this login: export DIASPORA_CONFIG_DIR=%s", s.profiles.Dir())
 	}

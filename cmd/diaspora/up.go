@@ -304,36 +304,54 @@ type lastRun struct {
 
 	// Before is the Kafka of the last run that had another one than this. Nil means that there was no such run.
 	Before *string `json:"before,omitempty"`
+
+	// BeforeTopics is how many topics there were at that run. It is nil if that is not known.
+	BeforeTopics *int `json:"before_topics,omitempty"`
+
+	// Ports are those of earlier runs, as in portsOf.
+	Ports [][3]string `json:"ports,omitempty"`
 }
 
-// broker says where the events of a run are.
-func (r lastRun) broker() string {
-	if r.Kafka == "" {
+// brokerName says where the events of a run are. kafka is the file of its Apache Kafka, if it had one.
+func brokerName(kafka string) string {
+	if kafka == "" {
 		return "the embedded broker"
 	}
-	return "--kafka " + shellWord(r.Kafka)
+	return "--kafka " + shellWord(kafka)
 }
 
-// tellMoved warns if the fabric last ran with another broker that had more topics, because everything then seems to be
-// lost, or on other ports, because key files and profiles from then contain the old addresses. It records the current
-// run for the next start. Errors are ignored: the fabric works without this file.
+// maxEarlierPorts is how many earlier ports a [lastRun] has at most.
+const maxEarlierPorts = 10
+
+// tellMoved warns if the fabric ran before with another broker that had more topics, because everything then seems to be
+// lost, or on other ports, because key files and profiles from then contain the old addresses. A user who goes back to
+// earlier ports is not told. It records the current run for the next start. Errors are ignored: the fabric works without
+// this file.
 func (e *env) tellMoved(dir string, now lastRun, again func(...portFlag) string) {
 	if last, ok := readLastRun(dir); ok {
 		was, is := portsOf(last.Info), portsOf(now.Info)
 		at := func(ports [3]string) string { return again(flagsOf(ports, now.Kafka != "")...) }
-		now.Before = last.Before
+		now.Before, now.BeforeTopics, now.Ports = last.Before, last.BeforeTopics, last.Ports
+		if was != is && !slices.Contains(now.Ports, was) {
+			now.Ports = append(now.Ports, was)[max(0, len(now.Ports)+1-maxEarlierPorts):]
+		}
+		tellBroker := func(which, kafka, kafkaPortThen string) {
+			port := portFlag{name: kafkaPort}
+			if kafka == "" {
+				port.value = kafkaPortThen
+			}
+			e.warn("%s run used %s; this one uses %s, which has none of the topics, events and access keys of that one", which, brokerName(kafka), brokerName(now.Kafka))
+			e.hint(fmt.Sprintf(`to use them again, end this, and type "%s"`, again(portFlag{"kafka", kafka}, port, portFlag{name: "sync"})))
+		}
 		switch {
 		case last.Kafka != now.Kafka:
-			now.Before = &last.Kafka
-			if !last.leftBehind(now) {
-				break
+			now.Before, now.BeforeTopics = &last.Kafka, last.Topics
+			if last.leftBehind(now) {
+				tellBroker("the last", last.Kafka, was[1])
 			}
-			port := portFlag{name: kafkaPort}
-			if last.Kafka == "" {
-				port.value = was[1]
-			}
-			e.warn("the last run used %s; this one uses %s, which has none of the topics, events and access keys of that one", last.broker(), now.broker())
-			e.hint(fmt.Sprintf(`to use them again, end this, and type "%s"`, again(portFlag{"kafka", last.Kafka}, port, portFlag{name: "sync"})))
+		case now.Before != nil && now.BeforeTopics != nil && now.Topics != nil && *now.Topics < *now.BeforeTopics:
+			tellBroker("an earlier", *now.Before, "")
+		case slices.Contains(last.Ports, is):
 		case now.Kafka != "" && was[0] == is[0] && was[2] == is[2]: // the ports of its gateways are fixed
 		case was != is && was[0] != "" && was[1] != "" && was[2] != "":
 			text, hint := "", fmt.Sprintf(`"%s" runs it there again`, at(was))
@@ -796,6 +814,13 @@ func takenPorts(err error) (taken []*fabric.ListenError) {
 // takenError says which ports are taken, and how to choose others. last is zero if there was no run before. fixed means
 // that the ports of the gateways cannot be chosen.
 func takenError(taken []*fabric.ListenError, last lastRun, fixed bool, again func(...portFlag) string) error {
+	if last.Kafka != "" && !fixed { // the user has most likely forgotten --kafka
+		anew := again
+		again = func(flags ...portFlag) string {
+			flags = slices.DeleteFunc(flags, func(f portFlag) bool { return f.name == kafkaPort })
+			return anew(append(flags, portFlag{"kafka", last.Kafka}, portFlag{name: kafkaPort}, portFlag{name: "sync"})...)
+		}
+	}
 	var texts, hints []string
 	var free []portFlag
 	chosen := map[string]bool{}

@@ -56,6 +56,24 @@ func TestMoved(t *testing.T) {
 	}
 }
 
+// TestMovedBack: a user who forgets the ports once, and then follows the hint, is not told that key files have the ports
+// of the mistake.
+func TestMovedBack(t *testing.T) {
+	t.Parallel()
+	d, dir := emptyDesk(t), t.TempDir()
+	for n, start := range []struct {
+		port string
+		told bool
+	}{{"1", false}, {"4", true}, {"1", false}, {"4", false}, {"5", true}, {"1", false}} {
+		d.err.Reset()
+		now := lastRun{Info: fabric.Info{URL: "http://127.0.0.1:" + start.port, Brokers: []string{"127.0.0.1:2"}, Globus: "http://127.0.0.1:3"}}
+		d.tellMoved(dir, now, func(...portFlag) string { return "diaspora up" })
+		if told := strings.Contains(d.err.String(), "it last ran on"); told != start.told {
+			t.Errorf("start %d, on port %s, tells %t, want %t: %s", n+1, start.port, told, start.told, d.err.String())
+		}
+	}
+}
+
 // TestOtherBroker: after a run with --kafka, an up without it has none of the topics, and looks as if all was lost. So it
 // says so, and how to get them back.
 func TestOtherBroker(t *testing.T) {
@@ -96,10 +114,10 @@ func TestOtherBrokerAgain(t *testing.T) {
 		told   bool
 	}
 	for name, starts := range map[string][]start{
-		"forgotten":                  {{apache, 7, false}, {"", 0, true}, {"", 0, false}, {apache, 7, false}},
+		"forgotten":                  {{apache, 7, false}, {"", 0, true}, {"", 0, true}, {apache, 7, false}, {apache, 7, false}},
 		"forgotten after a trial":    {{"", 2, false}, {apache, 0, true}, {apache, 9, false}, {"", 2, true}, {apache, 9, false}},
 		"forgotten at once":          {{apache, 0, false}, {"", 0, true}, {apache, 0, false}},
-		"forgotten, then used":       {{apache, 7, false}, {"", 0, true}, {"", 8, false}, {apache, 7, true}},
+		"forgotten, then used":       {{apache, 7, false}, {"", 0, true}, {"", 8, false}, {apache, 7, true}, {apache, 9, false}},
 		"from the embedded broker":   {{"", 3, false}, {apache, 0, true}},
 		"from one cluster to others": {{apache, 3, false}, {"/l/cluster.json", 0, true}, {"/m/cluster.json", 0, true}},
 	} {
@@ -108,7 +126,7 @@ func TestOtherBrokerAgain(t *testing.T) {
 			d.err.Reset()
 			info := fabric.Info{URL: "http://127.0.0.1:1", Brokers: []string{"127.0.0.1:2"}, Globus: "http://127.0.0.1:3", Kafka: s.kafka}
 			d.tellMoved(dir, lastRun{Info: info, Topics: &s.topics}, func(...portFlag) string { return "diaspora up" })
-			if told := strings.Contains(d.err.String(), "the last run used"); told != s.told {
+			if told := strings.Contains(d.err.String(), " run used "); told != s.told {
 				t.Errorf("%s: start %d tells %t, want %t: %s", name, i+1, told, s.told, d.err.String())
 			}
 		}
@@ -150,6 +168,12 @@ func TestTakenPortsOfAGroup(t *testing.T) {
 	back = []string{`logins, profiles and key files have the ports of the last run: "diaspora up --kafka c.json --http-port ` + free[0] + ` --globus-port ` + free[2] + `" uses them again`}
 	if got := hints(last(free[0], free[1], free[2]), "--kafka", "c.json"); !slices.Equal(got, back) {
 		t.Errorf("after such a run with --kafka, the hints are %q, want %q", got, back)
+	}
+	with := last(free[0], free[1], free[2])
+	with.Kafka = "/k/cluster.json"
+	back = []string{`logins, profiles and key files have the ports of the last run: "diaspora up --http-port ` + free[0] + ` --globus-port ` + free[2] + ` --kafka /k/cluster.json" uses them again`}
+	if got := hints(with, "--kafka-port", "7", "--sync"); !slices.Equal(got, back) {
+		t.Errorf("after a run with --kafka, which is forgotten now, the hints are %q, want %q", got, back)
 	}
 	// One of the last ports is taken, by an outgoing connection for instance, but not those that this start wanted.
 	l, err := net.Listen("tcp", "127.0.0.1:"+free[1])

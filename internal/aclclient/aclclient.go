@@ -160,13 +160,13 @@ func (c *Client) once(ctx context.Context, r Request) (token globus.Secret, err 
 	// another host.
 	resp, err := c.http.RoundTrip(req)
 	if err != nil {
-		return token, c.transportError(ctx, err)
+		return token, c.transportError(ctx, r, err)
 	}
 	defer resp.Body.Close()
 	data, err := io.ReadAll(io.LimitReader(resp.Body, MaxAnswerBytes+1))
 	switch {
 	case err != nil:
-		return token, c.transportError(ctx, err)
+		return token, c.transportError(ctx, r, err)
 	case len(data) > MaxAnswerBytes:
 		return token, invalid("", "%s answered with more than %d bytes", c.cfg.Base, MaxAnswerBytes)
 	case resp.StatusCode < 200 || resp.StatusCode > 299:
@@ -220,7 +220,7 @@ func (c *Client) authorize(ctx context.Context, r Request, req *http.Request) (g
 	return token.AccessToken, nil
 }
 
-func (c *Client) transportError(ctx context.Context, err error) error {
+func (c *Client) transportError(ctx context.Context, r Request, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
@@ -244,7 +244,9 @@ func (c *Client) transportError(ctx context.Context, err error) error {
 	op := (*net.OpError)(nil)
 	switch {
 	case errors.As(err, &op) && op.Op == "dial":
-		hint = "check the URL and the network"
+		if r.Public { // it is the first request to this URL
+			hint = "check the URL and the network"
+		}
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET):
 		reason = "it closed the connection without an answer"
 		hint = "check the port in the URL, unless the service is being restarted"

@@ -94,7 +94,7 @@ var faults = []fault{
 			w.vars["DIASPORA_KEY_FILE"] = w.keyFile(key)
 			testkit.Must(w, fabrictest.Client(w, w.as()).RevokeKey(w.Context(), key.ID))
 		}},
-	{"sign-in", "a wrong secret", Failure, here + `: there is no such access key, or this is not its secret; `, `^make another access key`, fabric.Config{},
+	{"sign-in", "a wrong secret", Failure, here + `: there is no such access key, or this is not its secret$`, `^make another access key`, fabric.Config{},
 		func(w *world) {
 			key, other := w.key(diaspora.AccessKeyRequest{Name: "k", Read: true}), w.key(diaspora.AccessKeyRequest{Name: "other", Read: true})
 			key.Secret = other.Secret
@@ -317,7 +317,7 @@ var faults = []fault{
 		func(w *world) { w.bootstrap(w.silent()); w.hurry("gateway TLS") }},
 	{"sign-in", "something else answers", Failure, `does not speak Kafka$`, `operator`, fabric.Config{},
 		func(w *world) { w.bootstrap(strings.TrimPrefix(w.fabric.URL(), "http://")) }},
-	{"sign-in", "revoked a moment ago", Failure, `diaspora login`, `diaspora login --profile home`, fabric.Config{RevocationInterval: 20 * time.Millisecond},
+	{"sign-in", "revoked a moment ago", Failure, `the access token is expired, revoked or malformed$`, `diaspora login --profile home`, fabric.Config{RevocationInterval: 20 * time.Millisecond},
 		func(w *world) {
 			w.then["identity"] = func() { testkit.Must(w, w.fabric.RevokeTokens(w.login.Identity.Username)) }
 			w.then["gateway TLS"] = w.forgotten
