@@ -296,6 +296,11 @@ func TestPythonSlurm(t *testing.T) {
 	if got := string(testkit.ReadFile(t, filepath.Join(state, "receipts.ndjson"))); strings.Count(got, "\n") != 5 || got != want {
 		t.Errorf("the receipts are\n%s, and the topic has\n%s", got, want)
 	}
+	mistyped := exec.CommandContext(t.Context(), streamsEnv(t, "python3"), "-c", code)
+	mistyped.Env = append(mistyped.Environ(), env...)
+	if said, _ := mistyped.CombinedOutput(); mistyped.ProcessState.ExitCode() != 4 || strings.Contains(string(said), "Traceback") {
+		t.Errorf("with a topic that does not exist: %v\n%s", mistyped.ProcessState, said)
+	}
 }
 
 // TestPythonHandler logs a hundred records with logging, and dies without notice once they are on disk.
