@@ -282,7 +282,7 @@ func TestPythonSlurm(t *testing.T) {
 	code, _, _ = strings.Cut(code, "```")
 	s := inFabric(t, start(t, fabric.Config{}))
 	topic, state := claim(t, s.cfg, 1), t.TempDir()
-	env := append(s.pythonEnv(t, topic, false), "SLURM_ARRAY_JOB_ID=4711", "SLURM_ARRAY_TASK_ID=7", "DIASPORA_STATE_DIR="+state)
+	env := append(s.pythonEnv(t, topic, false), "rank=4711-7", "DIASPORA_STATE_DIR="+state)
 	if _, said := runToEnd(t, env, "", streamsEnv(t, "python3"), "-c", strings.ReplaceAll(code, `"weather"`, fmt.Sprintf("%q", topic))); said != "" {
 		t.Errorf("the program says %s", said)
 	}
@@ -291,10 +291,15 @@ func TestPythonSlurm(t *testing.T) {
 		if string(r.Key) != "4711-7" {
 			t.Errorf("a record has the key %q", r.Key)
 		}
-		want += fmt.Sprintf("{\"topic\": %q, \"id\": %q, \"key\": \"4711-7\"}\n", topic, r.ID)
+		want += fmt.Sprintf(`{"topic":%q,"id":%q,"key":"4711-7"}`+"\n", topic, r.ID)
 	}
 	if got := string(testkit.ReadFile(t, filepath.Join(state, "receipts.ndjson"))); strings.Count(got, "\n") != 5 || got != want {
 		t.Errorf("the receipts are\n%s, and the topic has\n%s", got, want)
+	}
+	mistyped := exec.CommandContext(t.Context(), streamsEnv(t, "python3"), "-c", code)
+	mistyped.Env = append(mistyped.Environ(), env...)
+	if said, _ := mistyped.CombinedOutput(); mistyped.ProcessState.ExitCode() != 4 || strings.Contains(string(said), "Traceback") {
+		t.Errorf("with a topic that does not exist: %v\n%s", mistyped.ProcessState, said)
 	}
 }
 

@@ -71,7 +71,8 @@ var pageRules = []struct {
 	{regexp.MustCompile(`(?m)^curl .* http://127\.0\.0\.1:9091/_dev/group$`), "GROUP=$$(${0} | jq -re .id)"},
 	{regexp.MustCompile(`(?m)^diaspora spool discard wether .*$`), "! diaspora produce wether --value mistyped\n${0} --yes"},
 	{regexp.MustCompile(`"group":"ID"`), `"group":"'$$GROUP'"`},
-	{regexp.MustCompile(`\b0 49\b`), "0 4"}, // tasks of a Slurm array
+	{regexp.MustCompile(`\branks=50\b`), "ranks=5"},                // tasks of a Slurm array
+	{regexp.MustCompile(`(?m)^# (count .*)$`), "echo twice; ${1}"}, // for tasks that ran twice
 	{regexp.MustCompile(`--past \d+`), "--past 0"},
 	{regexp.MustCompile(`group:[0-9a-f-]{36}`), "group:$$GROUP"},
 	{regexp.MustCompile(`http://127\.0\.0\.1:9090`), "$$UP_URL"},

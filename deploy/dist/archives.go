@@ -21,6 +21,13 @@ Copy the program "diaspora" into a folder of your PATH. On Linux and macOS:
 
   sudo install diaspora /usr/local/bin/
 
+or without root:
+
+  mkdir -p ~/bin && cp diaspora ~/bin/
+  export PATH="$HOME/bin:$PATH"
+
+and add the last line to ~/.profile (macOS: ~/.zprofile).
+
 "diaspora example" runs the whole system once. "diaspora help" lists the commands,
 and "diaspora help guide" shows every step from signing in to reading events. The
 folder completions contains scripts for your shell. The folder man, which is not in
