@@ -74,18 +74,21 @@ diaspora spool drain
 # from cron or a systemd timer: try for one minute
 diaspora spool drain --timeout 1m --quiet`,
 	long: `
-The command sends the events of all your spools, except those that a running process uses. For the
-spools of a profile, it uses the login of the profile. For the spools of the fabric in DIASPORA_URL,
-it uses the credential in the environment. Events that were logged with an access key can also be
-sent with your login, or with any other of your keys.
+The command sends the events of all your spools. If a running process uses a spool, that process
+sends them, and the command waits for it. For the spools of a profile, it uses the login of the
+profile. For the spools of the fabric in DIASPORA_URL, it uses the credential in the environment.
+Events that were logged with an access key can also be sent with your login, or with any other of
+your keys.
 
-The command ends when no events are pending, or when they cannot be sent now. The exit code is
-  0    no events are pending, except in spools that a running process uses
+The command ends when the events that were pending at its start are sent, or when there is no
+progress for five seconds. The exit code is
+  0    these events are sent
   2    there are no spools in the folder, but in its subfolders: set DIASPORA_STATE_DIR to one of those
   3    you are not logged in
   4    you have no permission to write to the topic
   5    the topic does not exist
-  75   the cluster is unreachable, or another identity logged the events
+  75   the cluster is unreachable, another identity logged the events, or the process that uses the
+       spool does not send them
 
 The spools are in ~/.local/state/diaspora, or in the folder in DIASPORA_STATE_DIR.`,
 	args: arguments{surplus: "to drain another folder, set DIASPORA_STATE_DIR"},
@@ -552,10 +555,14 @@ type drain struct {
 	env *env
 	own pool.Pool // the spools of the login that is in use
 
-	sent, left int64 // events that were acknowledged, or are still pending
-	inUse      int64 // events of running processes
-	why        error // why events are still pending
-	loggedOut  bool  // nobody is logged in to the fabric of some events
+	sent, left int64  // events that were acknowledged, or are still pending
+	others     int64  // events that running processes have sent, while drain waited for them
+	inUse      int64  // events that running processes have not sent
+	waited     bool   // in vain, for a running process
+	user       string // the running process, or the last of them
+	userWhy    string // why it has not sent them, if it says so
+	why        error  // why events are still pending
+	loggedOut  bool   // nobody is logged in to the fabric of some events
 
 	unreachable map[string]bool // fabrics, by the paths of their outage records
 	progress    drainProgress
@@ -592,7 +599,16 @@ func (e *env) spoolDrain(ctx context.Context, timeout time.Duration) error {
 	d.progress.spools = len(pending)
 	hide := e.progress(false, d.progress.line())
 	defer hide()
+	var used []pool.Spool // by other processes
 	for _, s := range pending {
+		err := d.trySend(ctx, s)
+		if errors.Is(err, diaspora.ErrConflict) {
+			used = append(used, s)
+		} else if err != nil {
+			return err
+		}
+	}
+	for _, s := range used {
 		if err := d.send(ctx, s); err != nil {
 			return err
 		}
@@ -625,8 +641,11 @@ func (e *env) spoolDrain(ctx context.Context, timeout time.Duration) error {
 		e.say("no events are pending in %s", place)
 	default:
 		text := fmt.Sprintf("%s acknowledged, %d waiting", count(d.sent, "event"), d.left)
+		if d.others > 0 {
+			text += fmt.Sprintf("; %s sent by the process that logged %s", count(d.others, "event"), agree(d.others, "it", "them"))
+		}
 		if d.inUse > 0 {
-			text += fmt.Sprintf("; %s left to the process that logs and sends them (restart it if its key file was replaced)", count(d.inUse, "event"))
+			text += fmt.Sprintf("; %s left to %s, which uses the spool and sends %s", count(d.inUse, "event"), d.user, agree(d.inUse, "it", "them"))
 		}
 		if dir, err := e.stateDir(); err == nil && e.getenv("DIASPORA_STATE_DIR") != "" {
 			text += ", in " + dir // in a loop over many folders, this tells them apart
@@ -636,11 +655,71 @@ func (e *env) spoolDrain(ctx context.Context, timeout time.Duration) error {
 	if err == nil && d.why == nil && d.loggedOut {
 		d.why = fail(diaspora.ErrUnauthenticated, "", "spool drain: nobody is logged in to the fabric of some of these events")
 	}
+	if err == nil && d.left == 0 && d.inUse > 0 {
+		why := ""
+		if d.userWhy != "" {
+			why = ": " + d.userWhy
+		}
+		return fail(outcome.ErrSpooled, "if its key file was replaced, restart that process: it reads the file only when it starts", "%s in the spool that %s uses%s", waiting(d.inUse), d.user, why)
+	}
 	return cmp.Or(err, pendingError(d.left, d.why))
 }
 
-// send sends the events of one spool. Its error ends the command: no other spool is sent.
+// send sends the events of one spool, or waits until the process that uses it has done so. Its error ends the command: no
+// other spool is sent.
 func (d *drain) send(ctx context.Context, s pool.Spool) error {
+	const maxTries = 50 // an owner file may be damaged, and so name nobody
+	for tries := 1; ; tries++ {
+		err := d.trySend(ctx, s)
+		if !errors.Is(err, diaspora.ErrConflict) {
+			return err
+		}
+		d.waited = d.waited || tries == maxTries
+		if done := d.await(ctx, s); done {
+			return nil
+		}
+	}
+}
+
+// await waits until the process that uses a spool has sent the events that were pending at the start, or until there is no
+// progress. done is false if the process has ended.
+func (d *drain) await(ctx context.Context, s pool.Spool) (done bool) {
+	for first, progress := s.First, time.Now(); ; {
+		select {
+		case <-ctx.Done():
+		case <-time.After(100 * time.Millisecond):
+		}
+		now, err := spool.Inspect(s.Dir)
+		switch {
+		case err != nil: // it was removed or replaced, or to open it fails as well
+			return d.waited
+		case now.First >= s.Next || now.Events == 0:
+			d.others += int64(s.Events)
+			return true
+		case now.First > first:
+			first, progress = now.First, time.Now()
+		}
+		if d.waited || time.Since(progress) > drainPatience || ctx.Err() != nil {
+			d.waited = true
+			d.inUse += int64(min(now.Events, s.Next-now.First))
+			d.user, d.userWhy = "another process", ""
+			if now.Used() {
+				d.user = now.Owner.String()
+				d.userWhy, _ = now.Reason()
+			}
+			return true
+		}
+		if !now.Used() {
+			return false
+		}
+	}
+}
+
+// drainPatience is how long drain waits for a process that makes no progress. It is as long as a Logger waits at its end.
+const drainPatience = 5 * time.Second
+
+// trySend sends the events of one spool. The error is [diaspora.ErrConflict] if another process uses it.
+func (d *drain) trySend(ctx context.Context, s pool.Spool) error {
 	e, events := d.env, int64(s.Events)
 	cfg, err := e.configFor(s.Pool, d.own)
 	if err != nil && s.Pool != d.own {
@@ -669,9 +748,6 @@ func (d *drain) send(ctx context.Context, s pool.Spool) error {
 			e.warn("%v", err)
 		}
 		d.left += events
-		return nil
-	case errors.Is(err, diaspora.ErrConflict): // another process uses the spool, and sends the events
-		d.inUse += events
 		return nil
 	case err != nil:
 		return err

@@ -328,8 +328,7 @@ func TestReceiptsNameFiles(t *testing.T) {
 	}
 }
 
-// TestDrainBesideALogger: events of a process that runs are left to it, which is told as what it is. It is no
-// error, and nothing that the person has done wrong.
+// TestDrainBesideALogger: drain waits for a running process that sends its own events, and says so if it does not.
 func TestDrainBesideALogger(t *testing.T) {
 	d := newDesk(t)
 	state := filepath.Join(t.TempDir(), "state")
@@ -345,17 +344,30 @@ func TestDrainBesideALogger(t *testing.T) {
 	testkit.Must(t, err)
 	s, err := spool.Open(t.Context(), spool.Options{Dir: dirs[0], Subject: info.Subject}) // as a process that logs
 	testkit.Must(t, err)
-	defer s.Close()
-	d.err.Reset()
-	d.must(t, "spool", "drain")
-	if want := "diaspora: 0 events acknowledged, 0 waiting; 1 event left to the process that logs and sends them (restart it if its key file was replaced), in " + state + "\n"; d.err.String() != want {
-		t.Errorf("drain says %q, want %q", d.err.String(), want)
+	const left = "1 event left to process "
+	drain := func(code int, want string, flags ...string) {
+		t.Helper()
+		d.err.Reset()
+		d.out.Reset()
+		if got := d.types(t.Context(), append([]string{"spool", "drain"}, flags...)...); got != code || !strings.Contains(d.out.String()+d.err.String(), want) {
+			t.Errorf("drain %q: exit code %d, %s%s, want %d and %q", flags, got, d.out.String(), d.err.String(), code, want)
+		}
 	}
-	d.out.Reset()
-	d.must(t, "spool", "drain", "-o", "json")
-	if want := `{"acknowledged":0,"waiting":0,"in_use":1}` + "\n"; d.out.String() != want {
-		t.Errorf("drain -o json says %s, want %s", d.out.String(), want)
-	}
+	drain(75, "diaspora: 0 events acknowledged, 0 waiting; "+left, "--timeout", "200ms")
+	drain(75, "diaspora: 1 event waits in the spool that process ", "--timeout", "200ms", "--quiet")
+	drain(75, `{"acknowledged":0,"waiting":0,"in_use":1}`+"\n", "--timeout", "200ms", "-o", "json")
+
+	// It sends the event while drain waits.
+	records, err := s.Next(t.Context(), 10, 1<<20)
+	testkit.Must(t, err)
+	done := make(chan error)
+	go func() {
+		time.Sleep(200 * time.Millisecond) // so that drain has to wait
+		done <- s.Ack(records[0].Position)
+	}()
+	drain(0, "diaspora: 0 events acknowledged, 0 waiting; 1 event sent by the process that logged it, in ")
+	testkit.Must(t, <-done)
+	testkit.Must(t, s.Close())
 }
 
 // TestWhyOfThePast: what a process that is gone has said of an outage is told as its words, not as what is now.
