@@ -159,7 +159,7 @@ func (e *env) adminBlock(ctx context.Context, named globus.Identity, why string,
 // person with that subject. Only the stand-in for Globus Auth can be asked by the user who runs it.
 func (e *env) whoToBlock(ctx context.Context, cfg diaspora.Config, client *diaspora.Client, named globus.Identity, yes bool) (who globus.Identity, found bool, err error) {
 	if named.Username != "" {
-		if _, err := client.Blocked(ctx); err != nil { // fails if the user is not an operator, for whom nobody is looked up
+		if err := mustBeOperator(ctx, client, "block"); err != nil {
 			return who, false, e.notOperator(cfg, err)
 		}
 		who, err = e.person(ctx, client, named, "admin block", "Block this person?", yes)
@@ -179,6 +179,15 @@ func (e *env) whoToBlock(ctx context.Context, cfg diaspora.Config, client *diasp
 	}
 	e.say("%s is %s", named.Subject, describePerson(who))
 	return who, true, nil
+}
+
+// mustBeOperator fails if the user is not an operator, for whom nobody is looked up.
+func mustBeOperator(ctx context.Context, client *diaspora.Client, op string) error {
+	_, err := client.Blocked(ctx)
+	if cause := errors.Unwrap(err); cause != nil { // err is about the list, which the user has not asked for
+		return fmt.Errorf("%s: %w", op, cause)
+	}
+	return err
 }
 
 // hasStandIn reports whether people log in at the stand-in for Globus Auth, and not at Globus.
@@ -208,8 +217,8 @@ or have expired in the meantime.`,
 func (e *env) adminUnblock(ctx context.Context, client *diaspora.Client, args []string) error {
 	who := namedPerson(args[0])
 	if who.Username != "" {
-		var err error
-		if _, err = client.Blocked(ctx); err != nil { // as in whoToBlock
+		err := mustBeOperator(ctx, client, "unblock")
+		if err != nil {
 			return err
 		}
 		if who, err = client.LookUp(ctx, who.Username); err != nil {

@@ -135,8 +135,10 @@ func (e *env) verdict(ctx context.Context, report *doctor.Report) error {
 		return ctx.Err()
 	}
 	if report.Count(doctor.Failure) == 0 {
-		e.say("%s", report.Summary())
-		return nil
+		if e.quiet || e.json() {
+			return nil
+		}
+		return e.printf("%s\n", report.Summary())
 	}
 	first := report.Findings[slices.IndexFunc(report.Findings, func(f doctor.Finding) bool { return f.Status == doctor.Failure })]
 	return fail(nil, "begin with: "+first.Check, "%s", report.Summary())

@@ -30,6 +30,7 @@ type env struct {
 	columns        func(stream any) int   // width of the stream's terminal; 0 if it is unknown or the stream is not a terminal
 
 	screen       *screen // stderr with a progress line at the bottom; nil if stderr is not a terminal that supports that
+	stamped      bool    // messages begin with the time
 	notedProfile bool    // the user was told that --profile does not choose the credential, because the environment sets one
 
 	awaitRenewals []func() // each waits for a token renewal that is in progress; called at the end
@@ -66,7 +67,19 @@ func (e *env) printErr(message string) { e.printErrAs("", "", message) }
 // printErrAs is printErr with a coloured prefix.
 func (e *env) printErrAs(c colour, prefix, message string) {
 	text := terminal.Escape(nil, []byte(strings.ReplaceAll(message, "\n", "\n  ")+"\n"))
+	if e.stamped {
+		prefix = e.now().Format(time.RFC3339) + " " + prefix
+	}
 	_, _ = e.errWriter().Write(append([]byte(e.paint(e.stderr, c, prefix)), text...))
+}
+
+// stampInFile adds the time to each message, if stderr is a file. A program that runs for weeks is started by cron, for
+// instance, which adds none; the journal of systemd does.
+func (e *env) stampInFile() {
+	if f, ok := e.stderr.(*os.File); ok {
+		info, err := f.Stat()
+		e.stamped = err == nil && info.Mode().IsRegular()
+	}
 }
 
 // errWriter returns the writer for messages: stderr, or the screen that keeps a progress line at its bottom.

@@ -134,6 +134,11 @@ func (e *env) topicAccept(ctx context.Context, args []string) error {
 		return err
 	}
 	t, err := client.Accept(ctx, args[0])
+	if errors.Is(err, diaspora.ErrPermission) && diaspora.Hint(err) == "" {
+		if mine, me, ownErr := ownTopic(ctx, client, "accept", args[0]); ownErr == nil && mine.Owner == me {
+			return e.answer(mine, "%s is yours already\n", mine.Name)
+		}
+	}
 	if errors.Is(err, diaspora.ErrPermission) && diaspora.Hint(err) == "" || errors.Is(err, diaspora.ErrNotFound) {
 		return hinted(err, `"diaspora topic list" shows the topics that are offered to you`)
 	}

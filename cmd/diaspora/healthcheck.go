@@ -76,7 +76,7 @@ func (e *env) healthcheck(ctx context.Context, flags *pflag.FlagSet, which strin
 	switch {
 	case which == "" && len(settings) == 0:
 		what, err := e.healthcheckURL(ctx, upURL)
-		return what + " (serve has no settings here)", err
+		return what + noSettings, err
 	case which == "" && (set("acl-listen") || set("acl-bootstrap")):
 		which = "acl"
 	case which == "" && set("gateway-broker"):
@@ -95,13 +95,20 @@ func (e *env) healthcheck(ctx context.Context, flags *pflag.FlagSet, which strin
 			}
 		}
 	}
+	assumed := ""
+	if len(settings) == 0 {
+		assumed = noSettings
+	}
 	p := front.Probe{Listen: d.acl.Listen, CertFile: d.certFile, TrustedProxies: d.TrustedProxies}
 	if which == "gateway" {
 		p.Listen = d.gateway.Listen
-		return "the gateway at " + p.Listen, p.Gateway(ctx)
+		return "the gateway at " + p.Listen + assumed, p.Gateway(ctx)
 	}
-	return "the ACL endpoint at " + p.Listen, p.ACL(ctx)
+	return "the ACL endpoint at " + p.Listen + assumed, p.ACL(ctx)
 }
+
+// noSettings says why the address is the default one.
+const noSettings = " (serve has no settings here: name its file with --config)"
 
 func (e *env) healthcheckURL(ctx context.Context, address string) (what string, err error) {
 	roots, err := trust.Roots(nil, nil, e.getenv("DIASPORA_CA_FILE"))

@@ -32,7 +32,7 @@ func TestHealthcheck(t *testing.T) {
 		code int
 		says string
 	}{
-		"":                             {0, f.URL() + " (serve has no settings here) is healthy\n"},
+		"":                             {0, f.URL() + " (serve has no settings here: name its file with --config) is healthy\n"},
 		f.URL():                        {0, f.URL() + " is healthy\n"},
 		"--config " + both:             {0, "the ACL endpoint at " + acl + " is healthy\n"},
 		"acl --config " + both:         {0, "the ACL endpoint at " + acl + " is healthy\n"},

@@ -195,6 +195,10 @@ func aboutKeyTopics(ctx context.Context, cfg diaspora.Config, client *diaspora.C
 			return hinted(err, "add --read for a key that only reads")
 		case s.Shared && s.May("write") && !s.May("read") && req.Read && req.Write:
 			return hinted(err, "add --write for a key that only writes")
+		case s.Shared && req.Write && !s.May("write"):
+			return hinted(err, s.AskOwner(name, cfg.Identity, "write"))
+		case s.Shared && req.Read && !s.May("read"):
+			return hinted(err, s.AskOwner(name, cfg.Identity, "read"))
 		}
 	}
 	return err

@@ -313,7 +313,7 @@ func TestKeyMayNot(t *testing.T) {
 	if code := d.types(t.Context(), "consume", "scans", "--exit"); code != 4 {
 		t.Errorf("consume with a key that may not read exits with %d, want 4", code)
 	}
-	const want = "may not read it, it may write only\nhint: use an access key that may read (\"diaspora key create NAME --topic scans --read\", where you are logged in), or unset DIASPORA_KEY_FILE to read with your login\n"
+	const want = "may not read it, it may write only\nhint: use an access key that may read (\"diaspora key create NAME --topic scans --read\", where somebody is logged in who may read it), or unset DIASPORA_KEY_FILE to read with your login\n"
 	if !strings.HasSuffix(d.err.String(), want) {
 		t.Errorf("consume says %q, want %q", d.err.String(), want)
 	}

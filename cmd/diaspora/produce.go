@@ -186,6 +186,9 @@ func (e *env) produceCommand() *cobra.Command {
 
 func (e *env) produce(ctx context.Context, o produceOptions, topic string, files []string) error {
 	collectLess()
+	if o.watch.dir != "" {
+		e.stampInFile()
+	}
 	parse, err := o.parser(topic)
 	if err != nil {
 		return err
@@ -242,11 +245,7 @@ func (e *env) produce(ctx context.Context, o produceOptions, topic string, files
 	}
 	p.about = func(err error) error {
 		if t := (*diaspora.TopicError)(nil); p.spool && errors.As(err, &t) && !errors.Is(err, diaspora.ErrUnauthenticated) {
-			hint := p.env.discardHint(t.Topic, p.dirs[0], p.watch != nil)
-			if p.watch != nil && t.Topic == topic {
-				hint = p.rewatchHint()
-			}
-			err = hinted(err, hint)
+			err = hinted(err, p.env.discardHint(t.Topic, p.dirs[0], p.watch != nil))
 		}
 		if errors.Is(err, diaspora.ErrUnauthenticated) && e.getenv(accesskey.FileVariable) != "" {
 			err = hinted(err, "if the key file was replaced, restart this program: it reads the file only when it starts")
@@ -885,8 +884,6 @@ func (p *produceRun) outcome(ctx context.Context, left diaspora.SpoolStats, earl
 		return hinted(fmt.Errorf("produce to topic %q: %w", p.topic, left.Why), `then send the events with "`+p.env.spoolCommand("drain")+`"`+p.env.withNewKeyFile())
 	case held != nil && permanent(held) && p.acknowledgedByCluster() > 0: // events were acknowledged, so the name of the topic is taken to be right
 		return held
-	case held != nil && permanent(held) && p.watch != nil:
-		return hinted(held, p.rewatchHint())
 	case held != nil && permanent(held):
 		return hinted(held, p.env.discardHint(p.topic, p.dirs[0], false))
 	case loginRejected(left.Why):
@@ -902,12 +899,6 @@ func (p *produceRun) outcome(ctx context.Context, left diaspora.SpoolStats, earl
 	return nil
 }
 
-// rewatchHint says what to do with events of a watch whose topic is mistyped. A watch with another topic logs the
-// files again, so these events must be deleted.
-func (p *produceRun) rewatchHint() string {
-	return `the events are sent once that is allowed; if the name is wrong, end the watch (a service: stop it), type "` + p.env.spoolCommand("discard "+p.topic+" --yes") + `", and watch with the right topic, which logs the files again`
-}
-
 // withNewKeyFile returns the end of a hint to run a command that signs in with a key file, or "" if no key file is
 // used. If the key is no longer valid, the command works only once the file has a new one.
 func (e *env) withNewKeyFile() string {
@@ -917,22 +908,32 @@ func (e *env) withNewKeyFile() string {
 	return ", once that file has the new key"
 }
 
-// discardHint says what to do with events in the spool dir whose topic is mistyped. spool discard does not change a spool
-// that a process uses, as this one does if it is watching.
-func (e *env) discardHint(topic, dir string, watching bool) string {
-	first := "first stop a service that logs there"
-	if watching {
-		first = "first end this watch; a service: stop it"
+// discardHint says what to do with events in the spool dir whose topic is mistyped. A watch with another topic logs the
+// files again, so events of a watch must be deleted. spool discard does not change a spool that a process uses.
+func (e *env) discardHint(topic, dir string, used bool) string {
+	text := "the events are sent once that is allowed; if the name is wrong, "
+	if diaspora.ValidTopic(topic) != nil {
+		text = ""
 	}
-	return `the events are sent once that is allowed; if the name is wrong, take them out: "` + e.discardCommand(topic, dir) + `" (` + first + `; in a script, add --yes)`
+	watched := false
+	if dir, err := filepath.Abs(dir); err == nil {
+		watched = len(watch.Folders(journalFolder(filepath.Dir(dir)), topic)) > 0
+	}
+	switch {
+	case watched:
+		return text + `end the watch (a service: stop it), type "` + e.discardCommand(topic, dir) + ` --yes", and watch with the right topic, which logs the files again`
+	case used:
+		return text + `end the process that uses the spool (a service: stop it), and take them out: "` + e.discardCommand(topic, dir) + ` --to FILE" (in a script, add --yes)`
+	}
+	return text + `take them out: "` + e.discardCommand(topic, dir) + ` --to FILE" (first stop a service that logs there; in a script, add --yes)`
 }
 
-// discardCommand returns the command that moves the events for a topic to a file. It names the spool dir if that is one of
-// another profile or fabric, into which the command does not look otherwise.
+// discardCommand returns the command that removes the events for a topic. It names the spool dir if that is one of another
+// profile or fabric, into which the command does not look otherwise.
 func (e *env) discardCommand(topic, dir string) string {
 	place := ""
 	if own, err := e.currentPool(); err == nil && filepath.Dir(dir) != own.Dir {
 		place = " " + shellWord(dir)
 	}
-	return e.spoolCommand("discard " + topic + place + " --to FILE")
+	return e.spoolCommand("discard " + topic + place)
 }

@@ -140,8 +140,12 @@ func (e *env) profileRemove(ctx context.Context, name string, local, yes bool) e
 		return err
 	}
 	profile, err := profiles.Load(name)
-	if err != nil && (errors.Is(err, diaspora.ErrNotFound) || !local) {
-		return knownProfiles(profiles, err)
+	switch {
+	case errors.Is(err, diaspora.ErrNotFound):
+		text, _ := explanation(err) // without the hint to log in with this profile
+		return knownProfiles(profiles, fail(diaspora.ErrNotFound, "", "%s", text))
+	case err != nil && !local:
+		return err
 	}
 	if !yes {
 		if err := e.mustBeSent(name); err != nil {

@@ -236,7 +236,7 @@ func (i *serviceInit) useCluster() error {
 	if i.kafka == "" {
 		return nil
 	}
-	c, err := apache.ReadCluster(i.kafka)
+	c, err := apache.ReadCluster(clusterFile(i.kafka))
 	if err != nil {
 		return hinted(misuse("", "serve init: %v", err), `"make kafka-up" in a clone starts an Apache Kafka, and says where its file is`)
 	}

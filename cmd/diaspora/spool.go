@@ -337,7 +337,14 @@ func (e *env) status() error {
 	} else if other := e.otherSpools(); other != "" {
 		c, rest = yellow, rest+"; "+oneLine(other)
 	}
-	return e.printPainted(c, head, rest+"\n")
+	err = e.printPainted(c, head, rest+"\n")
+	if total.running && strings.Contains(total.Why, diaspora.ErrUnauthenticated.Error()) && strings.Contains(total.Why, "access key") {
+		e.hint("if the key was replaced, restart the process that logs: it reads its key file only when it starts")
+	}
+	if topic := doctor.TopicOf(total.Why); topic != "" {
+		e.hint(e.discardHint(topic, total.dir, total.running))
+	}
+	return err
 }
 
 // noSpool says in which folder there is no spool. elsewhere means that folders in it have spools.
@@ -386,16 +393,6 @@ func (e *env) statusLine(d statusDocument) (c colour, head, text string) {
 	if d.Events > 0 {
 		c, head = yellow, fmt.Sprintf("%s (%s on disk) %s", count(d.Events, "event"), terminal.Size(d.Bytes), agree(d.Events, "waits", "wait"))
 		text = fmt.Sprintf(" since %s: %s", e.age(d.Oldest), oneLine(cmp.Or(e.reason(d.Why, d.WhyTime), "they are being sent")))
-		if d.running && strings.Contains(d.Why, diaspora.ErrUnauthenticated.Error()) && strings.Contains(d.Why, "access key") {
-			text += "; if the key was replaced, restart the process that logs: it reads its key file only when it starts"
-		}
-		if topic := doctor.TopicOf(d.Why); topic != "" {
-			stop := ""
-			if d.running {
-				stop = "stop that process and "
-			}
-			text += fmt.Sprintf("; if the name of the topic is wrong, %stake them out: %q", stop, e.discardCommand(topic, d.dir))
-		}
 	}
 	if d.Losses != (spool.Losses{}) {
 		c = yellow

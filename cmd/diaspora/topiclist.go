@@ -60,14 +60,14 @@ func (e *env) topicList(ctx context.Context, client *diaspora.Client, _ []string
 		{`Released; "diaspora topic restore NAME" brings one back`, releasedTopics(list.Topics), []string{"NAME", "UNTIL", "DESCRIPTION"}, func(t diaspora.Topic) []string {
 			return []string{t.Name, e.clock(t.Released), t.Description}
 		}},
-		{"Shared with you", list.Shared, []string{"NAME", "MAY", "OWNER", "RETENTION", "DESCRIPTION"}, func(t diaspora.Topic) []string {
+		{"Shared with you", list.Shared, []string{"NAME", "MAY", "OWNER", "KEPT", "DESCRIPTION"}, func(t diaspora.Topic) []string {
 			may := mayWords(t.Read, t.Write, t.Manage)
 			if t.Manage {
 				may = "manage" // which includes the others; the table is wide enough already
 			}
 			return []string{t.Name, may, ownerText(t), retentionText(t.RetentionMS), t.Description}
 		}},
-		{"Public, to read", list.Public, []string{"NAME", "OWNER", "RETENTION", "DESCRIPTION"}, func(t diaspora.Topic) []string {
+		{"Public, to read", list.Public, []string{"NAME", "OWNER", "KEPT", "DESCRIPTION"}, func(t diaspora.Topic) []string {
 			return []string{t.Name, ownerText(t), retentionText(t.RetentionMS), t.Description}
 		}},
 	} {

@@ -155,6 +155,7 @@ func (e *env) up(ctx context.Context, o upOptions, again func(...portFlag) strin
 	if err != nil {
 		return err
 	}
+	o.kafka = clusterFile(o.kafka)
 	cluster := o.kafka // as an absolute path
 	if cluster != "" {
 		if cluster, err = filepath.Abs(cluster); err != nil {
@@ -253,6 +254,14 @@ func (e *env) up(ctx context.Context, o upOptions, again func(...portFlag) strin
 	recount(dir, inside.Of(f).Topics())
 	e.say("stopping; requests in flight are finished first")
 	return nil
+}
+
+// clusterFile returns the file of a cluster in a folder, where "make kafka-up" writes it. Any other name is unchanged.
+func clusterFile(name string) string {
+	if info, err := os.Stat(name); err == nil && info.IsDir() {
+		return filepath.Join(name, "cluster.json")
+	}
+	return name
 }
 
 // makeKafkaUp returns the command that starts the cluster of a cluster.json again.

@@ -211,7 +211,8 @@ func (p *produceRun) newNames(n watch.Notice, noun string) string {
 // introduceWatch says which folder is watched, and which of its files were logged by an earlier run.
 func (p *produceRun) introduceWatch(pattern string) {
 	s, err := p.watch.Survey()
-	p.env.say("%s; end with Ctrl-C", watchIntroduction(p.watch, pattern, s, err))
+	text, notes := watchIntroduction(p.watch, pattern, s, err)
+	p.env.say("%s", strings.Join(append([]string{text + "; end with Ctrl-C"}, notes...), "\n"))
 	if s.Before > 0 {
 		p.env.warn("%d of these files %s logged to %s before, with another login or key, and %s logged again: each has a journal of its own",
 			s.Before, agree(s.Before, "was", "were"), p.topic, agree(s.Before, "is", "are"))
@@ -240,57 +241,64 @@ func (p *produceRun) startLoginCheck(ctx context.Context, cfg diaspora.Config) (
 	return func() { cancel(); <-done }
 }
 
-func watchIntroduction(w *watch.Watcher, pattern string, s watch.Survey, err error) string {
-	text := "watching " + w.Dir()
-	var others []string
-	if s.Folders > 0 {
-		others = append(others, count(s.Folders, "folder"))
-	}
-	if s.Links > 0 {
-		others = append(others, count(s.Links, "symbolic link"))
-	}
-	apart := ""
-	if len(others) > 0 {
-		apart = fmt.Sprintf("; it also has %s, which %s not watched", strings.Join(others, " and "), agree(s.Folders+s.Links, "is", "are"))
-	}
+// watchIntroduction describes a watch: in one line what is in the folder, and in notes what else a person has to know.
+func watchIntroduction(w *watch.Watcher, pattern string, s watch.Survey, err error) (text string, notes []string) {
+	text = "watching " + w.Dir()
+	note := func(format string, args ...any) { notes = append(notes, fmt.Sprintf(format, args...)) }
 	otherCase := ""
 	if s.OtherCase {
 		otherCase = " (only upper and lower case differ)"
 	}
 	switch {
 	case err != nil:
-		return text // a notice reports the error
+		return text, nil // a notice reports the error
 	case s.Files == 0:
-		return text + ": it has no files yet" + apart
+		text += ": it has no files yet"
 	case s.Matching == 0:
 		text += fmt.Sprintf(": none of its %s matches the pattern '%s'", count(s.Files, "file"), pattern)
 		if !strings.ContainsAny(pattern, "*?[") {
-			text += fmt.Sprintf("; a pattern must match the whole name, like '*.%s'", strings.TrimPrefix(pattern, "."))
+			note("a pattern must match the whole name, like '*.%s'", strings.TrimPrefix(pattern, "."))
 		}
 		if s.OtherCase {
-			text += "; " + s.Unmatched + otherCase
+			note("%s does not match%s", s.Unmatched, otherCase)
 		}
-		return text + apart
+	default:
+		text += fmt.Sprintf(": %s %s, %d %s logged already", count(s.Matching, "file"), agree(s.Matching, "matches", "match"), s.Logged, agree(s.Logged, "is", "are"))
+		for _, part := range []struct {
+			n    int64
+			text string
+		}{
+			{s.New, agree(s.New, "is", "are") + " new"},
+			{s.Refused, agree(s.Refused, "was", "were") + " refused as a whole or in part"},
+			{s.Changed, agree(s.Changed, "has", "have") + " changed since"},
+			{s.Empty, agree(s.Empty, "is", "are") + " empty"},
+		} {
+			if part.n > 0 {
+				text += fmt.Sprintf(", %d %s", part.n, part.text)
+			}
+		}
+		if s.Refused > 0 {
+			note("refused: %s; touch a file to try it again", s.RefusedFile+agree(s.Refused, "", ", …"))
+		}
+		for _, other := range slices.Sorted(maps.Keys(s.Elsewhere)) {
+			note("%d of them %s logged to %s as well", s.Elsewhere[other], agree(s.Elsewhere[other], "was", "were"), other)
+		}
+		if n := s.Files - s.Matching; n > 0 {
+			note("%s %s not match '%s', and %s not logged: %s%s", count(n, "file"), agree(n, "does", "do"), pattern, agree(n, "is", "are"), s.Unmatched+agree(n, "", ", …"), otherCase)
+		}
 	}
-	text += fmt.Sprintf(": %s %s, %d %s logged already", count(s.Matching, "file"), agree(s.Matching, "matches", "match"), s.Logged, agree(s.Logged, "is", "are"))
-	if s.New > 0 {
-		text += fmt.Sprintf(", %d %s new", s.New, agree(s.New, "is", "are"))
+	if s.Folders+s.Links > 0 {
+		var others []string
+		if s.Folders > 0 {
+			others = append(others, count(s.Folders, "folder"))
+		}
+		if s.Links > 0 {
+			others = append(others, count(s.Links, "symbolic link"))
+		}
+		note("it also has %s, which %s not watched", strings.Join(others, " and "), agree(s.Folders+s.Links, "is", "are"))
 	}
-	if s.Refused > 0 {
-		text += fmt.Sprintf(", %d %s refused as a whole or in part (touch a file to try it again)", s.Refused, agree(s.Refused, "was", "were"))
+	if s.Matching > 0 {
+		note("journal: %s", filepath.Dir(w.Journal()))
 	}
-	if s.Changed > 0 {
-		text += fmt.Sprintf(", %d %s changed since", s.Changed, agree(s.Changed, "has", "have"))
-	}
-	if s.Empty > 0 {
-		text += fmt.Sprintf(", %d %s empty", s.Empty, agree(s.Empty, "is", "are"))
-	}
-	text += fmt.Sprintf(" (journal in %s)", filepath.Dir(w.Journal()))
-	for _, other := range slices.Sorted(maps.Keys(s.Elsewhere)) {
-		text += fmt.Sprintf("; %d of them %s logged to %s as well", s.Elsewhere[other], agree(s.Elsewhere[other], "was", "were"), other)
-	}
-	if n := s.Files - s.Matching; n > 0 {
-		text += fmt.Sprintf("; %s %s not match '%s', and %s not logged%s%s%s", count(n, "file"), agree(n, "does", "do"), pattern, agree(n, "is", "are"), agree(n, ": ", ", such as "), s.Unmatched, otherCase)
-	}
-	return text + apart
+	return text, notes
 }

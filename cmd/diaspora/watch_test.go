@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -148,7 +149,7 @@ func TestWatch(t *testing.T) {
 	if values := fmt.Sprint(d.events(t, "scans")[2:]); !strings.Contains(values, "changed") || !strings.Contains(values, "new") || len(d.events(t, "scans")) != 4 {
 		t.Errorf("then it has %s, want a.json and c.json", values)
 	}
-	if strings.Contains(d.err.String(), "large.json") {
+	if strings.Contains(d.err.String(), "large.json: ") {
 		t.Errorf("the large file is tried again: %s", d.err.String())
 	}
 }
@@ -502,40 +503,41 @@ func TestWatchIntroduced(t *testing.T) {
 	d.must(t, "topic", "claim", "scans")
 	d.must(t, "topic", "claim", "scnas")
 	dir, state := t.TempDir(), filepath.Join(d.vars["DIASPORA_CONFIG_DIR"], "state")
-	says := func(files int, topic, pattern, want string) {
+	says := func(files int, topic, pattern, first string, notes ...string) {
 		t.Helper()
+		want := strings.Join(append([]string{first + "; end with Ctrl-C"}, notes...), "\n  ") + "\n"
 		d.err.Reset()
 		d.watching(t, 0, func() bool {
 			return len(journalled(t, state)) == files && strings.Contains(d.err.String(), "Ctrl-C")
 		}, topic, "--watch", dir, "--settle", "0", "--pattern", pattern)
-		if !strings.Contains(d.err.String(), want+"; end with Ctrl-C\n") {
+		if !strings.Contains(d.err.String(), want) {
 			t.Errorf("it says %q, want %q", d.err.String(), want)
 		}
 	}
-	journals := " (journal in " + filepath.Join(state, "watch", "home") + ")"
+	journals := "journal: " + filepath.Join(state, "watch", "home")
 	says(0, "scans", "*", "watching "+dir+": it has no files yet")
 	put(t, dir, "a.json", "1")
 	put(t, dir, "b.txt", "2")
 	put(t, dir, ".hidden", "3")
-	says(0, "scans", "json", "watching "+dir+": none of its 2 files matches the pattern 'json'; a pattern must match the whole name, like '*.json'")
+	says(0, "scans", "json", "watching "+dir+": none of its 2 files matches the pattern 'json'", "a pattern must match the whole name, like '*.json'")
 	says(0, "scans", "*.csv", "watching "+dir+": none of its 2 files matches the pattern '*.csv'")
-	says(0, "scans", "*.Txt", "watching "+dir+": none of its 2 files matches the pattern '*.Txt'; b.txt (only upper and lower case differ)")
-	says(1, "scnas", "*.json", "watching "+dir+": 1 file matches, 0 are logged already, 1 is new"+journals+"; 1 file does not match '*.json', and is not logged: b.txt")
+	says(0, "scans", "*.Txt", "watching "+dir+": none of its 2 files matches the pattern '*.Txt'", "b.txt does not match (only upper and lower case differ)")
+	says(1, "scnas", "*.json", "watching "+dir+": 1 file matches, 0 are logged already, 1 is new", "1 file does not match '*.json', and is not logged: b.txt", journals)
 	put(t, dir, "B.JSON", "2")
-	says(1, "scnas", "*.json", "watching "+dir+": 1 file matches, 1 is logged already"+journals+"; 2 files do not match '*.json', and are not logged, such as B.JSON (only upper and lower case differ)")
+	says(1, "scnas", "*.json", "watching "+dir+": 1 file matches, 1 is logged already", "2 files do not match '*.json', and are not logged: B.JSON, … (only upper and lower case differ)", journals)
 	testkit.Must(t, os.Remove(filepath.Join(dir, "B.JSON")))
-	says(2, "scans", "*", "watching "+dir+": 2 files match, 0 are logged already, 2 are new"+journals+"; 1 of them was logged to scnas as well")
-	says(2, "scans", "*", "watching "+dir+": 2 files match, 2 are logged already"+journals+"; 1 of them was logged to scnas as well")
+	says(2, "scans", "*", "watching "+dir+": 2 files match, 0 are logged already, 2 are new", "1 of them was logged to scnas as well", journals)
+	says(2, "scans", "*", "watching "+dir+": 2 files match, 2 are logged already", "1 of them was logged to scnas as well", journals)
 	put(t, dir, "a.json", "11")
-	says(2, "scans", "*", "watching "+dir+": 2 files match, 1 is logged already, 1 has changed since"+journals)
+	says(2, "scans", "*", "watching "+dir+": 2 files match, 1 is logged already, 1 has changed since", journals)
 	put(t, dir, "c.json", "")
-	says(2, "scans", "*", "watching "+dir+": 3 files match, 2 are logged already, 1 is empty"+journals)
+	says(2, "scans", "*", "watching "+dir+": 3 files match, 2 are logged already, 1 is empty", journals)
 	put(t, dir, "large.json", strings.Repeat("x", 2_000_000))
 	testkit.Must(t, os.Remove(filepath.Join(dir, "c.json")))
 	testkit.Must(t, os.Mkdir(filepath.Join(dir, "monday"), 0o700))
 	testkit.Must(t, os.Symlink("a.json", filepath.Join(dir, "link.json")))
 	d.watching(t, 8, func() bool { return len(journalled(t, state)) == 3 }, "scans", "--watch", dir, "--settle", "0")
-	says(3, "scans", "*", "watching "+dir+": 3 files match, 2 are logged already, 1 was refused as a whole or in part (touch a file to try it again)"+journals+"; it also has 1 folder and 1 symbolic link, which are not watched")
+	says(3, "scans", "*", "watching "+dir+": 3 files match, 2 are logged already, 1 was refused as a whole or in part", "refused: large.json; touch a file to try it again", "it also has 1 folder and 1 symbolic link, which are not watched", journals)
 }
 
 // TestWatchMeant fails when a command line that nearly says what is meant is not told what to write.
@@ -659,8 +661,8 @@ func TestWatchToldOfRefusals(t *testing.T) {
 	d.err.Reset()
 	put(t, dir, "bad.json", "")
 	d.must(t, "topic", "claim", "scans")
-	d.watching(t, 0, func() bool { return strings.Contains(d.err.String(), "discard scnas --to FILE") }, "scans", "--watch", dir, "--settle", "0")
-	if want := `diaspora spool discard scnas --to FILE" (first end this watch; a service: stop it; in a script, add --yes)`; !strings.Contains(d.err.String(), want) {
+	d.watching(t, 0, func() bool { return strings.Contains(d.err.String(), "discard scnas --yes") }, "scans", "--watch", dir, "--settle", "0")
+	if want := `diaspora spool discard scnas --yes", and watch with the right topic, which logs the files again`; !strings.Contains(d.err.String(), want) {
 		t.Errorf("the watch says\n%s\nwant %q", d.err.String(), want)
 	}
 }
@@ -769,5 +771,23 @@ func TestWatchTwice(t *testing.T) {
 	stop()
 	if want := "another process watches " + dir + " for topic \"scans\"\nhint: stop that process first; or, if it logs other files (another --pattern), log these to another topic, or set DIASPORA_STATE_DIR"; !strings.Contains(d.err.String(), want) {
 		t.Errorf("the second watch says\n%s\nwant %q", d.err.String(), want)
+	}
+}
+
+// TestWatchStamps fails if the messages of a watch have no time in a file, or have one elsewhere, where somebody else adds
+// it.
+func TestWatchStamps(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	d.must(t, "topic", "claim", "scans")
+	dir, file := t.TempDir(), filepath.Join(t.TempDir(), "scans.log")
+	log, err := os.Create(file)
+	testkit.Must(t, err)
+	defer log.Close()
+	d.env.stderr = log
+	d.watching(t, 0, func() bool { return strings.Contains(string(testkit.ReadFile(t, file)), "Ctrl-C") }, "scans", "--watch", dir)
+	stamped := regexp.MustCompile(`^20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d(Z|[+-]\d\d:\d\d) diaspora: watching .* Ctrl-C\n`)
+	if said := testkit.ReadFile(t, file); !stamped.Match(said) {
+		t.Errorf("the log says %s", said)
 	}
 }

@@ -121,7 +121,7 @@ func checkProfile(_ context.Context, v *visit) Finding {
 	}
 	learn := func() { v.profile = name }
 	if from := v.fromEnvironment(); from != "" {
-		return ok("%q, only for the addresses of the fabric: %s signs in", name, from).and(learn)
+		return ok("%q, for its addresses only, and not for its login: %s signs in", name, from).and(learn)
 	}
 	return ok("%q", name).and(learn)
 }

@@ -59,7 +59,7 @@ var problemTypes = map[int][2]string{
 var hints = map[int]string{
 	http.StatusUnauthorized:       "Log in again with `diaspora login`, then use a fresh token: `diaspora token` prints it.",
 	http.StatusNotFound:           "`diaspora topic list` shows your topics, `diaspora key list` your access keys.",
-	http.StatusServiceUnavailable: "Try again in a few seconds.",
+	http.StatusServiceUnavailable: "Try again in a few seconds. If that does not help, tell the operators of the fabric.",
 }
 
 // routeHints are the hints of single routes. They take the place of those in hints.
@@ -71,7 +71,7 @@ var routeHints = map[string]map[int]string{
 }
 
 const (
-	repeatClaim     = "Try again in a few seconds: repeating a claim is safe."
+	repeatClaim     = "Try again in a few seconds: repeating a claim is safe. If that does not help, tell the operators of the fabric."
 	mayHaveHappened = "The change may have been made: `diaspora admin blocked` shows whether."
 )
 

@@ -1,6 +1,7 @@
 package watch
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -192,6 +193,8 @@ type Survey struct {
 	Before    int64            // of New and Changed: files that were logged to the topic according to [Config.OtherJournals]
 	Elsewhere map[string]int64 // of Matching: files that were logged to other topics, by topic, unless their events were discarded
 
+	RefusedFile string // one of Refused; "" if there is none
+
 	Unmatched string // a file that does not match the pattern; "" if there is none
 	OtherCase bool   // Unmatched would match if upper and lower case did not differ
 
@@ -254,6 +257,7 @@ func (w *Watcher) Survey() (s Survey, err error) {
 		switch done, ok := w.journal.done[name]; {
 		case ok && done == markOf(info) && w.journal.refused[name]:
 			s.Refused++
+			s.RefusedFile = cmp.Or(s.RefusedFile, name)
 		case ok && done == markOf(info):
 			s.Logged++
 		case ok:
