@@ -15,14 +15,15 @@ import kafka.serializer
 from diaspora_streams import DiasporaError, LoginRequired, Untrusted, from_env
 from diaspora_streams._fabric import _provider_base
 from diaspora_streams._kafka import kafka_python_settings, kafka_python_version
+from diaspora_streams._spool import Fallback
 from diaspora_streams._trust import host_of
 
 from ._guard import ORIGINAL_HOSTS, check_client
 
 _Base: Any = _provider_base()
 
-# Python prints its errors to stderr, unless the program has configured logging.
 _diagnostics = logging.getLogger("diaspora_logger")
+_diagnostics.addHandler(Fallback())  # prints to stderr, unless the program has configured logging
 
 
 class GlobusAuthTokenProvider(_Base):  # type: ignore[misc]

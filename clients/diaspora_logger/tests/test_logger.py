@@ -1,5 +1,6 @@
 """The settings of Kafka clients, and which of them get a token."""
 
+import logging
 import os
 import types
 import unittest
@@ -113,6 +114,13 @@ class LostTest(Case):
             self.assertIn(want, self.lost(topic, answer))
         key = {"DIASPORA_URL": "http://127.0.0.1:9090", "DIASPORA_KEY_ID": "key-abcdefghij234567", "DIASPORA_KEY_SECRET": "dks_" + "x" * 43}
         self.assertIn(claim.format("wether"), self.lost("wether", topics, **key))  # a key cannot list topics
+
+
+    def test_messages_say_who_speaks(self):
+        with unittest.mock.patch.object(logging, "lastResort") as last:
+            logging.getLogger("diaspora_logger").error("lost %d", 1)
+        (record,) = last.handle.call_args.args
+        self.assertEqual(record.getMessage(), "diaspora_logger: lost 1")
 
 
 class ProviderTest(Case):

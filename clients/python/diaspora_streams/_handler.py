@@ -40,7 +40,7 @@ class Handler(logging.Handler):
     The next event reports in ``lost`` how many were lost.
     """
 
-    ignores_diagnostics = True  # see _Fallback
+    ignores_diagnostics = True  # see Fallback
 
     def __init__(
         self,
