@@ -98,6 +98,7 @@ func TestPythonOriginal(t *testing.T) {
 			newScript(t, at, version).runsOurExamples(t)
 			newScript(t, at, version).keepsToken(t)
 			newScript(t, at, version).reportsLostEvents(t, version)
+			newScript(t, at, version).reportsRefusedKey(t)
 		})
 	}
 }
@@ -125,6 +126,27 @@ logger.flush()
 	want := `an event for topic "` + s.topic + `_nobody" was not logged`
 	if strings.Count(said, want) != 1 || !strings.Contains(said, `run "diaspora topic claim `+s.topic+`_nobody"`) {
 		t.Errorf("the script says %q; want once %q, and what to do", said, want)
+	}
+}
+
+// reportsRefusedKey uses a revoked access key. kafka-python itself would try again until it times out.
+func (s script) reportsRefusedKey(t *testing.T) {
+	t.Helper()
+	file, name := filepath.Join(s.dir, "key.env"), keyName(s.topic)
+	login := s.withLogin(t).env
+	_, err := s.at.diaspora(login, "key", "create", name, "--write", "--save-env", file)
+	testkit.Must(t, err)
+	_, err = s.at.diaspora(login, "key", "revoke", name)
+	testkit.Must(t, err)
+	s.env = append(s.env, "DIASPORA_KEY_FILE="+file)
+	began := time.Now()
+	p := s.shell(t, "", "from diaspora_logger import DiasporaLogger; DiasporaLogger()")
+	<-p.ended
+	if want := ".Unauthenticated: sign in to " + s.at.cfg.URL + ": the access key was revoked; make another"; p.err == nil || !strings.Contains(p.said(), want) {
+		t.Errorf("with a revoked key, the script ends with %v and says %q; want %q", p.err, p.said(), want)
+	}
+	if took := time.Since(began); took > 20*time.Second {
+		t.Errorf("the script took %v to say that the key is revoked", took)
 	}
 }
 

@@ -10,7 +10,7 @@ import urllib.request
 from typing import Any, Mapping, Optional
 
 from diaspora_streams import DiasporaError, Fabric, LoginRequired, Token, Unavailable
-from diaspora_streams._http import MAX_ANSWER_BYTES, _NoRedirects, _reason, check_private, is_loopback
+from diaspora_streams._http import MAX_ANSWER_BYTES, _NoRedirects, _reason, check_private, is_loopback, printable
 
 REQUEST_SECONDS = 60.0
 
@@ -44,8 +44,7 @@ def request(fabric: Fabric, token: Token, op: str, path: str, form: Optional[Map
         raise Unavailable(f"{op}: the answer is too large")
     if response.status // 100 != 2:
         raise _refusal(op, response.status, data)
-    # The text may go to a terminal, so it must not command it.
-    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in str(data, "utf-8", "replace"))
+    return printable(str(data, "utf-8", "replace"))
 
 
 def _refusal(op: str, status: int, data: bytes) -> DiasporaError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import logging
 import os
@@ -14,14 +15,15 @@ import kafka.serializer
 from diaspora_streams import DiasporaError, LoginRequired, Untrusted, from_env
 from diaspora_streams._fabric import _provider_base
 from diaspora_streams._kafka import kafka_python_settings, kafka_python_version
+from diaspora_streams._spool import Fallback
 from diaspora_streams._trust import host_of
 
 from ._guard import ORIGINAL_HOSTS, check_client
 
 _Base: Any = _provider_base()
 
-# Python prints its errors to stderr, unless the program has configured logging.
 _diagnostics = logging.getLogger("diaspora_logger")
+_diagnostics.addHandler(Fallback())  # prints to stderr, unless the program has configured logging
 
 
 class GlobusAuthTokenProvider(_Base):  # type: ignore[misc]
@@ -99,8 +101,25 @@ class DiasporaLogger:
             return
         self._reported.add(kind)
         refused = isinstance(error, (kafka.errors.TopicAuthorizationFailedError, kafka.errors.UnknownTopicOrPartitionError))
-        hint = f'; run "diaspora topic claim {topic}", or ask its owner to share it' if refused else ""
+        near = self._near(topic) if refused else ""
+        hint = f"; did you mean {near}? otherwise" if near else ";"
+        hint = f'{hint} run "diaspora topic claim {topic}", or ask its owner to share it' if refused else ""
         _diagnostics.error('an event for topic "%s" was not logged: %s%s; further events with this error are not reported', topic, error, hint)
+
+    def _near(self, topic: str) -> str:
+        """Return the topic of this login that the name may be a misspelling of, or ""."""
+        fabric = self._provider.fabric
+        if fabric._key is not None:
+            return ""
+        try:
+            token = fabric.source.token()
+            fabric._check_endpoint(token)
+            answer = fabric._look("/v1/topics", "Bearer " + token.access_token)
+        except DiasporaError:
+            return ""
+        document = answer.document if answer.status == 200 else {}
+        names = [each["name"] for kind in ("topics", "shared") for each in document.get(kind) or ()]
+        return "" if topic in names else next(iter(difflib.get_close_matches(topic, names, 1, 0.8)), "")
 
     def __getattr__(self, name: str) -> Any:
         if name == "_producer":  # __init__ has failed
@@ -143,7 +162,7 @@ def _client_settings(configs: dict[str, Any]) -> dict[str, Any]:
     named = named.split(",") if isinstance(named, str) else list(named)
     kept = [address for address in named if host_of(address.strip()) not in ORIGINAL_HOSTS]
     if len(kept) < len(named):
-        _warn(f"the brokers of the original fabric are replaced by those of {fabric.url}; leave bootstrap_servers out")
+        _warn(f"the brokers of the original fabric are replaced by those of {fabric.url}; the script works as it is; to avoid this warning, leave bootstrap_servers out")
     for address in kept:
         fabric._check_host(address.strip(), fabric.source.token())
     if kept:

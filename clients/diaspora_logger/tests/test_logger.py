@@ -1,15 +1,19 @@
 """The settings of Kafka clients, and which of them get a token."""
 
+import logging
+import os
 import types
 import unittest
 import unittest.mock
 import warnings
 
+import kafka.errors
 from case import TOKEN, URL, Case, discovery, local
 from diaspora_logger import DiasporaLogger, GlobusAuthTokenProvider
 from diaspora_logger import _guard
 from diaspora_logger.logger import _client_settings
-from diaspora_streams import DiasporaError, LoginRequired, Untrusted, from_env
+from diaspora_streams import DiasporaError, Fabric, LoginRequired, Untrusted, from_env
+from diaspora_streams import _http
 from diaspora_streams._kafka import kafka_python_version
 
 OLD = ["52.200.217.146:9093", "54.210.46.108:9094"]
@@ -52,7 +56,7 @@ class SettingsTest(Case):
             self.assertEqual(settings["api_version"], (3, 5, 1))
             self.assertEqual(len(caught), 2)
             self.assertIn(f"security_protocol SASL_PLAINTEXT is replaced by SASL_SSL, which the fabric {URL} needs", caught[0])
-            self.assertIn(f"replaced by those of {URL}", caught[1])
+            self.assertIn(f"replaced by those of {URL}; the script works as it is", caught[1])
 
     def test_brokers_of_the_fabric_may_be_named_and_others_not(self):
         settings, caught = self.settings(bootstrap_servers=["b1.example.org:9093", OLD[0]])
@@ -80,6 +84,43 @@ class SettingsTest(Case):
     def test_a_token_that_cannot_be_one_is_refused_at_once(self):
         with self.assertRaisesRegex(DiasporaError, "DIASPORA_REFRESH is cut off"):
             GlobusAuthTokenProvider("Ag0123...")
+
+
+class LostTest(Case):
+    def lost(self, topic, answer=None, **env):
+        """Return what is reported about an event that was refused."""
+        self.store(local(), url="http://127.0.0.1:9090")
+        logger = DiasporaLogger.__new__(DiasporaLogger)
+        with unittest.mock.patch.dict(os.environ, env):
+            logger._reported, logger._provider = set(), GlobusAuthTokenProvider()
+        asked = unittest.mock.patch.object(Fabric, "_look", return_value=_http.Answer(200 if answer else 0, answer, 0))
+        with asked, unittest.mock.patch("diaspora_streams.Fabric.source", types.SimpleNamespace(token=lambda: TOKEN)), self.assertLogs("diaspora_logger") as logs:
+            logger._lost(topic, kafka.errors.TopicAuthorizationFailedError(topic))
+            logger._lost(topic, kafka.errors.TopicAuthorizationFailedError(topic))
+        (record,) = logs.records
+        return record.getMessage()
+
+    def test_a_similar_topic_is_suggested(self):
+        topics = {"topics": [{"name": "weather"}, {"name": "beam"}], "shared": [{"name": "humidity"}]}
+        claim = '; run "diaspora topic claim {}", or ask its owner to share it;'
+        for topic, answer, want in (
+            ("wether", topics, '; did you mean weather? otherwise run "diaspora topic claim wether", or'),
+            ("humidty", topics, "; did you mean humidity? otherwise run"),
+            ("wether", None, claim.format("wether")),
+            ("wether", {"topics": None}, claim.format("wether")),
+            ("other", topics, claim.format("other")),
+            ("weather", topics, claim.format("weather")),  # it is read-only, for instance
+        ):
+            self.assertIn(want, self.lost(topic, answer))
+        key = {"DIASPORA_URL": "http://127.0.0.1:9090", "DIASPORA_KEY_ID": "key-abcdefghij234567", "DIASPORA_KEY_SECRET": "dks_" + "x" * 43}
+        self.assertIn(claim.format("wether"), self.lost("wether", topics, **key))  # a key cannot list topics
+
+
+    def test_messages_say_who_speaks(self):
+        with unittest.mock.patch.object(logging, "lastResort") as last:
+            logging.getLogger("diaspora_logger").error("lost %d", 1)
+        (record,) = last.handle.call_args.args
+        self.assertEqual(record.getMessage(), "diaspora_logger: lost 1")
 
 
 class ProviderTest(Case):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import dataclasses
 import json
@@ -17,7 +18,7 @@ from typing import Any, Callable, Mapping, Optional
 
 from . import _accesskey, _trust
 from ._errors import DiasporaError, InsecureFile, Invalid, LoginRequired, NoProfile, NotFound, Unauthenticated
-from ._http import call, check_private, is_loopback, status_for
+from ._http import Answer, call, check_private, is_loopback, look, printable
 from ._source import WORD, ClientSource, TokenSource, cache_file
 from ._store import Token, TokenFile
 
@@ -133,12 +134,29 @@ class Fabric:
 
     def _refuses(self, token: Token) -> bool:
         try:
-            url = check_private(self.url, "DIASPORA_URL") + "/v1/identity"
             self._check_endpoint(token)
+            return self._look("/v1/identity", "Bearer " + token.access_token).status == 401
         except DiasporaError:
             return False  # tokens do not go there
-        tls = self._tls_context(self.discovery.get("ca", "")) if url.startswith("https") else None
-        return status_for(url, token.access_token, tls) == 401
+
+    def _check_key(self) -> None:
+        """Raise Unauthenticated if the fabric refuses the access key. No Kafka client says so: they try again until they time out."""
+        if self._key is None:
+            return
+        basic = base64.b64encode(f"{self._key.id}:{self._key.secret}".encode()).decode()
+        answer = self._look(f"/v1/keys/{self._key.id}", "Basic " + basic)
+        if answer.status != 401:
+            return  # also if the ACL endpoint cannot be reached, as long as the brokers can
+        said = answer.document.get("detail") if isinstance(answer.document, dict) else None
+        reason = printable(str(said or "the access key is not accepted")[:500])
+        raise Unauthenticated(
+            f'sign in to {self.url}: {reason}; make another access key with "diaspora key create NAME --save-env FILE" '
+            "where its owner is logged in, and use it instead"
+        )
+
+    def _look(self, path: str, authorization: str) -> Answer:
+        url = check_private(self.url, "DIASPORA_URL") + path
+        return look(url, authorization, self._tls_context(self.discovery.get("ca", "")) if url.startswith("https") else None)
 
     def _check_endpoint(self, token: Token) -> None:
         if self._trusted is not None:
@@ -158,6 +176,7 @@ class Fabric:
 
     def _settings(self, check: Callable[[str], None]) -> dict[str, Any]:
         """Return the settings of kafka-python and aiokafka, except for the token provider."""
+        self._check_key()
         settings: dict[str, Any] = {"bootstrap_servers": self.brokers, "security_protocol": self._protocol()}
         if self._key is None:
             settings["sasl_mechanism"] = "OAUTHBEARER"
@@ -217,6 +236,7 @@ class Fabric:
 
         With a login, the program must call poll regularly, because tokens are renewed during poll.
         """
+        self._check_key()
         settings: dict[str, Any] = {"bootstrap.servers": ",".join(self.brokers), "security.protocol": self._protocol()}
         if self._key is None:
             settings.update({"sasl.mechanisms": "OAUTHBEARER", "oauth_cb": self.oauth_cb})

@@ -40,7 +40,7 @@ class Handler(logging.Handler):
     The next event reports in ``lost`` how many were lost.
     """
 
-    ignores_diagnostics = True  # see _Fallback
+    ignores_diagnostics = True  # see Fallback
 
     def __init__(
         self,
@@ -140,7 +140,7 @@ class Handler(logging.Handler):
         """Flush, and close the Logger unless the program has made it."""
         try:
             if self._owned:
-                self.logger.close()
+                self.logger._close_reporting()
             else:
                 self.flush()
         except DiasporaError as e:

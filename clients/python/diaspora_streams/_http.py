@@ -92,12 +92,17 @@ def call(
     raise AssertionError("unreachable")
 
 
-def status_for(url: str, access_token: str, tls: Optional[ssl.SSLContext]) -> int:
-    """GET a URL once with an access token, and return the status of the answer, or 0 without one."""
+def look(url: str, authorization: str, tls: Optional[ssl.SSLContext]) -> Answer:
+    """GET a URL once, with a credential, and return the answer. Its status is 0 if there is none."""
     try:
-        return _attempt(url, None, tls, {"Authorization": "Bearer " + access_token}, LOOK_SECONDS).status
+        return _attempt(url, None, tls, {"Authorization": authorization}, LOOK_SECONDS)
     except (OSError, http.client.HTTPException, ValueError):
-        return 0
+        return Answer(0, None, 0)
+
+
+def printable(text: str) -> str:
+    """Return a text of others for a terminal, which must not be commanded by it."""
+    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
 
 
 def _reason(e: OSError) -> str:

@@ -90,9 +90,10 @@ class KafkaPythonTransport:
         """Return the producer. One that has failed is replaced: some errors make an idempotent producer fail for ever."""
         with self._mutex:
             if self._failed and time.monotonic() - self._made >= REPLACE_SECONDS:
-                self._producer.close(0)
                 self._made = time.monotonic()
-                self._producer, self._failed = self._make(), False
+                producer = self._make()  # or an error, for instance because the access key was revoked
+                self._producer.close(0)
+                self._producer, self._failed = producer, False
             return self._producer
 
     def send(self, event: Encoded, done: Done) -> None:

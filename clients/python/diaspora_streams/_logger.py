@@ -221,19 +221,19 @@ class Logger:
         with self._mutex:
             to, self._to, self._closed = self._to, None, True
         _open.discard(self)
-        if to is None:
-            return ""
-        pending = to.close(timeout)
-        if pending:
+        return "" if to is None else to.close(timeout)
+
+    def _close_reporting(self, timeout: float = CLOSE_SECONDS) -> None:
+        """Close where nobody gets what close returns: report it instead."""
+        if pending := self.close(timeout):
             _spool.diagnostics.warning('topic "%s": %s', self.topic, pending)
-        return pending
 
     def __enter__(self) -> Logger:
         return self
 
     def __exit__(self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]) -> None:
         try:
-            self.close()
+            self._close_reporting()
         except DiasporaError as e:
             if error is None:
                 raise
@@ -355,7 +355,7 @@ def _close_all() -> None:
     """Close the Loggers that the program has not closed."""
     for logger in [each for each in _open if each._close_at_exit]:
         try:
-            logger.close(EXIT_SECONDS)
+            logger._close_reporting(EXIT_SECONDS)
         except DiasporaError as e:
             _spool.diagnostics.warning('close the Logger of topic "%s": %s', logger.topic, e)
 

@@ -35,11 +35,11 @@ MORE = "not logged; "  # what the error about events that were not logged says i
 diagnostics = logging.getLogger("diaspora_streams")
 
 
-class _Fallback(logging.Handler):
-    """Prints messages of this module that would be lost, because all handlers of the program ignore them, as our Handler does."""
+class Fallback(logging.Handler):
+    """Prints messages of a module, with its name, that would be lost: the program has no handler, or only some that ignore them, as our Handler does."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        logger: Optional[logging.Logger] = diagnostics
+        logger: Optional[logging.Logger] = logging.getLogger(record.name)
         while logger is not None:
             for handler in logger.handlers:
                 if handler is not self and record.levelno >= handler.level and not getattr(handler, "ignores_diagnostics", False):
@@ -50,7 +50,7 @@ class _Fallback(logging.Handler):
             logging.lastResort.handle(logging.makeLogRecord({**record.__dict__, "msg": text, "args": None}))
 
 
-diagnostics.addHandler(_Fallback())
+diagnostics.addHandler(Fallback())
 starting = threading.Lock()  # a process that is forked while a pipe is made would keep the pipe open
 
 

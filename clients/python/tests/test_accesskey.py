@@ -1,7 +1,11 @@
 """Access keys and key files. The cases are those of internal/accesskey of the Go library."""
 
+import base64
+import http.server
+import json
 import os
 import tempfile
+import threading
 import unittest
 
 from diaspora_streams import InsecureFile, Invalid, NoProfile, Unauthenticated, from_env
@@ -140,6 +144,47 @@ class EnvironmentTest(Case):
             error=NoProfile,
         )
         self.assertEqual(self.fabric(DIASPORA_KEY_ID=ID, DIASPORA_KEY_SECRET=SECRET, DIASPORA_URL="https://h").url, "https://h")
+
+
+class Endpoint(http.server.BaseHTTPRequestHandler):
+    """Answers as an ACL endpoint that knows no key with SECRET."""
+
+    def do_GET(self):
+        key, globus = f"{ID}:{SECRET}".encode(), {"issuer": "http://127.0.0.1:1", "client_id": "c", "resource_server": "s"}
+        status, document = 404, {}
+        if self.path == "/.well-known/diaspora":
+            status, document = 200, {"security": "plaintext", "brokers": ["127.0.0.1:1"], "globus": globus}
+        elif self.path == f"/v1/keys/{ID}" and self.headers["Authorization"] == "Basic " + base64.b64encode(key).decode():
+            status, document = self.server.answer
+        self.send_response(status)
+        self.end_headers()
+        self.wfile.write(json.dumps(document).encode())
+
+    def log_message(self, *args):
+        pass
+
+
+class RefusedTest(Case):
+    def setUp(self):
+        super().setUp()
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Endpoint)
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
+        self.addCleanup(self.server.server_close)
+        self.addCleanup(self.server.shutdown)
+        url = f"http://127.0.0.1:{self.server.server_port}"
+        self.fabric = from_env({"DIASPORA_CONFIG_DIR": self.dir, "DIASPORA_URL": url, "DIASPORA_KEY_ID": ID, "DIASPORA_KEY_SECRET": SECRET})
+
+    def test_clients_get_no_settings_with_a_key_that_the_fabric_refuses(self):
+        self.server.answer = 401, {"title": "Not logged in", "detail": "the access key was revoked\x1b"}
+        for settings in (self.fabric.kafka_python, self.fabric.confluent_kafka):
+            self.refused("^sign in to http.*: the access key was revoked\ufffd; make another access key", settings, error=Unauthenticated)
+        self.server.answer = 401, ["x"]
+        self.refused("the access key is not accepted", self.fabric.kafka_python, error=Unauthenticated)
+
+    def test_they_get_them_while_the_answer_is_unknown(self):
+        for self.server.answer in ((200, {}), (429, {"detail": "too many"}), (503, {})):
+            self.assertEqual(self.fabric.kafka_python()["sasl_plain_username"], ID)
+            self.assertEqual(self.fabric.confluent_kafka()["sasl.username"], ID)
 
 
 if __name__ == "__main__":

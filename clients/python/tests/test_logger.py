@@ -175,6 +175,53 @@ class SpoolTest(Case):
         with self.assertRaises(ds.Closed):
             log.log("x")
 
+    def test_only_a_close_that_nobody_has_called_reports_what_is_pending(self):
+        pending = 'topic "weather": 2 events wait in the spool; do this'
+
+        def explicit():
+            log = self.logger("end 75")
+            log.log("x")
+            self.assertEqual(log.close(), "2 events wait in the spool; do this")
+
+        def with_statement():
+            with self.logger("end 75") as log:
+                log.log("x")
+
+        def end_of_program():
+            self.logger("end 75").log("x")
+            _logger._close_all()
+
+        def handler():
+            handler = ds.Handler("weather", transport="spool", environ={"STANDIN": "end 75", "STANDIN_LOG": self.log})
+            handler.handle(logging.makeLogRecord({"name": "beam", "msg": "x"}))
+            handler.close()
+
+        for close, want in ((explicit, []), (with_statement, [pending]), (end_of_program, [pending]), (handler, [pending])):
+            with unittest.mock.patch.object(_spool.diagnostics, "warning") as warning:
+                close()
+            self.assertEqual([call.args[0] % call.args[1:] for call in warning.call_args_list], want, close.__name__)
+
+    def test_messages_say_who_speaks(self):
+        program = f"""
+import sys
+sys.path.insert(0, {os.path.dirname(HERE)!r})
+import diaspora_streams as ds
+from contextlib import suppress
+log = ds.Logger("weather", transport="spool", timeout=0.1)
+with suppress(ds.DiasporaError):
+    log.log("x")
+while not log._to.trouble():
+    pass
+log._to._process.kill()
+with suppress(ds.DiasporaError):
+    log.close(0)
+"""
+        environ = {**os.environ, "PATH": self.dir, "STANDIN": "full", "STANDIN_LOG": self.log}
+        said = subprocess.run([sys.executable, "-B", "-c", program], env=environ, check=True, timeout=60, stderr=subprocess.PIPE, text=True).stderr
+        self.assertIn("diaspora_streams: the spool is full", said)
+        self.assertIn("diaspora_streams: diaspora produce ended (SIG", said)
+        self.assertEqual([line for line in said.splitlines() if not line.startswith("diaspora_streams: ")], [])
+
     def test_close_does_not_wait_longer_than_told(self):
         log = self.logger("linger")
         log.log("x")

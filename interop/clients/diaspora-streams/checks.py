@@ -118,6 +118,7 @@ def check_told():
         "no reference": "ds.Logger('nobody_has_claimed_this', transport='spool').log('lost?')",
     }.items():
         said = subprocess.run([sys.executable, "-c", "import logging, diaspora_streams as ds; " + program], stderr=subprocess.PIPE, text=True, check=True).stderr
+        check(f"{name}: lines without a prefix", [line for line in said.splitlines() if not line.startswith("diaspora_streams: ")], [])
         check(f"{name}: told in {said!r}", said.startswith("diaspora_streams: close the ") and "nobody_has_claimed_this" in said, True)
     quiet = "logging.getLogger('diaspora_streams').addHandler(logging.NullHandler()); "
     said = subprocess.run([sys.executable, "-c", "import logging, diaspora_streams as ds; " + quiet + program], stderr=subprocess.PIPE, check=True).stderr
