@@ -95,13 +95,13 @@ test-long: ## race detector, the long tests of spool, engine and ledger, each fu
 	$(MAKE) test-failover; failed=$$?; CI=true $(MAKE) kafka-down; exit $$failed
 
 kafka-up: ## an Apache Kafka on this machine, of NODES nodes (1 or 3; without NODES, as many as there were)
-	./deploy/kafka/cluster start $(if $(filter file,$(origin NODES)),'',$(NODES))
+	@./deploy/kafka/cluster start $(if $(filter file,$(origin NODES)),'',$(NODES))
 
 kafka-like-embedded: ## an Apache Kafka of one node, set up like the embedded engine, for test-kafka-one and test-differential; its events do not expire
 	./deploy/kafka/cluster start 1 deploy/kafka/like-embedded.properties
 
 kafka-down: ## stop the Apache Kafka, and delete its data; asks before, unless CI is set
-	./deploy/kafka/cluster clean
+	@./deploy/kafka/cluster clean
 
 # The tests that want a cluster of one node: on three, they would have to find each group's coordinator,
 # or make thousands of replicas.

@@ -213,7 +213,8 @@ func openDiscarding(ctx context.Context, dir, topic string) (*discarding, error)
 	}
 	s, err := spool.Open(ctx, spool.Options{Dir: dir, Subject: info.Subject, Same: func(string) bool { return true }}) // of any identity
 	if errors.Is(err, spool.ErrInUse) {
-		return nil, fail(diaspora.ErrConflict, "stop that program or service first; its events stay in the spool", "spool discard: %v; nothing has changed", err)
+		return nil, hinted(fail(diaspora.ErrConflict, "stop that program or service first; its events stay in the spool", "spool discard: %v; nothing has changed", err),
+			`or name a spool that no process uses, from the column DIRECTORY of "diaspora spool ls"`)
 	}
 	if err != nil {
 		return nil, spoolFailure(err)

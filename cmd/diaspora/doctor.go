@@ -93,6 +93,7 @@ func (e *env) doctor(ctx context.Context, o doctorOptions) error {
 		Timeout:  o.timeout,
 		Now:      e.now,
 		Operator: e.doctorOperator(),
+		Mistyped: e.discardHint,
 	}, func(f doctor.Finding) { print(printer.Add(f)) })
 	print(printer.End())
 	if err == nil && e.json() {

@@ -122,7 +122,7 @@ func (e *env) keyValidUntil(ctx context.Context, op string, cfg diaspora.Config,
 	}
 	if !key.Expires.IsZero() && key.Expires.Before(found.Until) {
 		return fail(diaspora.ErrUnauthenticated, `make another access key with "diaspora key create NAME --save-env FILE" where you are logged in, and use it instead`,
-			"%s: the access key %s (%s) expires %s", op, key.ID, key.Name, e.clock(key.Expires))
+			"%s: the access key %s (%s) expires in %s, on %s", op, key.ID, key.Name, strings.TrimSuffix(key.Expires.Sub(e.now()).Round(time.Minute).String(), "0s"), e.clock(key.Expires))
 	}
 	found.Key = &key
 	if key.Expires.IsZero() {

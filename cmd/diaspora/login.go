@@ -43,6 +43,9 @@ diaspora login https://diaspora.example.org --no-browser --yes
 # with "diaspora up": as one of its users, without a browser
 diaspora login http://127.0.0.1:9090 --as grace@example.org --profile grace
 
+# the same, if somebody else runs it and gives you the file with the secret
+diaspora login http://127.0.0.1:9090 --as grace@example.org < FILE
+
 # also write a file for Kafka's Java clients
 diaspora login --save-for-java`,
 	long: `
@@ -161,7 +164,7 @@ func (s *session) asStandInUser(ctx context.Context) (*globus.Login, error) {
 		text, err = s.env.readSecret(ctx, "Paste the secret of the stand-in (it is not shown): ")
 		secret = globusdev.PastedSecret(text)
 	}
-	const whence = `"diaspora up" prints the name of the file with the secret, whose line the command reads from standard input`
+	whence := fmt.Sprintf(`ask who runs "diaspora up" for the secret; up prints the name of the file: diaspora login %s --as %s < FILE`, shellWord(s.profile.URL), shellWord(s.options.as))
 	switch {
 	case err != nil:
 		return nil, err

@@ -214,7 +214,7 @@ func TestOutageHidesNothing(t *testing.T) {
 		"pipe to an unclaimed topic": {[]string{"scnas"}, login, []string{
 			"nobody has claimed scnas; did you mean scans?; 1 event waits in ", "\nhint: the events are sent once that is allowed; if the name is wrong, take them out: "}},
 		"pipe with a revoked key": {[]string{"scans"}, map[string]string{"DIASPORA_KEY_FILE": keyFile}, []string{
-			"the access key was revoked; 1 event waits in ", "\nhint: make another access key", "\nhint: if the key file was replaced, restart this program: "}},
+			"the access key was revoked; 1 event waits in ", "\nhint: make another access key", "\nhint: once the key file is replaced, and this program has ended, send the events with "}},
 	} {
 		d := emptyDesk(t)
 		for k, v := range c.vars {

@@ -186,9 +186,6 @@ func (e *env) produceCommand() *cobra.Command {
 
 func (e *env) produce(ctx context.Context, o produceOptions, topic string, files []string) error {
 	collectLess()
-	if o.watch.dir != "" {
-		e.stampInFile()
-	}
 	parse, err := o.parser(topic)
 	if err != nil {
 		return err
@@ -207,6 +204,7 @@ func (e *env) produce(ctx context.Context, o produceOptions, topic string, files
 	if o.watch.dir != "" {
 		if p.watch, err = p.openWatch(o, files); err == nil {
 			defer p.watch.Close()
+			e.stampInFile()
 		}
 	} else if input, err = e.openInput(o, files); err == nil {
 		defer input.Close()
@@ -248,7 +246,11 @@ func (e *env) produce(ctx context.Context, o produceOptions, topic string, files
 			err = hinted(err, p.env.discardHint(t.Topic, p.dirs[0], p.watch != nil))
 		}
 		if errors.Is(err, diaspora.ErrUnauthenticated) && e.getenv(accesskey.FileVariable) != "" {
-			err = hinted(err, "if the key file was replaced, restart this program: it reads the file only when it starts")
+			hint := "if the key file was replaced, restart this program: it reads the file only when it starts"
+			if p.watch == nil { // another run would log everything again
+				hint = `once the key file is replaced, and this program has ended, send the events with "` + p.env.spoolCommand("drain") + `"`
+			}
+			err = hinted(err, hint)
 		}
 		return e.aboutTopic(ctx, cfg, err)
 	}

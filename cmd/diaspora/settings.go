@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -368,7 +369,8 @@ var (
 // placeholders returns an error for each setting that still has a placeholder of a template. Settings of the other part
 // of the service do not count.
 func placeholders(part string, settings map[string]given) (errs []error) {
-	for name, g := range settings {
+	for _, name := range slices.Sorted(maps.Keys(settings)) {
+		g := settings[name]
 		if part == "acl" && strings.HasPrefix(name, "gateway-") || part == "gateway" && strings.HasPrefix(name, "acl-") {
 			continue
 		}
@@ -439,5 +441,5 @@ func wrongSettings(errs ...error) error {
 	}
 	lines := strings.Split(err.Error(), "\n")
 	slices.Sort(lines)
-	return misuse(`"diaspora serve --help" lists the settings`, "serve: %s", strings.Join(lines, "\n  "))
+	return misuse(`"diaspora serve --help" lists the settings; docs/operate.md says how to make the files`, "serve: %s", strings.Join(lines, "\n  "))
 }

@@ -637,12 +637,12 @@ func (e *env) spoolDrain(ctx context.Context, timeout time.Duration) error {
 		}
 		e.say("no events are pending in %s", place)
 	default:
-		text := fmt.Sprintf("%s acknowledged, %d waiting", count(d.sent, "event"), d.left)
+		text := fmt.Sprintf("%s acknowledged, %d waiting", count(d.sent, "event"), d.left+d.inUse)
 		if d.others > 0 {
 			text += fmt.Sprintf("; %s sent by the process that logged %s", count(d.others, "event"), agree(d.others, "it", "them"))
 		}
 		if d.inUse > 0 {
-			text += fmt.Sprintf("; %s left to %s, which uses the spool and sends %s", count(d.inUse, "event"), d.user, agree(d.inUse, "it", "them"))
+			text += fmt.Sprintf("; %d of them %s for %s, which uses the spool", d.inUse, agree(d.inUse, "is", "are"), d.user)
 		}
 		if dir, err := e.stateDir(); err == nil && e.getenv("DIASPORA_STATE_DIR") != "" {
 			text += ", in " + dir // in a loop over many folders, this tells them apart
@@ -657,7 +657,7 @@ func (e *env) spoolDrain(ctx context.Context, timeout time.Duration) error {
 		if d.userWhy != "" {
 			why = ": " + d.userWhy
 		}
-		return fail(outcome.ErrSpooled, "if its key file was replaced, restart that process: it reads the file only when it starts", "%s in the spool that %s uses%s", waiting(d.inUse), d.user, why)
+		return fail(outcome.ErrSpooled, "if its key file was replaced: end that process, and drain again (a service or a watch: restart it)", "%s in the spool that %s uses%s", waiting(d.inUse), d.user, why)
 	}
 	return cmp.Or(err, pendingError(d.left, d.why))
 }

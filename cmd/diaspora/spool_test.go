@@ -344,7 +344,7 @@ func TestDrainBesideALogger(t *testing.T) {
 	testkit.Must(t, err)
 	s, err := spool.Open(t.Context(), spool.Options{Dir: dirs[0], Subject: info.Subject}) // as a process that logs
 	testkit.Must(t, err)
-	const left = "1 event left to process "
+	const left = "1 of them is for process "
 	drain := func(code int, want string, flags ...string) {
 		t.Helper()
 		d.err.Reset()
@@ -353,7 +353,7 @@ func TestDrainBesideALogger(t *testing.T) {
 			t.Errorf("drain %q: exit code %d, %s%s, want %d and %q", flags, got, d.out.String(), d.err.String(), code, want)
 		}
 	}
-	drain(75, "diaspora: 0 events acknowledged, 0 waiting; "+left, "--timeout", "200ms")
+	drain(75, "diaspora: 0 events acknowledged, 1 waiting; "+left, "--timeout", "200ms")
 	drain(75, "diaspora: 1 event waits in the spool that process ", "--timeout", "200ms", "--quiet")
 	drain(75, `{"acknowledged":0,"waiting":0,"in_use":1}`+"\n", "--timeout", "200ms", "-o", "json")
 

@@ -127,13 +127,19 @@ func flagsLine(flags *pflag.FlagSet, omitted func(name string) bool) (line strin
 // flag.
 type portFlag struct{ name, value string }
 
+const yes = "true" // the value of a flag that takes none
+
 // upLine returns the command line of an up with the same flags, but with other ports or another cluster.
 func upLine(flags *pflag.FlagSet, ports []portFlag) string {
 	line := "diaspora up" + flagsLine(flags, func(name string) bool {
 		return slices.ContainsFunc(ports, func(p portFlag) bool { return p.name == name })
 	})
 	for _, p := range ports {
-		if p.value != "" {
+		switch p.value {
+		case "":
+		case yes:
+			line += " --" + p.name
+		default:
 			line += " --" + p.name + " " + shellWord(p.value)
 		}
 	}
@@ -248,7 +254,7 @@ func (e *env) up(ctx context.Context, o upOptions, again func(...portFlag) strin
 		return err
 	}
 	topics := inside.Of(f).Topics()
-	e.tellMoved(dir, lastRun{Info: fabric.Info{URL: u.URL, Brokers: u.Brokers, Globus: u.Globus, Kafka: cluster}, Topics: &topics}, again)
+	e.tellMoved(dir, lastRun{Info: fabric.Info{URL: u.URL, Brokers: u.Brokers, Globus: u.Globus, Kafka: cluster, SyncWrites: o.syncWrites}, Topics: &topics}, again)
 	e.say("ready after %d ms; Ctrl-C stops it", time.Since(began).Milliseconds())
 	<-ctx.Done()
 	recount(dir, inside.Of(f).Topics())
@@ -339,7 +345,7 @@ const maxEarlierPorts = 10
 func (e *env) tellMoved(dir string, now lastRun, again func(...portFlag) string) {
 	if last, ok := readLastRun(dir); ok {
 		was, is := portsOf(last.Info), portsOf(now.Info)
-		at := func(ports [3]string) string { return again(flagsOf(ports, now.Kafka != "")...) }
+		at := func(ports [3]string) string { return again(last.withSync(flagsOf(ports, now.Kafka != ""))...) }
 		now.Before, now.BeforeTopics, now.Ports = last.Before, last.BeforeTopics, last.Ports
 		if was != is && !slices.Contains(now.Ports, was) {
 			now.Ports = append(now.Ports, was)[max(0, len(now.Ports)+1-maxEarlierPorts):]
@@ -361,7 +367,11 @@ func (e *env) tellMoved(dir string, now lastRun, again func(...portFlag) string)
 		case now.Before != nil && now.BeforeTopics != nil && now.Topics != nil && *now.Topics < *now.BeforeTopics:
 			tellBroker("an earlier", *now.Before, "")
 		case slices.Contains(last.Ports, is):
-		case now.Kafka != "" && was[0] == is[0] && was[2] == is[2]: // the ports of its gateways are fixed
+		case now.Kafka != "" && was[0] == is[0] && was[2] == is[2]: // the ports of its gateways were chosen when the cluster was made
+			if was[1] != is[1] {
+				e.warn("the gateway of the last run was at port %s, and this one is at %s: %s is another cluster, without the topics, events and access keys of that one", was[1], is[1], now.Kafka)
+				e.hint("have everybody log in again, claim the topics, and make new key files")
+			}
 		case was != is && was[0] != "" && was[1] != "" && was[2] != "":
 			text, hint := "", fmt.Sprintf(`"%s" runs it there again`, at(was))
 			var taken []string
@@ -377,8 +387,19 @@ func (e *env) tellMoved(dir string, now lastRun, again func(...portFlag) string)
 			e.warn("it last ran on %s, %s and %s; key files and profiles from then have those addresses%s", was[0], was[1], was[2], text)
 			e.hint(hint)
 		}
+		if last.SyncWrites && !now.SyncWrites && last.Kafka == now.Kafka {
+			e.warn("the last run used --sync; without it, acknowledged events may be lost in a power failure")
+		}
 	}
 	now.write(dir)
+}
+
+// withSync adds the flag for synchronous writes if the run had it.
+func (r lastRun) withSync(flags []portFlag) []portFlag {
+	if r.SyncWrites && r.Kafka == "" {
+		return append(flags, portFlag{"sync", yes})
+	}
+	return flags
 }
 
 // leftBehind reports whether a start with another broker seems to lose what the last run had. A user who has forgotten
@@ -790,7 +811,8 @@ func upError(err error, kafkaFile, dir string, again func(...portFlag) string) e
 		}
 		return hinted(fmt.Errorf("up: %w", err), startKafka)
 	case errors.Is(err, diaspora.ErrUnavailable):
-		return hinted(fmt.Errorf("up: the Apache Kafka of %s does not answer: %w", kafkaFile, err), startKafka)
+		file, _ := filepath.Abs(kafkaFile)
+		return hinted(fmt.Errorf("up: the Apache Kafka of %s does not answer: %w", kafkaFile, err), fmt.Sprintf(`"%s" in the clone starts it again, with its events`, makeKafkaUp(file)))
 	}
 	if taken := takenPorts(err); len(taken) > 0 {
 		last, _ := readLastRun(dir)
@@ -860,9 +882,9 @@ func takenError(taken []*fabric.ListenError, last lastRun, fixed bool, again fun
 		hints = append(hints, fmt.Sprintf("end the other %s, because logins, profiles and key files have %s", agree(len(taken), "program", "programs"), agree(len(taken), "this port", "these ports")),
 			fmt.Sprintf(`if you cannot: "%s" uses %s; keep those from then on, and have everybody log in again there and make new key files`, again(free...), agree(len(free), "a free port", "free ports")))
 	case known && !stuck && portFree(was[0]) && portFree(was[2]) && (fixed || portFree(was[1])):
-		hints = append(hints, fmt.Sprintf(`logins, profiles and key files have the ports of the last run: "%s" uses them again`, again(flagsOf(was, fixed)...)))
+		hints = append(hints, fmt.Sprintf(`logins, profiles and key files have the ports of the last run: "%s" uses them again`, again(last.withSync(flagsOf(was, fixed))...)))
 	case known && !stuck:
-		hints = append(hints, fmt.Sprintf(`logins, profiles and key files have the ports of the last run, some of which are taken, too: try "%s" again in a minute`, again(flagsOf(was, fixed)...)),
+		hints = append(hints, fmt.Sprintf(`logins, profiles and key files have the ports of the last run, some of which are taken, too: try "%s" again in a minute`, again(last.withSync(flagsOf(was, fixed))...)),
 			fmt.Sprintf(`otherwise "%s" uses %s; keep those from then on, and have everybody log in again there and make new key files`, again(free...), agree(len(free), "a free port", "free ports")))
 	default:
 		hints = append(hints, fmt.Sprintf(`"%s" uses %s`, again(free...), agree(len(free), "a free port", "free ports")))

@@ -74,6 +74,46 @@ func TestMovedBack(t *testing.T) {
 	}
 }
 
+// TestSyncForgotten: a fabric that ran with --sync says so when it runs without, and the way back to its ports has the flag.
+func TestSyncForgotten(t *testing.T) {
+	t.Parallel()
+	d, dir := emptyDesk(t), t.TempDir()
+	run := func(port string, sync bool) string {
+		d.err.Reset()
+		info := fabric.Info{URL: "http://127.0.0.1:" + port, Brokers: []string{"127.0.0.1:2"}, Globus: "http://127.0.0.1:3", SyncWrites: sync}
+		d.tellMoved(dir, lastRun{Info: info}, func(ports ...portFlag) string { return upLine(new(env).upCommand().Flags(), ports) })
+		return d.err.String()
+	}
+	const lost = "diaspora: the last run used --sync; without it, acknowledged events may be lost in a power failure\n"
+	for n, step := range []struct{ said, want string }{
+		{run("1", true), ""},
+		{run("1", false), lost},
+		{run("1", false), ""},
+		{run("1", true), ""},
+		{run("4", false), "diaspora: it last ran on 1, 2 and 3; key files and profiles from then have those addresses\n" +
+			"hint: \"diaspora up --http-port 1 --kafka-port 2 --globus-port 3 --sync\" runs it there again\n" + lost},
+	} {
+		if step.said != step.want {
+			t.Errorf("run %d says\n%s\nwant\n%s", n+1, step.said, step.want)
+		}
+	}
+}
+
+// TestOtherCluster: a new cluster in the folder of the last one has none of its topics, and other ports for its gateways.
+func TestOtherCluster(t *testing.T) {
+	t.Parallel()
+	d, dir := emptyDesk(t), t.TempDir()
+	for _, gateway := range []string{"2", "5"} {
+		info := fabric.Info{URL: "http://127.0.0.1:1", Brokers: []string{"127.0.0.1:" + gateway}, Globus: "http://127.0.0.1:3", Kafka: "/k/cluster.json"}
+		d.tellMoved(dir, lastRun{Info: info}, func(...portFlag) string { return "" })
+	}
+	want := "diaspora: the gateway of the last run was at port 2, and this one is at 5: /k/cluster.json is another cluster, without the topics, events and access keys of that one\n" +
+		"hint: have everybody log in again, claim the topics, and make new key files\n"
+	if said := d.err.String(); said != want {
+		t.Errorf("with another cluster, it says\n%s\nwant\n%s", said, want)
+	}
+}
+
 // TestOtherBroker: after a run with --kafka, an up without it has none of the topics, and looks as if all was lost. So it
 // says so, and how to get them back.
 func TestOtherBroker(t *testing.T) {

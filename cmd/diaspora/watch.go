@@ -182,7 +182,7 @@ func (p *produceRun) notice(n watch.Notice, settle time.Duration) {
 	case watch.HalfLine:
 		e.warn("%s: the last line has no line feed; such a file is logged when it has not changed for %v, or when you end this program", n.File, n.After)
 	case watch.Again:
-		e.warn("%s has changed since it was logged, and is logged again as a whole", n.File)
+		e.warn("%s has changed since it was logged, and is logged again as a whole; if it was still being written, use a longer --settle", n.File)
 	case watch.Unsettled:
 		e.warn("%s changed within --settle (%v) and %s not logged; the next watch logs %s", count(n.Files, "file"), settle, agree(n.Files, "is", "are"), agree(n.Files, "it", "them"))
 	case watch.FolderUnreadable:

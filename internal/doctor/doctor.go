@@ -64,6 +64,10 @@ type Config struct {
 	// imperative. Default: the user is not the operator.
 	Operator string
 
+	// Mistyped says what to do with the events of a spool that are for a topic whose name is most likely wrong. used means
+	// that a process uses the spool. Required.
+	Mistyped func(topic, spool string, used bool) string
+
 	// Resolver resolves names. Default: the system's resolver.
 	Resolver *net.Resolver
 

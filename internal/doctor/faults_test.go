@@ -464,7 +464,7 @@ var faults = []fault{
 			}
 		}},
 	{"backlog", "of a mistyped topic", Warning, `: log topic "wether": permission denied: .*; the events of another topic wait too \(noted \d+ s ago\)$`,
-		`^"diaspora spool drain" sends the events once that is allowed: see "diaspora doctor --topic wether"; if the name is wrong, type "diaspora spool discard wether --to FILE", and log to the right topic$`, fabric.Config{},
+		`^mistyped wether in 1, used: false$`, fabric.Config{},
 		func(w *world) {
 			w.spool(spool.Options{}, func(s *spool.Spool) {
 				w.append(s, "a")
@@ -472,7 +472,7 @@ var faults = []fault{
 			})
 		}},
 	{"backlog", "of a mistyped topic in a service", Warning, `: log topic "wether": not found`,
-		`if the name is wrong, stop the process that logs, type "diaspora spool discard wether --to FILE", `, fabric.Config{},
+		`^mistyped wether in 1, used: true$`, fabric.Config{},
 		func(w *world) { w.service(`log topic "wether": not found: no such topic`) }},
 	{"backlog", "of a service with a revoked key", Warning, `: not authenticated: the access key was revoked`,
 		`^if the key file of the process that logs was replaced, restart the process: it reads the file only when it starts; otherwise mend what other checks say$`, fabric.Config{},

@@ -24,7 +24,9 @@ type Standing struct {
 	Own     bool // the caller owns it: the caller has released it, or an operator denies the access
 	Shared  bool // somebody else owns it, and the caller has rights on it
 
-	Topic diaspora.Topic // if Own or Shared
+	Offered bool // its owner offers it to the caller
+
+	Topic diaspora.Topic // if Own, Shared or Offered
 }
 
 // AskStanding asks the ACL endpoint about a topic.
@@ -38,6 +40,7 @@ func AskStanding(ctx context.Context, client *diaspora.Client, name string) (s S
 			return s
 		}
 		s.Topic, s.Own = topic, who.Subject == topic.Owner
+		s.Offered = !s.Own && topic.OfferedTo == who.Subject
 		may := topic.Read || topic.Write || topic.Manage
 		s.Shared, s.Foreign = !s.Own && may, !s.Own && !may // operators are shown the topics of others
 	case !errors.As(err, &answered):
@@ -58,9 +61,12 @@ func (s Standing) May(right string) bool {
 	return t.Manage || right == "read" && t.Read || right == "write" && t.Write
 }
 
-// AskOwner returns a hint for a caller who lacks a right on somebody else's topic. The command in it
+// AskOwner returns a hint for a caller who lacks a right on somebody else's topic: to ask for it, or to accept the topic. The command in it
 // names the rights that the caller has already, because a share replaces an earlier one.
 func (s Standing) AskOwner(name string, caller globus.Identity, right string) string {
+	if s.Offered {
+		return `it is offered to you: "diaspora topic accept ` + name + `" makes it yours`
+	}
 	var flags []string
 	for _, r := range []string{"read", "write", "manage"} {
 		if r == right || right != "manage" && s.May(r) {

@@ -139,6 +139,7 @@ func checkBacklog(_ context.Context, v *visit) Finding {
 	var oldest time.Time
 	owned, foreign := false, ""
 	var latest *spool.Info // the one whose reason says most about the present
+	in := ""               // its folder
 	for i := range v.spools {
 		r := &v.spools[i].Info
 		if r.Events == 0 {
@@ -150,7 +151,7 @@ func checkBacklog(_ context.Context, v *visit) Finding {
 			oldest = r.Oldest
 		}
 		if latest == nil || r.MoreRecent(latest) {
-			latest = r
+			latest, in = r, v.dirs[i]
 		}
 		owned = owned || r.Used()
 		if me := orElse(v.identity.Subject, v.cfg.Identity.Subject); me != "" && r.Subject != "" && r.Subject != me && !spool.IsUnbound(r.Subject) {
@@ -175,12 +176,7 @@ func checkBacklog(_ context.Context, v *visit) Finding {
 	case owned && age < backlogWarns && why == "":
 		return ok("%s, on their way", text)
 	case of != "": // most likely, no other check is about this topic
-		then, stop := `"diaspora spool drain" sends the events`, ""
-		if owned {
-			then, stop = "the events are sent", "stop the process that logs, "
-		}
-		return warning(fmt.Sprintf(`%s once that is allowed: see "diaspora doctor --topic %s"; if the name is wrong, %stype "diaspora spool discard %[2]s --to FILE", and log to the right topic`, then, of, stop),
-			"%s: %s", text, why)
+		return warning(v.Mistyped(of, in, latest.Used()), "%s: %s", text, why)
 	case owned && unauthenticated:
 		return warning("if the key file of the process that logs was replaced, restart the process: it reads the file only when it starts; otherwise mend what other checks say",
 			"%s: %s", text, why)

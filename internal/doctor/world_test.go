@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -47,6 +48,9 @@ func newWorld(t *testing.T, cfg fabric.Config) *world {
 			home := filepath.Join(w.vars["DIASPORA_STATE_DIR"], "spool", "home")
 			dirs, err := filepath.Glob(filepath.Join(home, "*"))
 			return home, dirs, err
+		},
+		Mistyped: func(topic, spool string, used bool) string {
+			return fmt.Sprintf("mistyped %s in %s, used: %t", topic, filepath.Base(spool), used)
 		},
 	}
 	w.login = fabrictest.Login(t, f, ada)

@@ -202,6 +202,9 @@ func (s *Server) checkHealth() health {
 			h.Checks[name], h.Status = "unavailable", "unavailable"
 		}
 	}
+	if h.Status == "ok" && c.last.Status == "unavailable" {
+		s.log.Warn("ready again")
+	}
 	c.last, c.asked = h, time.Now()
 	return h
 }

@@ -85,9 +85,9 @@ class DiasporaLogger:
         self._reported: set[tuple[str, str]] = set()  # topics and kinds of errors
         try:
             self._producer = kafka.KafkaProducer(**{**_producer_defaults(), **settings})
-        except kafka.errors.KafkaError:
-            _diagnostics.error('cannot connect to the brokers of %s; run "diaspora doctor" to find out why', self._provider.fabric.url)
-            raise
+        except kafka.errors.KafkaError as e:
+            hint = f'cannot connect to the brokers of {self._provider.fabric.url}; run "diaspora doctor" to find out why'
+            raise type(e)(f"{e}; {hint}") from None  # one traceback is long enough
 
     def send(self, topic: str, *args: Any, **kwargs: Any) -> Any:
         """Send an event as KafkaProducer.send does. An event that is lost is reported on stderr, because flush says nothing about it."""
@@ -101,16 +101,30 @@ class DiasporaLogger:
             return
         self._reported.add(kind)
         refused = isinstance(error, (kafka.errors.TopicAuthorizationFailedError, kafka.errors.UnknownTopicOrPartitionError))
-        near = self._near(topic) if refused else ""
-        hint = f"; did you mean {near}? otherwise" if near else ";"
-        hint = f'{hint} run "diaspora topic claim {topic}", or ask its owner to share it' if refused else ""
+        hint = self._advice(topic) if refused else ""
         _diagnostics.error('an event for topic "%s" was not logged: %s%s; further events with this error are not reported', topic, error, hint)
+
+    def _advice(self, topic: str) -> str:
+        """Say what to do about a topic that the cluster does not let this program write to."""
+        fabric = self._provider.fabric
+        if fabric._key is None:
+            near = self._near(topic)
+            hint = f"; did you mean {near}? otherwise" if near else ";"
+            return f'{hint} run "diaspora topic claim {topic}", or ask its owner to share it'
+        try:
+            answer = fabric._ask_about_key()
+        except DiasporaError:
+            answer = None
+        key = answer.document if answer is not None and answer.status == 200 else {}
+        hint = f"; the access key {fabric._key.id} may not write to it, or nobody has claimed it"
+        if names := key.get("topics"):
+            near = difflib.get_close_matches(topic, names, 1, 0.8)
+            hint = f'; the access key {fabric._key.id} is for {", ".join(names)} only' + (f"; did you mean {near[0]}?" if near else "")
+        return f'{hint}; "diaspora key create NAME --topic {topic} --write --save-env FILE", where the owner is logged in, makes one that may'
 
     def _near(self, topic: str) -> str:
         """Return the topic of this login that the name may be a misspelling of, or ""."""
         fabric = self._provider.fabric
-        if fabric._key is not None:
-            return ""
         try:
             token = fabric.source.token()
             fabric._check_endpoint(token)

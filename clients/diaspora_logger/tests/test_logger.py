@@ -113,7 +113,14 @@ class LostTest(Case):
         ):
             self.assertIn(want, self.lost(topic, answer))
         key = {"DIASPORA_URL": "http://127.0.0.1:9090", "DIASPORA_KEY_ID": "key-abcdefghij234567", "DIASPORA_KEY_SECRET": "dks_" + "x" * 43}
-        self.assertIn(claim.format("wether"), self.lost("wether", topics, **key))  # a key cannot list topics
+        makes = '; "diaspora key create NAME --topic wether --write --save-env FILE", where the owner is logged in, makes one that may;'
+        for document, want in (
+            ({"topics": ["weather", "beam"]}, "; the access key key-abcdefghij234567 is for weather, beam only; did you mean weather?" + makes),
+            ({"topics": ["clouds"]}, "; the access key key-abcdefghij234567 is for clouds only" + makes),
+            ({"topics": []}, "; the access key key-abcdefghij234567 may not write to it, or nobody has claimed it" + makes),
+            (None, "; the access key key-abcdefghij234567 may not write to it, or nobody has claimed it" + makes),
+        ):
+            self.assertIn(want, self.lost("wether", document, **key))
 
 
     def test_messages_say_who_speaks(self):

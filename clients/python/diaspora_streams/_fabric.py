@@ -141,11 +141,8 @@ class Fabric:
 
     def _check_key(self) -> None:
         """Raise Unauthenticated if the fabric refuses the access key. No Kafka client says so: they try again until they time out."""
-        if self._key is None:
-            return
-        basic = base64.b64encode(f"{self._key.id}:{self._key.secret}".encode()).decode()
-        answer = self._look(f"/v1/keys/{self._key.id}", "Basic " + basic)
-        if answer.status != 401:
+        answer = self._ask_about_key()
+        if answer is None or answer.status != 401:
             return  # also if the ACL endpoint cannot be reached, as long as the brokers can
         said = answer.document.get("detail") if isinstance(answer.document, dict) else None
         reason = printable(str(said or "the access key is not accepted")[:500])
@@ -153,6 +150,13 @@ class Fabric:
             f'sign in to {self.url}: {reason}; make another access key with "diaspora key create NAME --save-env FILE" '
             "where its owner is logged in, and use it instead"
         )
+
+    def _ask_about_key(self) -> Optional[Answer]:
+        """Ask the ACL endpoint what the access key is, and may do. Return None if none signs in."""
+        if self._key is None:
+            return None
+        basic = base64.b64encode(f"{self._key.id}:{self._key.secret}".encode()).decode()
+        return self._look(f"/v1/keys/{self._key.id}", "Basic " + basic)
 
     def _look(self, path: str, authorization: str) -> Answer:
         url = check_private(self.url, "DIASPORA_URL") + path

@@ -73,7 +73,7 @@ def explain(document: Mapping[str, Any]) -> DiasporaError:
     """Return the error that the command has printed as JSON."""
     hints = [h for h in document.get("hints") or () if isinstance(h, str)]
     code = document.get("exit_code")
-    return from_exit_code(code if isinstance(code, int) else 1, "; ".join([str(document.get("error")), *hints]))
+    return from_exit_code(code if isinstance(code, int) else 1, "; ".join([str(document.get("error")), *hints]).replace("?; ", "? "))
 
 
 class _Waiting:
