@@ -81,7 +81,7 @@ func (e *env) aboutTopic(ctx context.Context, cfg diaspora.Config, err error) er
 	if clientErr != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, completionTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), completionTimeout) // after Ctrl-C, too: a watch always ends so
 	defer cancel()
 	if cfg.Key != (diaspora.Key{}) {
 		return e.aboutKey(ctx, cfg, client, t, condition, err)
@@ -105,7 +105,7 @@ func (e *env) aboutTopic(ctx context.Context, cfg diaspora.Config, err error) er
 			hint = `"diaspora topic list" shows your topics` // there is no sense in claiming a topic in order to release it
 		}
 		hints := append(hintsOf(err), hint)
-		return &failure{fmt.Errorf("%s topic %q: %s", t.Op, t.Topic, text), condition, hints}
+		return &failure{fmt.Errorf("%s topic %q: %s", t.Op, t.Topic, text), diaspora.ErrNotFound, hints}
 	case condition != diaspora.ErrPermission:
 		return err
 	case s.Own && !s.Topic.Released.IsZero():

@@ -13,8 +13,8 @@ import (
 func TestDiscardInUse(t *testing.T) {
 	t.Parallel()
 	d := newDesk(t)
-	if code := d.types(t.Context(), "produce", "wether", "--value", "1"); code != 4 {
-		t.Fatalf("produce to a topic that is not there exits with %d, want 4", code)
+	if code := d.types(t.Context(), "produce", "wether", "--value", "1"); code != 5 {
+		t.Fatalf("produce to a topic that is not there exits with %d, want 5", code)
 	}
 	dir := filepath.Join(d.vars["DIASPORA_CONFIG_DIR"], "state", "spool", "home", "1")
 	info, err := spool.Inspect(dir)
@@ -46,7 +46,7 @@ func TestDiscardWatched(t *testing.T) {
 	state := filepath.Join(d.vars["DIASPORA_CONFIG_DIR"], "state")
 	watch := func() {
 		t.Helper()
-		d.watching(t, 4, func() bool { return len(journalled(t, state)) == 2 }, "scnas", "--watch", dir, "--settle", "0")
+		d.watching(t, 5, func() bool { return len(journalled(t, state)) == 2 }, "scnas", "--watch", dir, "--settle", "0")
 	}
 	watch()
 	saved := filepath.Join(t.TempDir(), "saved")
@@ -67,13 +67,13 @@ func TestDiscardWatched(t *testing.T) {
 
 	// Events that came from elsewhere are told apart.
 	put(t, dir, "a.json", "changed")
-	d.watching(t, 4, func() bool { return journalled(t, state)["a.json"].Size == 7 }, "scnas", "--watch", dir, "--settle", "0")
-	if code := d.types(t.Context(), "produce", "scnas", "--input", "file", filepath.Join(elsewhere, "c.json")); code != 4 {
-		t.Fatalf("produce exits with %d, want 4", code)
+	d.watching(t, 5, func() bool { return journalled(t, state)["a.json"].Size == 7 }, "scnas", "--watch", dir, "--settle", "0")
+	if code := d.types(t.Context(), "produce", "scnas", "--input", "file", filepath.Join(elsewhere, "c.json")); code != 5 {
+		t.Fatalf("produce exits with %d, want 5", code)
 	}
 	discarded([]string{"2 events discarded; ", "the files that 1 of them came from", "--input ndjson " + saved + "2"}, "they came from", "--to", saved+"2")
-	if code := d.types(t.Context(), "produce", "scnas", "--input", "file", filepath.Join(elsewhere, "c.json")); code != 4 {
-		t.Fatalf("produce exits with %d, want 4", code)
+	if code := d.types(t.Context(), "produce", "scnas", "--input", "file", filepath.Join(elsewhere, "c.json")); code != 5 {
+		t.Fatalf("produce exits with %d, want 5", code)
 	}
 	discarded([]string{"1 event discarded\n"}, "a watch of")
 }
@@ -94,7 +94,7 @@ func TestDiscardedNeverArrived(t *testing.T) {
 		d.watching(t, code, func() bool { return strings.Contains(d.err.String(), "Ctrl-C") && until() }, topic, "--watch", dir, "--settle", "0")
 		return d.err.String()
 	}
-	watch(4, "scnas", func() bool { return len(journalled(t, state)) == 2 })
+	watch(5, "scnas", func() bool { return len(journalled(t, state)) == 2 })
 	if said := watch(0, "scans", func() bool { return true }); !strings.Contains(said, "2 of them were logged to scnas as well") {
 		t.Errorf("while they are pending, a watch says\n%s", said)
 	}
@@ -108,7 +108,7 @@ func TestDiscardedNeverArrived(t *testing.T) {
 		t.Errorf("a watch of the mistyped topic says\n%s", said)
 	}
 	put(t, dir, "a.json", "changed")
-	watch(4, "scnas", func() bool { return strings.Contains(d.err.String(), "1 event waits") })
+	watch(5, "scnas", func() bool { return strings.Contains(d.err.String(), "1 event waits") })
 	if said := watch(0, "scans", func() bool { return true }); !strings.Contains(said, "1 of them was logged to scnas as well") {
 		t.Errorf("after one was logged to it again, a watch says\n%s", said)
 	}
@@ -148,8 +148,8 @@ func TestDiscardReason(t *testing.T) {
 	t.Parallel()
 	d := newDesk(t)
 	for _, topic := range []string{"wether", "scnas"} {
-		if code := d.types(t.Context(), "produce", topic, "--value", "1"); code != 4 {
-			t.Fatalf("produce to a topic that is not there exits with %d, want 4", code)
+		if code := d.types(t.Context(), "produce", topic, "--value", "1"); code != 5 {
+			t.Fatalf("produce to a topic that is not there exits with %d, want 5", code)
 		}
 	}
 	status := func() string {

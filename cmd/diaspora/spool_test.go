@@ -268,8 +268,8 @@ func TestStatusWithoutSpool(t *testing.T) {
 	// A folder above the state folders of a job's ranks.
 	above := t.TempDir()
 	d.vars["DIASPORA_STATE_DIR"] = filepath.Join(above, "7")
-	if code := d.types(t.Context(), "produce", "wether", "--value", "1"); code != 4 {
-		t.Fatalf("produce exits with %d, want 4", code)
+	if code := d.types(t.Context(), "produce", "wether", "--value", "1"); code != 5 {
+		t.Fatalf("produce exits with %d, want 5", code)
 	}
 	d.vars["DIASPORA_STATE_DIR"] = above
 	below := "; the folder 7 in it has some: set DIASPORA_STATE_DIR to that"
@@ -300,8 +300,8 @@ func TestStatusWithoutSpool(t *testing.T) {
 	if want := []string{"bytes", "damaged", "discarded", "dropped", "events", "quarantined", "spools"}; !slices.Equal(fields, want) {
 		t.Errorf("status -o json has %v, want %v", fields, want)
 	}
-	if code := d.types(t.Context(), "produce", "wether", "--value", "1"); code != 4 {
-		t.Fatalf("produce exits with %d, want 4", code)
+	if code := d.types(t.Context(), "produce", "wether", "--value", "1"); code != 5 {
+		t.Fatalf("produce exits with %d, want 5", code)
 	}
 	d.out.Reset()
 	d.must(t, "status", "-o", "json")
@@ -487,8 +487,8 @@ func TestPrintedSpoolCommand(t *testing.T) {
 		}
 		vars["DIASPORA_PROFILE"] = test.variable
 		d.err.Reset()
-		if code := run(t.Context(), &job, append([]string{"produce", "weather", "--value", "1"}, strings.Fields(test.flags)...)); code != 4 { // nobody has claimed it
-			t.Fatalf("%s: produce exits with %d, want 4: %s", name, code, d.err.String())
+		if code := run(t.Context(), &job, append([]string{"produce", "weather", "--value", "1"}, strings.Fields(test.flags)...)); code != 5 { // nobody has claimed it
+			t.Fatalf("%s: produce exits with %d, want 5: %s", name, code, d.err.String())
 		}
 		command := regexp.MustCompile(`take them out: "(.*?)diaspora (spool discard weather.*?)--to FILE(.*?)"`).FindStringSubmatch(d.err.String())
 		if command == nil {

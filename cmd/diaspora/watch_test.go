@@ -219,6 +219,7 @@ func TestWatchHalfLine(t *testing.T) {
 	if !knows("last") {
 		t.Error("a file whose last line has not ended is not logged at the end of the run")
 	}
+	d.must(t, "spool", "drain") // a slow machine leaves some to the next run
 	got := map[string][]string{}
 	for _, e := range d.events(t, "scans") {
 		got[e.Key] = append(got[e.Key], e.Value)
@@ -589,8 +590,8 @@ func TestWatchOlder(t *testing.T) {
 	d := newDesk(t)
 	d.must(t, "topic", "claim", "scans")
 	dir, state := t.TempDir(), filepath.Join(d.vars["DIASPORA_CONFIG_DIR"], "state")
-	if code := d.types(t.Context(), "produce", "scnas", "--value", "1"); code != 4 {
-		t.Fatalf("produce exits with %d, want 4", code)
+	if code := d.types(t.Context(), "produce", "scnas", "--value", "1"); code != 5 {
+		t.Fatalf("produce exits with %d, want 5", code)
 	}
 	d.err.Reset()
 	put(t, dir, "a.json", "1")
