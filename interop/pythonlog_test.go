@@ -249,7 +249,7 @@ func TestPythonRevoked(t *testing.T) {
 	s, path := inFabric(t, f), streamsEnv(t, "python3")
 	var all []*pythonLogger
 	for _, transport := range []string{"spool", "kafka-python", "confluent-kafka"} {
-		l := startPythonLogger(t, s, path, transport, transport, true, "TIMEOUT=15")
+		l := startPythonLogger(t, s, path, transport, transport, true, "LOG_TIMEOUT=15")
 		l.awaitMore(t)
 		login, err := s.signIn(t, "oauth", l.topic)
 		testkit.Must(t, err)

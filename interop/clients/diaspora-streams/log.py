@@ -16,7 +16,7 @@ import diaspora_streams
 
 def main():
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
-    with diaspora_streams.Logger(os.environ["TOPIC"], transport=sys.argv[1], timeout=float(os.environ.get("TIMEOUT", "60"))) as log:
+    with diaspora_streams.Logger(os.environ["TOPIC"], transport=sys.argv[1], timeout=float(os.environ.get("LOG_TIMEOUT", "60"))) as log:
         for line in map(str.strip, sys.stdin):
             if line == "kill child":
                 log._to._process.kill()
