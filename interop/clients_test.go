@@ -164,7 +164,7 @@ func kcatClient(t *testing.T, s place, topic string) (commands, error) {
 	}
 	command := []string{"kcat", "-F", file, "-E", "-X", "reconnect.backoff.max.ms=1000"}
 	return commands{
-		every:   10 * time.Millisecond, // it reads its input by the kilobyte
+		every:   10 * time.Millisecond,                                                                    // it reads its input by the kilobyte
 		produce: append(command, "-P", "-t", topic, "-X", "enable.idempotence=true", "-X", "linger.ms=5"), // without, a broker that is killed may break the order
 		consume: append(command, "-G", topic, "-u", "-X", "auto.offset.reset=earliest", topic),
 		revoke: func() error {
