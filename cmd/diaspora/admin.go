@@ -148,7 +148,7 @@ func (e *env) adminBlock(ctx context.Context, named globus.Identity, why string,
 	if !found {
 		check = `the fabric cannot check that the subject exists; compare it with what the person's "diaspora whoami --subject" prints. `
 	}
-	e.say("%s\"diaspora admin unblock %s\" takes this back", check, oneLine(undo))
+	e.say("%s\"diaspora admin unblock %s\" takes this back", check, shellWord(oneLine(undo)))
 	if hasStandIn(cfg) {
 		e.warn("this fabric has a stand-in for Globus Auth: a person who has its secret can still log in as somebody else, also as you")
 	}

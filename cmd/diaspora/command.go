@@ -453,7 +453,7 @@ func run(ctx context.Context, e *env, args []string) int {
 }
 
 // findsFabric are the commands that do not use a known fabric.
-var findsFabric = []string{"login", "up", "doctor", "healthcheck", "serve", "acl", "gateway", "init", "ledger-backup"}
+var findsFabric = []string{"login", "up", "doctor", "healthcheck", "serve", "init"}
 
 // whenAway adds to an error of a command whose fabric is unreachable which fabric that is, and what to do next.
 func (e *env) whenAway(cmd *cobra.Command, err error) error {
