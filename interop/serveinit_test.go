@@ -5,12 +5,14 @@ package interop
 import (
 	"bytes"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -48,65 +50,151 @@ func pastes(t *testing.T, people *fabric.Fabric, username string, cmd *exec.Cmd)
 	return said.String()
 }
 
+// operator sets up a service with a stand-in for Globus Auth, in a folder of its own.
+type operator struct {
+	*testing.T
+	people              *fabric.Fabric
+	dir, program        string
+	config, secret, url string
+}
+
+func newOperator(t *testing.T) *operator {
+	t.Helper()
+	o := &operator{T: t, people: fabrictest.Start(t, fabric.Config{}), dir: t.TempDir(), program: buildCommand(t), url: "http://" + testkit.FreeAddress(t)}
+	secret, err := inside.Of(o.people).Globus.ClientSecret(globusdev.ResourceServerID)
+	testkit.Must(t, err)
+	o.config, o.secret = filepath.Join(o.dir, "serve.toml"), secret.Reveal()
+	testkit.Must(t, os.WriteFile(filepath.Join(o.dir, "globus-secret"), []byte(o.secret+"\n"), 0o600))
+	return o
+}
+
+func (o *operator) command(args ...string) *exec.Cmd {
+	cmd := exec.Command(o.program, args...)
+	cmd.Env = []string{"HOME=" + o.dir, "PATH=" + os.Getenv("PATH")}
+	return cmd
+}
+
+func (o *operator) must(args ...string) string {
+	o.Helper()
+	out, err := o.command(args...).CombinedOutput()
+	if err != nil {
+		o.Fatalf("diaspora %v: %v\n%s", args, err, out)
+	}
+	return string(out)
+}
+
+// init runs serve init, and checks what comes next.
+func (o *operator) init(kafka ...string) {
+	o.Helper()
+	made := pastes(o.T, o.people, "ada@example.edu", o.command(append([]string{"serve", "init", "--config", o.config, "--public-url", o.url, "--no-browser",
+		"--globus-issuer", o.people.GlobusURL(), "--globus-client-id", globusdev.ResourceServerID, "--globus-login-client-id", globusdev.NativeClientID}, kafka...)...))
+	for _, next := range []string{"diaspora serve --check --config " + o.config, "diaspora serve --config " + o.config, "diaspora login " + o.url} {
+		if !strings.Contains(made, "\n"+next+"\n") {
+			o.Errorf("init does not say what comes next, %q:\n%s", next, made)
+		}
+	}
+}
+
+// serve runs a service until the test ends.
+func (o *operator) serve(args ...string) {
+	o.Helper()
+	running := o.command(append([]string{"serve", "--config", o.config}, args...)...)
+	var talk testkit.Text
+	running.Stderr = &talk
+	testkit.Must(o.T, running.Start())
+	o.Cleanup(func() {
+		running.Process.Signal(syscall.SIGTERM)
+		if err := running.Wait(); err != nil {
+			o.Errorf("serve %v ends with %v\n%s", args, err, talk.String())
+		}
+	})
+}
+
+// works checks the service, and has a person log in, log an event and read it.
+func (o *operator) works() {
+	o.Helper()
+	testkit.Eventually(o.T, "serve to be healthy", func() bool { return o.command("healthcheck", "--config", o.config).Run() == nil })
+	o.must("healthcheck", "gateway", "--config", o.config)
+	pastes(o.T, o.people, "ada@example.edu", o.command("login", o.url, "--no-browser", "--yes"))
+	topic := unique(o.T)
+	o.must("topic", "claim", topic)
+	o.must("produce", topic, "--value", "works")
+	if out := o.must("consume", topic, "--from", "start", "--exit", "--quiet"); out != "works\n" {
+		o.Errorf("the topic has %q", out)
+	}
+	o.must("admin", "blocked") // whoever runs init is an operator
+	if bytes.Contains(testkit.ReadFile(o.T, o.config), []byte(o.secret)) {
+		o.Error("the settings contain the secret")
+	}
+}
+
 // TestServeInit rehearses the end of docs/operate.md with the Apache Kafka under test: init with its cluster.json, serve --check, serve,
 // and a person who logs in and logs an event.
 func TestServeInit(t *testing.T) {
-	people := fabrictest.Start(t, fabric.Config{})
-	secret, err := inside.Of(people).Globus.ClientSecret(globusdev.ResourceServerID)
-	testkit.Must(t, err)
-	dir, program := t.TempDir(), buildCommand(t)
-	config, secretFile, url := filepath.Join(dir, "serve.toml"), filepath.Join(dir, "globus-secret"), "http://"+testkit.FreeAddress(t)
-	testkit.Must(t, os.WriteFile(secretFile, []byte(secret.Reveal()+"\n"), 0o600))
-	command := func(args ...string) *exec.Cmd {
-		cmd := exec.Command(program, args...)
-		cmd.Env = []string{"HOME=" + dir, "PATH=" + os.Getenv("PATH")}
-		return cmd
-	}
-	must := func(args ...string) string {
-		t.Helper()
-		out, err := command(args...).CombinedOutput()
-		if err != nil {
-			t.Fatalf("diaspora %v: %v\n%s", args, err, out)
-		}
-		return string(out)
-	}
-	made := pastes(t, people, "ada@example.edu", command("serve", "init", "--kafka", clusterFile(t), "--config", config, "--public-url", url, "--no-browser",
-		"--globus-issuer", people.GlobusURL(), "--globus-client-id", globusdev.ResourceServerID, "--globus-login-client-id", globusdev.NativeClientID))
-	for _, next := range []string{"diaspora serve --check --config " + config, "diaspora serve --config " + config, "diaspora login " + url} {
-		if !strings.Contains(made, "\n"+next+"\n") {
-			t.Errorf("init does not say what comes next, %q:\n%s", next, made)
-		}
-	}
-	if out := must("serve", "--check", "--config", config); strings.Contains(out, "\nfail") {
+	o := newOperator(t)
+	o.init("--kafka", clusterFile(t))
+	if out := o.must("serve", "--check", "--config", o.config); strings.Contains(out, "\nfail") {
 		t.Errorf("serve --check finds:\n%s", out)
 	}
-	runs := func(args ...string) {
-		running := command(append([]string{"serve", "--config", config}, args...)...)
-		var talk testkit.Text
-		running.Stderr = &talk
-		testkit.Must(t, running.Start())
-		t.Cleanup(func() {
-			running.Process.Signal(syscall.SIGTERM)
-			if err := running.Wait(); err != nil {
-				t.Errorf("serve %v ends with %v\n%s", args, err, talk.String())
-			}
-		})
-	}
-	runs()
+	o.serve()
 	for _, node := range describe(t).Nodes[1:] {
-		runs("gateway", "--gateway-listen", node.Gateway, "--gateway-broker", node.Listener)
+		o.serve("gateway", "--gateway-listen", node.Gateway, "--gateway-broker", node.Listener)
 	}
-	testkit.Eventually(t, "serve to be healthy", func() bool { return command("healthcheck", "--config", config).Run() == nil })
-	must("healthcheck", "gateway", "--config", config)
-	pastes(t, people, "ada@example.edu", command("login", url, "--no-browser", "--yes"))
-	topic := unique(t)
-	must("topic", "claim", topic)
-	must("produce", topic, "--value", "works")
-	if out := must("consume", topic, "--from", "start", "--exit", "--quiet"); out != "works\n" {
-		t.Errorf("the topic has %q", out)
+	o.works()
+}
+
+// TestServeInitKafka starts an Apache Kafka of its own with the server.properties that init writes, as docs/operate.md does on a single
+// server, and the service in front of it.
+func TestServeInitKafka(t *testing.T) {
+	o := newOperator(t)
+	internal, controller := twoFreePorts(t)
+	gateway := testkit.FreeAddress(t)
+	o.init("--kafka-brokers", "127.0.0.1:"+internal, "--gateway-broker", testkit.FreeAddress(t), "--gateway-listen", gateway, "--acl-bootstrap", gateway)
+	made := string(testkit.ReadFile(t, filepath.Join(o.dir, "server.properties")))
+	file, jwks := filepath.Join(o.dir, "node.properties"), filepath.Join(o.dir, "jwks.json")
+	testkit.Must(t, os.WriteFile(file, []byte(strings.Replace(made, "log.dirs=/var/lib/kafka/data", "log.dirs="+filepath.Join(o.dir, "data"), 1)), 0o600))
+	testkit.Must(t, os.WriteFile(jwks, []byte(`{"keys":[]}`), 0o644))
+	jars, err := exec.Command(clusterScript, "jars").Output()
+	testkit.Must(t, err)
+	log, err := filepath.Abs("../deploy/kafka/log4j2.properties")
+	testkit.Must(t, err)
+	java := func(args ...string) *exec.Cmd {
+		return exec.Command("java", append([]string{"-Xmx256m", "-Dlog4j2.configurationFile=" + log,
+			"-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls=file:" + jwks, "-cp", strings.TrimSpace(string(jars)) + "/*"}, args...)...)
 	}
-	must("admin", "blocked") // whoever runs init is an operator
-	if bytes.Contains(testkit.ReadFile(t, config), []byte(secret.Reveal())) {
-		t.Error("the settings contain the secret")
+	cluster := regexp.MustCompile(`expected\.audience=(\S+)`).FindStringSubmatch(made)[1]
+	const disk = "3Db5QLSqSZieL3rJBUUegA" // any UUID, in Kafka's format
+	if out, err := java("kafka.tools.StorageTool", "format", "-t", cluster, "-c", file, "--initial-controllers", "1@127.0.0.1:"+controller+":"+disk).CombinedOutput(); err != nil {
+		t.Fatalf("format: %v\n%s", err, out)
 	}
+	broker, said := java("kafka.Kafka", file), testkit.Text{}
+	broker.Stdout, broker.Stderr = &said, &said
+	testkit.Must(t, broker.Start())
+	t.Cleanup(func() {
+		broker.Process.Signal(syscall.SIGTERM)
+		broker.Wait()
+		if t.Failed() {
+			t.Logf("Apache Kafka said\n%s", said.String())
+		}
+	})
+	testkit.Eventually(t, "Apache Kafka serves", func() bool { return strings.Contains(said.String(), "Kafka Server started") })
+	o.serve()
+	o.works()
+}
+
+// twoFreePorts returns two free ports of which one follows the other.
+func twoFreePorts(t *testing.T) (first, second string) {
+	t.Helper()
+	for range 100 {
+		_, first, _ := net.SplitHostPort(testkit.FreeAddress(t))
+		n, err := strconv.Atoi(first)
+		testkit.Must(t, err)
+		second := strconv.Itoa(n + 1)
+		if l, err := net.Listen("tcp", "127.0.0.1:"+second); err == nil {
+			l.Close()
+			return first, second
+		}
+	}
+	t.Fatal("there are no two free ports in a row")
+	return "", ""
 }

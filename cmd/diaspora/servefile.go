@@ -210,5 +210,11 @@ func (i *serviceInit) write() (err error) {
 	if owned {
 		uid = 0 // whoever can change the settings can become an operator, so the service's user may only read them
 	}
+	if properties, ok := i.singleNode(); ok {
+		i.kafkaFile = filepath.Join(dir, "server.properties")
+		if err := create(i.kafkaFile, properties, 0o600, uid); err != nil {
+			return err
+		}
+	}
 	return create(i.file, serveFile(i.values), 0o640, uid)
 }

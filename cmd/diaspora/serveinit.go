@@ -22,6 +22,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/deploy/kafka"
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/apache"
 	"github.com/diaspora-streams/diaspora/internal/disk"
@@ -60,6 +61,9 @@ To create the scope, you log in with Globus as an administrator of the service's
 your token in memory only, and revokes it at the end. If the scope exists, init uses it. You become
 an operator, unless --operators names others. With --verify-host, Globus verifies a host name, which
 becomes part of the scope. That requires a TXT record in DNS, which init prints.
+
+For an Apache Kafka with one node on the same host (--kafka-brokers 127.0.0.1:396), init also writes
+Kafka's settings, server.properties.
 
 init writes all files or none. It replaces no file, except a serve.toml that has only comments, as
 the packages install it. If it runs as root and there is a user diaspora, that user owns the files
@@ -125,6 +129,8 @@ type serviceInit struct {
 	values    map[string]string        // of settings, and of --verify-host
 	secrets   map[string]globus.Secret // content of the files to create, by setting
 	clusterID string                   // for a new Kafka cluster
+
+	kafkaFile string // the file with the settings of Kafka, once it is created
 
 	replaces bool // there is a file with settings, which has only comments
 
@@ -611,11 +617,12 @@ type initDocument struct {
 	Secrets   []string `json:"secrets"` // the files that were created
 	Scope     string   `json:"scope"`
 	Operators []string `json:"operators"`
-	Next      []string `json:"next"` // commands
+	Kafka     string   `json:"kafka,omitempty"` // the file with the settings of Kafka, if it was created
+	Next      []string `json:"next"`            // commands
 }
 
 func (i *serviceInit) report() error {
-	doc := initDocument{Config: i.file, Secrets: []string{}, Scope: i.values["globus-scope"], Operators: []string{}, Next: i.next()}
+	doc := initDocument{Config: i.file, Secrets: []string{}, Scope: i.values["globus-scope"], Operators: []string{}, Kafka: i.kafkaFile, Next: i.next()}
 	if v := i.values["operators"]; v != "" {
 		doc.Operators = strings.Split(v, ",")
 	}
@@ -629,7 +636,11 @@ func (i *serviceInit) report() error {
 		}
 	}
 	text += "scope     " + doc.Scope + "\n"
-	if _, made := i.secrets["kafka-password-file"]; made {
+	if i.kafkaFile != "" {
+		text += "kafka     " + i.kafkaFile + "\n"
+		i.say("%s has all settings of Kafka on this host: install it as /etc/kafka/server.properties, with owner kafka and mode 0600; the ID of the cluster is %s",
+			i.kafkaFile, i.values["gateway-audience"])
+	} else if _, made := i.secrets["kafka-password-file"]; made {
 		i.say("fill in Kafka's server.properties: ADMIN_PASSWORD from %s, GATEWAY_PASSWORD from %s; the ID of the cluster is %s",
 			i.values["kafka-password-file"], i.values["gateway-kafka-password-file"], i.values["gateway-audience"])
 	}
@@ -637,6 +648,32 @@ func (i *serviceInit) report() error {
 		i.warn("there is no operator, so nobody can block a person: set operators in %s", i.file)
 	}
 	return i.answer(doc, "%s\nOnce Kafka runs, type:\n%s\n", text, strings.Join(doc.Next, "\n"))
+}
+
+// singleNode returns the settings of a new Apache Kafka of one node on this host. ok is false if the cluster is another one,
+// or may exist already, because there is a password for it.
+func (i *serviceInit) singleNode() (properties string, ok bool) {
+	admin, gateway := i.secrets["kafka-password-file"], i.secrets["gateway-kafka-password-file"]
+	host, internal, err := net.SplitHostPort(i.values["kafka-brokers"])
+	_, gatewayPort, gatewayErr := net.SplitHostPort(i.values["gateway-broker"])
+	port, portErr := strconv.Atoi(internal)
+	switch {
+	case i.kafka != "" || admin == "" || gateway == "" || strings.Contains(i.values["acl-bootstrap"], ","):
+		return "", false
+	case errors.Join(err, gatewayErr, portErr) != nil || host != "127.0.0.1" && host != "localhost":
+		return "", false
+	}
+	controller := strconv.Itoa(port + 1)
+	properties, err = kafka.ServerProperties(map[string]string{
+		"ID": "1", "DATA": "/var/lib/kafka/data", "REPLICAS": "1", "MIN_INSYNC": "1", "INTERNAL_PARTITIONS": "",
+		"GATEWAY_PORT": gatewayPort, "INTERNAL_PORT": internal, "CONTROLLER_PORT": controller, "CONTROLLERS": "127.0.0.1:" + controller,
+		"ADVERTISE": i.values["acl-bootstrap"], "JWKS": "file:" + i.values["gateway-jwks-file"],
+		"ISSUER": i.values["gateway-issuer"], "AUDIENCE": i.values["gateway-audience"],
+		"ADMIN": i.values["kafka-username"], "ADMIN_PASSWORD": admin.Reveal(),
+		"GATEWAY": i.values["gateway-kafka-username"], "GATEWAY_PASSWORD": gateway.Reveal(),
+		"BROKER_PASSWORD": newPassword().Reveal(),
+	})
+	return properties, err == nil && controller != gatewayPort
 }
 
 // next returns the three commands that come next.

@@ -350,8 +350,49 @@ func TestServeInitFolder(t *testing.T) {
 	}
 	d.env.browser = log
 	d.must(t, d.line("--config", config)...)
-	if made := d.files(t); len(made) != 5 {
+	if made := d.files(t); len(made) != 6 {
 		t.Errorf("init has made %q", made)
+	}
+}
+
+// TestServeInitKafka checks that init writes the settings of a new Apache Kafka of one node on the same host, and of no other.
+func TestServeInitKafka(t *testing.T) {
+	for name, try := range map[string]struct {
+		flags  []string
+		writes bool
+	}{
+		"on this host":   {[]string{"--kafka-brokers", "127.0.0.1:396", "--acl-bootstrap", "streams.lab.test:9092"}, true},
+		"on other hosts": {[]string{"--kafka-brokers", "kafka1.lab.test:9094", "--acl-bootstrap", "kafka1.lab.test:9092"}, false},
+		"two gateways":   {[]string{"--kafka-brokers", "127.0.0.1:396", "--acl-bootstrap", "a.lab.test:9092,b.lab.test:9092"}, false},
+		"with passwords": {[]string{"--kafka-brokers", "127.0.0.1:396", "--kafka-password-file", "given"}, false},
+	} {
+		d := newOperatorsDesk(t)
+		d.givenSecret(t, d.secret)
+		if name == "with passwords" {
+			try.flags[3] = d.file("given")
+			testkit.Must(t, os.WriteFile(d.file("given"), []byte("of the super user"), 0o600))
+		}
+		d.must(t, d.line(append(try.flags, "--globus-scope", globusdev.Scope)...)...)
+		file := d.file("server.properties")
+		said := d.out.String() + d.err.String()
+		text, err := os.ReadFile(file)
+		if made := err == nil; made != try.writes || strings.Contains(said, "\nkafka     "+file+"\n") != made {
+			t.Errorf("%s: the file is made: %t, want %t; init says\n%s", name, made, try.writes, said)
+		}
+		if !try.writes {
+			continue
+		}
+		info, err := os.Stat(file)
+		testkit.Must(t, err)
+		password := strings.TrimSpace(string(testkit.ReadFile(t, d.file("kafka-password"))))
+		for _, want := range []string{
+			"\nlisteners=GATEWAY://127.0.0.1:395,INTERNAL://127.0.0.1:396,CONTROLLER://127.0.0.1:397\n", "\nadvertised.listeners=GATEWAY://streams.lab.test:9092,",
+			` user_diaspora="` + password + `" user_diaspora-gateway="`, "\ndefault.replication.factor=1\n",
+		} {
+			if info.Mode().Perm() != 0o600 || !strings.Contains(string(text), want) || strings.Contains(said, password) {
+				t.Errorf("the file has mode %v, and not %q:\n%s", info.Mode(), want, text)
+			}
+		}
 	}
 }
 
