@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/doctor"
 	"github.com/diaspora-streams/diaspora/internal/trust"
 )
@@ -457,7 +458,8 @@ var findsFabric = []string{"login", "up", "doctor", "healthcheck", "serve", "ini
 
 // whenAway adds to an error of a command whose fabric is unreachable which fabric that is, and what to do next.
 func (e *env) whenAway(cmd *cobra.Command, err error) error {
-	if !errors.Is(err, diaspora.ErrUnavailable) || slices.Contains(findsFabric, cmd.Name()) {
+	globusAway := errors.Is(err, globus.ErrUnavailable)
+	if !errors.Is(err, diaspora.ErrUnavailable) && !globusAway || slices.Contains(findsFabric, cmd.Name()) {
 		return err
 	}
 	address, wrong := e.address()
@@ -480,6 +482,9 @@ func (e *env) whenAway(cmd *cobra.Command, err error) error {
 		return err
 	} else if trust.IsLoopback(u.Hostname()) {
 		return hinted(err, text+` is on this machine: check that "diaspora up" runs, or see "diaspora doctor"`)
+	}
+	if globusAway { // it is not part of the fabric
+		return err
 	}
 	return hinted(err, `"diaspora doctor" finds out why `+text+" cannot be reached")
 }

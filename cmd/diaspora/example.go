@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -54,6 +55,8 @@ func (e *env) example(ctx context.Context, topic string) (err error) {
 			return err
 		}
 		defer func() { err = errors.Join(err, stop()) }()
+	} else if err == nil {
+		e.say("this uses the fabric that you are logged in to, at %s, and leaves a topic there", cmp.Or(cfg.URL, strings.Join(cfg.Brokers, ",")))
 	}
 	if err != nil {
 		return err

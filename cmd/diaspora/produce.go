@@ -37,7 +37,7 @@ diaspora produce weather -k station-4 -H unit=C monday.txt tuesday.txt
 diaspora produce weather -K '\t' < readings.tsv
 
 # log one event, without a file
-diaspora produce weather --value '{"celsius": 21.5}'
+diaspora produce weather --value '{"temperature": 21.5}'
 
 # copy a topic, with keys, headers, times and IDs
 diaspora consume weather --from start --exit -o ndjson | diaspora produce copy --input ndjson
@@ -52,7 +52,7 @@ diaspora produce scans --watch /data/scans --pattern '*.json'
 ./sensor | diaspora produce weather --require-ack
 
 # in a loop, without waiting for the network
-diaspora produce weather --value '{"celsius": 21.5}' --wait 0`,
+diaspora produce weather --value '{"temperature": 21.5}' --wait 0`,
 	long: `
 Each line is an event: the bytes before the line feed, unchanged. An empty line is an empty event.
 If a file does not end with a line feed, its last line is still an event.

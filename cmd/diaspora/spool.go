@@ -653,11 +653,14 @@ func (e *env) spoolDrain(ctx context.Context, timeout time.Duration) error {
 		d.why = fail(diaspora.ErrUnauthenticated, "", "spool drain: nobody is logged in to the fabric of some of these events")
 	}
 	if err == nil && d.left == 0 && d.inUse > 0 {
-		why := ""
+		why, hint := "", ""
 		if d.userWhy != "" {
 			why = ": " + d.userWhy
 		}
-		return fail(outcome.ErrSpooled, "if its key file was replaced: end that process, and drain again (a service or a watch: restart it)", "%s in the spool that %s uses%s", waiting(d.inUse), d.user, why)
+		if strings.Contains(d.userWhy, diaspora.ErrUnauthenticated.Error()) {
+			hint = "if its key file was replaced: end that process, and drain again (a service or a watch: restart it)"
+		}
+		return fail(outcome.ErrSpooled, hint, "%s in the spool that %s uses%s", waiting(d.inUse), d.user, why)
 	}
 	return cmp.Or(err, pendingError(d.left, d.why))
 }

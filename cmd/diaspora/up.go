@@ -780,7 +780,7 @@ In another terminal:
 		text += fmt.Sprintf("  export DIASPORA_PROFILE=%s\n", u.Profile)
 	}
 	text += `  diaspora topic claim weather
-  echo '{"celsius": 21.5}' | diaspora produce weather
+  echo '{"temperature": 21.5}' | diaspora produce weather
   diaspora consume weather --from start --exit
 `
 	if u.ServiceAccount != nil {

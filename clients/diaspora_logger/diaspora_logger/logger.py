@@ -87,7 +87,8 @@ class DiasporaLogger:
             self._producer = kafka.KafkaProducer(**{**_producer_defaults(), **settings})
         except kafka.errors.KafkaError as e:
             hint = f'cannot connect to the brokers of {self._provider.fabric.url}; run "diaspora doctor" to find out why'
-            raise type(e)(f"{e}; {hint}") from None  # one traceback is long enough
+            said = f"{e.args[0]}; " if e.args else ""  # its str begins with the name of its class
+            raise type(e)(said + hint) from None  # one traceback is long enough
 
     def send(self, topic: str, *args: Any, **kwargs: Any) -> Any:
         """Send an event as KafkaProducer.send does. An event that is lost is reported on stderr, because flush says nothing about it."""
