@@ -298,7 +298,7 @@ func TestPythonSlurm(t *testing.T) {
 	}
 	mistyped := exec.CommandContext(t.Context(), streamsEnv(t, "python3"), "-c", code)
 	mistyped.Env = append(mistyped.Environ(), env...)
-	if said, _ := mistyped.CombinedOutput(); mistyped.ProcessState.ExitCode() != 4 || strings.Contains(string(said), "Traceback") {
+	if said, _ := mistyped.CombinedOutput(); mistyped.ProcessState.ExitCode() != 5 || strings.Contains(string(said), "Traceback") {
 		t.Errorf("with a topic that does not exist: %v\n%s", mistyped.ProcessState, said)
 	}
 }
