@@ -106,6 +106,7 @@ def _position(position: Optional[Position], default: str) -> Union[str, float]:
         return default
     if isinstance(position, datetime):
         return position.timestamp()
+    position = {"beginning": "start", "earliest": "start", "latest": "end"}.get(position, position) if isinstance(position, str) else position
     if position in ("start", "end") or isinstance(position, (int, float)) and not isinstance(position, bool):
         return position
     raise Invalid(f'from_ is {position!r}; it must be "start", "end", a datetime, or seconds since 1970')

@@ -53,8 +53,8 @@ class Handler(logging.Handler):
         drop_after: float = 1.0,
         **options: Any,
     ) -> None:
-        super().__init__(level)
         self.logger = Logger(to, **options) if isinstance(to, str) else to
+        super().__init__(level)  # not before: logging.shutdown closes what this registers, even if there is no Logger
         self._owned = isinstance(to, str)
         if self._owned:
             keep_open(self.logger)  # until logging.shutdown closes this Handler

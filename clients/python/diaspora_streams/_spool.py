@@ -99,6 +99,7 @@ class SpoolTransport:
         self._lines = 0  # written to the current process
         self._process: Optional[subprocess.Popen[bytes]] = None
         self._thread: Optional[threading.Thread] = None
+        self._ready = threading.Event()  # the threads that a process needs have started, or it has failed
         self._exited = False
         self._closing = False
         self._crashes = 0
@@ -118,13 +119,16 @@ class SpoolTransport:
             self._queue.append(_Waiting(line, done))
             self._start()
             self._changed.notify_all()
+        self._ready.wait()
 
     def open(self) -> None:
         with self._changed:
             self._start()
+        self._ready.wait()  # from Python 3.12 on, a program that ends cannot start threads any more
 
     def _start(self) -> None:
         if self._thread is None:
+            self._ready.clear()
             self._thread = threading.Thread(target=self._run, name="diaspora-spool", daemon=True)
             self._thread.start()
 
@@ -171,9 +175,16 @@ class SpoolTransport:
                 process = self._spawn()
             except OSError as e:
                 return self._end(DiasporaError(f"start {self._command[0]}: {e.strerror}"))
+            except RuntimeError as e:  # the program ends, and starts neither processes nor threads
+                return self._end(DiasporaError(f"start {self._command[0]}: {e}"))
             receipts = threading.Thread(target=self._read_receipts, args=(process,), name="diaspora-spool", daemon=True)
-            receipts.start()
-            self._messages = Messages(process.stderr, self._refused)
+            try:
+                self._messages = Messages(process.stderr, self._refused)
+                receipts.start()
+            except RuntimeError as e:
+                terminate(process)
+                return self._end(DiasporaError(f"start {self._command[0]}: {e}"))
+            self._ready.set()
             self._write(process)
             receipts.join()
             self._messages.join()
@@ -278,6 +289,7 @@ class SpoolTransport:
             self._queue.clear()
             self._failure, self._failed_at, self._crashes = error, time.monotonic(), 0
             self._thread = self._report = None
+        self._ready.set()
         diagnostics.warning("%s", error)
         for waiting in left:
             waiting.done(error)
