@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,6 +22,7 @@ func TestClusterClean(t *testing.T) {
 	for name, try := range map[string]struct {
 		files []string
 		asks  bool     // CI is not set
+		runs  bool     // a gateway runs in front of it
 		fails string   // what it says
 		left  []string // nil: the folder is gone
 	}{
@@ -28,6 +30,7 @@ func TestClusterClean(t *testing.T) {
 		"nothing":         {files: []string{""}},
 		"somebody's home": {files: []string{"thesis.tex", "node-1/data", "jwks.json"}, fails: "is not a cluster", left: []string{"jwks.json", "node-1/data", "thesis.tex"}},
 		"not confirmed":   {files: []string{"kafka-cluster", "cluster-id"}, asks: true, fails: "there is no terminal to ask whether to delete the cluster", left: []string{"cluster-id", "kafka-cluster"}},
+		"in use":          {files: []string{"kafka-cluster", "cluster-id", "node-1/ports"}, runs: true, fails: "a gateway runs at 127.0.0.1:", left: []string{"cluster-id", "kafka-cluster", "node-1/ports"}},
 		"a cluster": {files: []string{"kafka-cluster", "cluster-id", "voters", "jwks.json", "jwks.json.123", "signing-keys.json", "signing-keys.json.lock", "admin-password",
 			"node-1/data/meta.properties", "node-1/pid", "cluster.json"}},
 		"an earlier version's":      {files: []string{"cluster-id", "node-1/server.properties", "node-2/ports", "node-3/x", "admin-password"}},
@@ -46,6 +49,13 @@ func TestClusterClean(t *testing.T) {
 				} else if err := os.WriteFile(path, []byte("x\n"), 0o600); err != nil {
 					t.Fatal(err)
 				}
+			}
+			if try.runs {
+				l, err := net.Listen("tcp", "127.0.0.1:0")
+				testkit.Must(t, err)
+				defer l.Close()
+				_, port, _ := net.SplitHostPort(l.Addr().String())
+				testkit.Must(t, os.WriteFile(filepath.Join(dir, "node-1", "ports"), []byte("1 2 3 "+port+"\n"), 0o600))
 			}
 			cmd := exec.Command("../deploy/kafka/cluster", "clean")
 			cmd.Env = append(os.Environ(), "KAFKA_DIR="+dir, "CI="+map[bool]string{false: "true"}[try.asks])

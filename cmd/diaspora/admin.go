@@ -184,8 +184,12 @@ func (e *env) whoToBlock(ctx context.Context, cfg diaspora.Config, client *diasp
 // mustBeOperator fails if the user is not an operator, for whom nobody is looked up.
 func mustBeOperator(ctx context.Context, client *diaspora.Client, op string) error {
 	_, err := client.Blocked(ctx)
-	if cause := errors.Unwrap(err); cause != nil { // err is about the list, which the user has not asked for
-		return fmt.Errorf("%s: %w", op, cause)
+	if !errors.Is(err, diaspora.ErrPermission) {
+		return err
+	}
+	if text, hint := outcome.Split(err); hint == "" {
+		reason := strings.TrimPrefix(text, "list blocked subjects: ") // which the user has not asked for
+		return fail(diaspora.ErrPermission, "", "admin %s: %s", op, reason)
 	}
 	return err
 }

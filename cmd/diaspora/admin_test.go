@@ -89,11 +89,11 @@ func TestAdminAsSomebodyElse(t *testing.T) {
 	const ada = "10000000-0000-4000-8000-00000000000a"
 	try := func(want ...string) {
 		t.Helper()
-		for _, args := range [][]string{{"admin", "block", ada, "--why", "spam"}, {"admin", "unblock", ada}, {"admin", "blocked"}} {
+		for _, args := range [][]string{{"admin", "block", ada, "--why", "spam"}, {"admin", "block", "grace@example.org", "--why", "spam"}, {"admin", "unblock", "grace@example.org"}, {"admin", "unblock", ada}, {"admin", "blocked"}} {
 			d.err.Reset()
 			code := d.types(t.Context(), args...)
 			for _, text := range append(want, "only operators of this fabric may do this") {
-				if said := d.err.String(); code != 4 || !strings.Contains(said, text) || strings.Contains(said, "--profile again") {
+				if said := d.err.String(); code != 4 || !strings.Contains(said, text) || strings.Contains(said, "--profile again") || args[1] != "blocked" && strings.Contains(said, "list blocked") {
 					t.Errorf("%v exits with %d and says %q, want %q", args, code, said, text)
 				}
 			}

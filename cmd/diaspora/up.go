@@ -755,7 +755,7 @@ func (e *env) printUp(u upDocument) error {
 	secret := ""
 	if u.GlobusSecretFile != "" {
 		secret = "\n                 its secret, new at each start, is in " + u.GlobusSecretFile + ":\n" +
-			"                 whoever has it can log in as anybody, also as you"
+			"                 whoever has it can log in as anybody, also as you: diaspora login " + u.URL + " --as USER"
 	}
 	who := "nobody is logged in"
 	if u.Username != "" {

@@ -181,6 +181,8 @@ func (p *produceRun) notice(n watch.Notice, settle time.Duration) {
 			n.File, n.After.Round(time.Second), settle)
 	case watch.HalfLine:
 		e.warn("%s: the last line has no line feed; such a file is logged when it has not changed for %v, or when you end this program", n.File, n.After)
+	case watch.Empty:
+		e.warn("%s is empty; it is logged once it has content", n.File)
 	case watch.Again:
 		e.warn("%s has changed since it was logged, and is logged again as a whole; if it was still being written, use a longer --settle", n.File)
 	case watch.Unsettled:

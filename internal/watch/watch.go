@@ -88,6 +88,7 @@ const (
 	Unreadable                   // File cannot be read, because of Err; the watch tries again
 	Growing                      // File has kept changing for After; it is logged once it stops changing
 	HalfLine                     // File is not logged for up to After, because its last line has no line feed
+	Empty                        // File has had no content for a while, and is not logged as long as that is so
 	Again                        // File is logged again, because it has changed
 	Unsettled                    // the watch has ended before it could log files that had just changed; Files is their number
 	FolderUnreadable             // the folder cannot be read, because of Err; the watch tries again
@@ -139,6 +140,10 @@ type pendingFile struct {
 // halfLineTimes multiplies [Config.Settle] for a file whose last line has no line feed, because the
 // writer may have stopped in the middle of a line.
 const halfLineTimes = 10
+
+// emptyAfter is how long a file may stay empty before an [Empty] notice is sent: some programs create a file long before they
+// write to it.
+const emptyAfter = 10 * time.Second
 
 // growingAfter is how long a file may keep changing before a [Growing] notice is sent.
 const growingAfter = time.Minute
@@ -492,6 +497,9 @@ func (w *Watcher) complete(name string, m mark) bool {
 		}
 	}
 	if m.Size == 0 && w.cfg.Whole {
+		if now.Sub(f.since) >= max(emptyAfter, w.cfg.Settle) {
+			w.notifyOnce(name, Notice{What: Empty, File: name})
+		}
 		return false
 	}
 	return now.Sub(f.since) >= w.cfg.Settle && (!f.halfLine || w.logsHalfLine(f))

@@ -170,6 +170,30 @@ func TestGrowing(t *testing.T) {
 	})
 }
 
+// TestEmpty checks that a notice is sent, once, for a file that stays empty and so is not logged.
+func TestEmpty(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w, notices := open(t, t.TempDir(), t.TempDir())
+		defer w.Close()
+		w.cfg.Settle, w.cfg.Whole = 2*time.Second, true
+		for second := range 10 {
+			if w.complete("empty.json", mark{0, 1}) || w.complete("soon.json", mark{0, 1}) || len(*notices) > 0 {
+				t.Fatalf("after %d s, an empty file is complete, or it says %v", second, *notices)
+			}
+			time.Sleep(time.Second)
+		}
+		w.complete("soon.json", mark{1, 2}) // it was created long before it was written
+		for range 30 {
+			w.complete("empty.json", mark{0, 1})
+			time.Sleep(time.Second)
+		}
+		if want := []Notice{{What: Empty, File: "empty.json"}}; !slices.Equal(*notices, want) {
+			t.Errorf("the notices are %+v, want %+v", *notices, want)
+		}
+	})
+}
+
 // TestNotWatched: Survey counts the folders and links that are not watched. Those that are added later are reported, each
 // once: nobody else would notice that the files in a new folder are not logged.
 func TestNotWatched(t *testing.T) {
