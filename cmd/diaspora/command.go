@@ -17,6 +17,7 @@ import (
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/doctor"
+	"github.com/diaspora-streams/diaspora/internal/front"
 	"github.com/diaspora-streams/diaspora/internal/trust"
 )
 
@@ -448,7 +449,7 @@ func run(ctx context.Context, e *env, args []string) int {
 		if asksForJSON(args) { // flags after an invalid one were not parsed
 			e.output = "json"
 		}
-		e.complain(e.whenAway(cmd, err), exitCode(ctx, err))
+		e.complain(e.whenAway(ctx, cmd, err), exitCode(ctx, err))
 	}
 	return exitCode(ctx, err)
 }
@@ -457,7 +458,7 @@ func run(ctx context.Context, e *env, args []string) int {
 var findsFabric = []string{"login", "up", "doctor", "healthcheck", "serve", "init"}
 
 // whenAway adds to an error of a command whose fabric is unreachable which fabric that is, and what to do next.
-func (e *env) whenAway(cmd *cobra.Command, err error) error {
+func (e *env) whenAway(ctx context.Context, cmd *cobra.Command, err error) error {
 	globusAway := errors.Is(err, globus.ErrUnavailable)
 	if !errors.Is(err, diaspora.ErrUnavailable) && !globusAway || slices.Contains(findsFabric, cmd.Name()) {
 		return err
@@ -478,15 +479,36 @@ func (e *env) whenAway(cmd *cobra.Command, err error) error {
 			text += ` ("diaspora profile list" shows the others)`
 		}
 	}
-	if u, wrong := url.Parse(address); wrong != nil || address == "" {
+	u, wrong := url.Parse(address)
+	if wrong != nil || address == "" {
 		return err
-	} else if trust.IsLoopback(u.Hostname()) {
+	}
+	here := trust.IsLoopback(u.Hostname())
+	switch noKafka := !globusAway && e.noKafka(ctx, address); {
+	case noKafka && here:
+		return hinted(err, text+` runs, but its Apache Kafka does not answer: whoever runs it starts it again with "make kafka-up"`)
+	case noKafka:
+		return hinted(err, text+" runs, but its Apache Kafka does not answer: tell its operators")
+	case here:
 		return hinted(err, text+` is on this machine: check that "diaspora up" runs, or see "diaspora doctor"`)
 	}
 	if globusAway { // it is not part of the fabric
 		return err
 	}
 	return hinted(err, `"diaspora doctor" finds out why `+text+" cannot be reached")
+}
+
+// noKafka reports whether an ACL endpoint says that it cannot reach its cluster. A gateway cannot say so to a client.
+func (e *env) noKafka(ctx context.Context, address string) bool {
+	roots, err := trust.Roots(nil, nil, e.getenv("DIASPORA_CA_FILE"))
+	if err != nil {
+		return false
+	}
+	const limit = 3 * time.Second // more than the endpoint waits for the cluster
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	err = front.ProbeURL(ctx, address, roots)
+	return err != nil && strings.Contains(err.Error(), "ledger: unavailable")
 }
 
 // settled waits until no renewal of a token is in flight: the response may contain a rotated refresh token,

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -678,4 +680,34 @@ func TestOpeningIsNotSilent(t *testing.T) {
 		})
 		return nil
 	})
+}
+
+// TestWithoutKafka: while the fabric runs without its Apache Kafka, a client is told so, and not to look for a fabric that is down.
+func TestWithoutKafka(t *testing.T) {
+	t.Parallel()
+	ledger := "unavailable"
+	endpoint := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/healthz" {
+			t.Errorf("the request is for %s", r.URL)
+		}
+		if ledger != "ok" {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+		fmt.Fprintf(w, `{"status":%q,"checks":{"ledger":%[1]q}}`, ledger)
+	}))
+	defer endpoint.Close()
+	d := emptyDesk(t)
+	d.vars["DIASPORA_URL"] = endpoint.URL
+	produce := &cobra.Command{Use: "produce"}
+	hint := func() string {
+		_, hints := explanation(d.whenAway(t.Context(), produce, diaspora.ErrUnavailable))
+		return strings.Join(hints, "\n")
+	}
+	if got, want := hint(), `the fabric runs, but its Apache Kafka does not answer: whoever runs it starts it again with "make kafka-up"`; got != want {
+		t.Errorf("without Apache Kafka, the hint is %q, want %q", got, want)
+	}
+	ledger = "ok"
+	if got, want := hint(), `the fabric is on this machine: check that "diaspora up" runs, or see "diaspora doctor"`; got != want {
+		t.Errorf("with a ledger, the hint is %q, want %q", got, want)
+	}
 }
