@@ -8,6 +8,7 @@ import (
 	"hash/maphash"
 	"io/fs"
 	"math/rand/v2"
+	"net"
 	"net/url"
 	"os"
 	"os/exec"
@@ -240,6 +241,11 @@ type upChild struct {
 // up starts a fabric and waits until it is ready.
 func (w *world) up(t *testing.T, args ...string) *upChild {
 	t.Helper()
+	for i, port := range args { // a port that is still free when the fabric is started again
+		if port == "0" {
+			_, args[i], _ = net.SplitHostPort(testkit.FreeAddress(t))
+		}
+	}
 	u := &upChild{cmd: w.command(append([]string{"up", "-o", "json"}, args...)...)}
 	var talk bytes.Buffer
 	u.cmd.Stderr = &talk

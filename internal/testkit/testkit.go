@@ -23,7 +23,9 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"fmt"
 	"math/big"
+	mathrand "math/rand/v2"
 	"net"
 	"runtime"
 	"sync"
@@ -98,13 +100,26 @@ func Listen(t TB) net.Listener {
 	return ln
 }
 
-// FreeAddress returns an address of 127.0.0.1 on which no process listens now.
+// FreeAddress returns an address of 127.0.0.1 on which no process listens now. Its port is below those that systems give
+// to outgoing connections, and no other call in this process returns it. So a test can listen on it later, and again.
 func FreeAddress(t TB) string {
 	t.Helper()
-	ln := Listen(t)
-	Must(t, ln.Close())
-	return ln.Addr().String()
+	const first, count = 15_000, 17_000
+	for range count {
+		address := fmt.Sprintf("127.0.0.1:%d", first+mathrand.IntN(count))
+		if _, given := freeAddresses.LoadOrStore(address, true); given {
+			continue
+		}
+		if ln, err := net.Listen("tcp", address); err == nil {
+			Must(t, ln.Close())
+			return address
+		}
+	}
+	t.Fatal("there is no free port")
+	return ""
 }
+
+var freeAddresses sync.Map // those that FreeAddress has returned
 
 // Certificate returns a self-signed certificate for hosts, which are names or IP addresses, and the same
 // in PEM. It is valid until the given time, which may be over.
