@@ -306,14 +306,17 @@ func TestRejoinAsAnother(t *testing.T) {
 	for r, err := range c.Records(ctx) {
 		testkit.Must(t, err)
 		if got = append(got, string(r.Value)); len(got) == 10 {
-			was, _ := c.client.GroupMetadata()
-			leave := kmsg.NewPtrLeaveGroupRequest()
-			leave.Group = "analysis"
-			leave.Members = []kmsg.LeaveGroupRequestMember{{MemberID: was}}
-			if _, err := leave.RequestWith(ctx, other); err != nil {
-				t.Fatal(err)
-			}
-			testkit.Must(t, kadm.NewClient(other).CommitAllOffsets(ctx, "analysis", kadm.Offsets{"beamline": {0: {Topic: "beamline", At: 15}}}))
+			was := ""
+			testkit.Eventually(t, "the group is empty, and another member's commit", func() bool { // a member that notices rejoins at once
+				was, _ = c.client.GroupMetadata()
+				leave := kmsg.NewPtrLeaveGroupRequest()
+				leave.Group = "analysis"
+				leave.Members = []kmsg.LeaveGroupRequestMember{{MemberID: was}}
+				if _, err := leave.RequestWith(ctx, other); err != nil {
+					t.Fatal(err)
+				}
+				return kadm.NewClient(other).CommitAllOffsets(ctx, "analysis", kadm.Offsets{"beamline": {0: {Topic: "beamline", At: 15}}}) == nil
+			})
 			c.client.ForceRebalance()
 			testkit.Eventually(t, "the member's next life", func() bool {
 				c.mu.Lock()
