@@ -454,13 +454,13 @@ func run(ctx context.Context, e *env, args []string) int {
 	return exitCode(ctx, err)
 }
 
-// findsFabric are the commands that do not use a known fabric.
-var findsFabric = []string{"login", "up", "doctor", "healthcheck", "serve", "init"}
+// withoutFabric are the commands that need no fabric that is already known.
+var withoutFabric = []string{"login", "up", "doctor", "healthcheck", "serve", "init"}
 
 // whenAway adds to an error of a command whose fabric is unreachable which fabric that is, and what to do next.
 func (e *env) whenAway(ctx context.Context, cmd *cobra.Command, err error) error {
 	globusAway := errors.Is(err, globus.ErrUnavailable)
-	if !errors.Is(err, diaspora.ErrUnavailable) && !globusAway || slices.Contains(findsFabric, cmd.Name()) {
+	if !errors.Is(err, diaspora.ErrUnavailable) && !globusAway || slices.Contains(withoutFabric, cmd.Name()) {
 		return err
 	}
 	address, wrong := e.address()

@@ -555,7 +555,7 @@ type drain struct {
 	sent, left int64  // events that were acknowledged, or are still pending
 	others     int64  // events that running processes have sent, while drain waited for them
 	inUse      int64  // events that running processes have not sent
-	waited     bool   // in vain, for a running process
+	gaveUp     bool   // a running process made no progress, so drain waits for no other one
 	user       string // the running process, or the last of them
 	userWhy    string // why it has not sent them, if it says so
 	why        error  // why events are still pending
@@ -674,7 +674,7 @@ func (d *drain) send(ctx context.Context, s pool.Spool) error {
 		if !errors.Is(err, diaspora.ErrConflict) {
 			return err
 		}
-		d.waited = d.waited || tries == maxTries
+		d.gaveUp = d.gaveUp || tries == maxTries
 		if done := d.await(ctx, s); done {
 			return nil
 		}
@@ -692,15 +692,15 @@ func (d *drain) await(ctx context.Context, s pool.Spool) (done bool) {
 		now, err := spool.Inspect(s.Dir)
 		switch {
 		case err != nil: // it was removed or replaced, or to open it fails as well
-			return d.waited
+			return d.gaveUp
 		case now.First >= s.Next || now.Events == 0:
 			d.others += int64(s.Events)
 			return true
 		case now.First > first:
 			first, progress = now.First, time.Now()
 		}
-		if d.waited || time.Since(progress) > drainPatience || ctx.Err() != nil {
-			d.waited = true
+		if d.gaveUp || time.Since(progress) > drainPatience || ctx.Err() != nil {
+			d.gaveUp = true
 			d.inUse += int64(min(now.Events, s.Next-now.First))
 			d.user, d.userWhy = "another process", ""
 			if now.Used() {

@@ -328,7 +328,7 @@ func TestReceiptsNameFiles(t *testing.T) {
 	}
 }
 
-// TestDrainBesideALogger: drain waits for a running process that sends its own events, and says so if it does not.
+// TestDrainBesideALogger: drain waits for a running process that sends its own events, and says so if the process does not.
 func TestDrainBesideALogger(t *testing.T) {
 	d := newDesk(t)
 	state := filepath.Join(t.TempDir(), "state")
@@ -345,7 +345,7 @@ func TestDrainBesideALogger(t *testing.T) {
 	s, err := spool.Open(t.Context(), spool.Options{Dir: dirs[0], Subject: info.Subject}) // as a process that logs
 	testkit.Must(t, err)
 	const left = "1 of them is for process "
-	drain := func(code int, want string, flags ...string) {
+	exits := func(code int, want string, flags ...string) {
 		t.Helper()
 		d.err.Reset()
 		d.out.Reset()
@@ -353,20 +353,20 @@ func TestDrainBesideALogger(t *testing.T) {
 			t.Errorf("drain %q: exit code %d, %s%s, want %d and %q", flags, got, d.out.String(), d.err.String(), code, want)
 		}
 	}
-	drain(75, "diaspora: 0 events acknowledged, 1 waiting; "+left, "--timeout", "200ms")
-	drain(75, "diaspora: 1 event waits in the spool that process ", "--timeout", "200ms", "--quiet")
-	drain(75, `{"acknowledged":0,"waiting":0,"in_use":1}`+"\n", "--timeout", "200ms", "-o", "json")
+	exits(75, "diaspora: 0 events acknowledged, 1 waiting; "+left, "--timeout", "200ms")
+	exits(75, "diaspora: 1 event waits in the spool that process ", "--timeout", "200ms", "--quiet")
+	exits(75, `{"acknowledged":0,"waiting":0,"in_use":1}`+"\n", "--timeout", "200ms", "-o", "json")
 
-	// It sends the event while drain waits.
+	// It sends the event after drain has looked.
+	_, pending, err := d.spools()
+	testkit.Must(t, err)
 	records, err := s.Next(t.Context(), 10, 1<<20)
 	testkit.Must(t, err)
-	done := make(chan error)
-	go func() {
-		time.Sleep(200 * time.Millisecond) // so that drain has to wait
-		done <- s.Ack(records[0].Position)
-	}()
-	drain(0, "diaspora: 0 events acknowledged, 0 waiting; 1 event sent by the process that logged it, in ")
-	testkit.Must(t, <-done)
+	testkit.Must(t, s.Ack(records[0].Position))
+	waiting := &drain{env: d.env}
+	if done := waiting.await(t.Context(), pending[0]); !done || waiting.others != 1 || waiting.inUse != 0 {
+		t.Errorf("await = %t, with %d sent and %d left, want true, 1 and 0", done, waiting.others, waiting.inUse)
+	}
 	testkit.Must(t, s.Close())
 }
 

@@ -87,7 +87,7 @@ func (e *env) withTicket(issuer, address string) (string, error) {
 	}
 	if secret == "" {
 		if isStandIn(issuer) {
-			e.say(`the login page is that of a stand-in for Globus on this machine, and asks for its secret: "diaspora up" prints the name of the file that contains it, usually ~/.config/diaspora/globus/local of the user who runs it; --as USER does without the page`)
+			e.say(`the login page is that of a stand-in for Globus on this machine, and asks for its secret: "diaspora up" prints the name of the file that contains it, usually ~/.config/diaspora/globus/local of the user who runs it; with --as USER, no page is needed`)
 		}
 		return address, nil
 	}

@@ -127,7 +127,7 @@ func flagsLine(flags *pflag.FlagSet, omitted func(name string) bool) (line strin
 // flag.
 type portFlag struct{ name, value string }
 
-const yes = "true" // the value of a flag that takes none
+const switchedOn = "true" // the value of a flag that takes none
 
 // upLine returns the command line of an up with the same flags, but with other ports or another cluster.
 func upLine(flags *pflag.FlagSet, ports []portFlag) string {
@@ -137,7 +137,7 @@ func upLine(flags *pflag.FlagSet, ports []portFlag) string {
 	for _, p := range ports {
 		switch p.value {
 		case "":
-		case yes:
+		case switchedOn:
 			line += " --" + p.name
 		default:
 			line += " --" + p.name + " " + shellWord(p.value)
@@ -397,7 +397,7 @@ func (e *env) tellMoved(dir string, now lastRun, again func(...portFlag) string)
 // withSync adds the flag for synchronous writes if the run had it.
 func (r lastRun) withSync(flags []portFlag) []portFlag {
 	if r.SyncWrites && r.Kafka == "" {
-		return append(flags, portFlag{"sync", yes})
+		return append(flags, portFlag{"sync", switchedOn})
 	}
 	return flags
 }
@@ -846,10 +846,10 @@ func takenPorts(err error) (taken []*fabric.ListenError) {
 // that the ports of the gateways cannot be chosen.
 func takenError(taken []*fabric.ListenError, last lastRun, fixed bool, again func(...portFlag) string) error {
 	if last.Kafka != "" && !fixed { // the user has most likely forgotten --kafka
-		anew := again
+		asTyped := again
 		again = func(flags ...portFlag) string {
 			flags = slices.DeleteFunc(flags, func(f portFlag) bool { return f.name == kafkaPort })
-			return anew(append(flags, portFlag{"kafka", last.Kafka}, portFlag{name: kafkaPort}, portFlag{name: "sync"})...)
+			return asTyped(append(flags, portFlag{"kafka", last.Kafka}, portFlag{name: kafkaPort}, portFlag{name: "sync"})...)
 		}
 	}
 	var texts, hints []string

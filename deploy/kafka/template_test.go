@@ -35,6 +35,6 @@ func TestServerProperties(t *testing.T) {
 	}
 	delete(values, "ADMIN_PASSWORD")
 	if _, err := ServerProperties(values); err == nil {
-		t.Error("a value is missing, and that is no error")
+		t.Error("ServerProperties accepts a missing value")
 	}
 }

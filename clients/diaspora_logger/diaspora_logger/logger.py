@@ -13,7 +13,9 @@ import kafka
 import kafka.errors
 import kafka.serializer
 from diaspora_streams import DiasporaError, LoginRequired, Untrusted, from_env
+from diaspora_streams._event import _TOPIC
 from diaspora_streams._fabric import _provider_base
+from diaspora_streams._http import Answer
 from diaspora_streams._kafka import kafka_python_settings, kafka_python_version
 from diaspora_streams._spool import Fallback
 from diaspora_streams._trust import host_of
@@ -67,6 +69,20 @@ class KafkaProducer(kafka.KafkaProducer):  # type: ignore[misc]
         super().__init__(**_client_settings(configs))
 
 
+def _topics(answer: Optional[Answer], *members: str) -> list[str]:
+    """Return the topics that an answer of the ACL endpoint lists, as names or in objects. What is not a topic's name is left out."""
+    if answer is None or answer.status != 200 or not isinstance(answer.document, dict):
+        return []
+    names = []
+    for member in members:
+        listed = answer.document.get(member)
+        for each in listed if isinstance(listed, list) else ():
+            name = each.get("name") if isinstance(each, dict) else each
+            if isinstance(name, str) and _TOPIC.fullmatch(name):
+                names.append(name)
+    return names
+
+
 class DiasporaLogger:
     """A KafkaProducer that is connected to the fabric. It sends values as JSON.
 
@@ -116,9 +132,9 @@ class DiasporaLogger:
             answer = fabric._ask_about_key()
         except DiasporaError:
             answer = None
-        key = answer.document if answer is not None and answer.status == 200 else {}
+        names = _topics(answer, "topics")
         hint = f"; the access key {fabric._key.id} may not write to it, or nobody has claimed it"
-        if names := key.get("topics"):
+        if names:
             near = difflib.get_close_matches(topic, names, 1, 0.8)
             hint = f'; the access key {fabric._key.id} is for {", ".join(names)} only' + (f"; did you mean {near[0]}?" if near else "")
         return f'{hint}; "diaspora key create NAME --topic {topic} --write --save-env FILE", where the owner is logged in, makes one that may'
@@ -132,8 +148,7 @@ class DiasporaLogger:
             answer = fabric._look("/v1/topics", "Bearer " + token.access_token)
         except DiasporaError:
             return ""
-        document = answer.document if answer.status == 200 else {}
-        names = [each["name"] for kind in ("topics", "shared") for each in document.get(kind) or ()]
+        names = _topics(answer, "topics", "shared")
         return "" if topic in names else next(iter(difflib.get_close_matches(topic, names, 1, 0.8)), "")
 
     def __getattr__(self, name: str) -> Any:

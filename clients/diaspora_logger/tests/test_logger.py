@@ -107,6 +107,7 @@ class LostTest(Case):
             ("wether", topics, '; did you mean weather? otherwise run "diaspora topic claim wether", or'),
             ("humidty", topics, "; did you mean humidity? otherwise run"),
             ("wether", None, claim.format("wether")),
+            ("wether", {"topics": [7, {"name": "wether\x1b"}], "shared": "x"}, claim.format("wether")),
             ("wether", {"topics": None}, claim.format("wether")),
             ("other", topics, claim.format("other")),
             ("weather", topics, claim.format("weather")),  # it is read-only, for instance
@@ -118,10 +119,11 @@ class LostTest(Case):
             ({"topics": ["weather", "beam"]}, "; the access key key-abcdefghij234567 is for weather, beam only; did you mean weather?" + makes),
             ({"topics": ["clouds"]}, "; the access key key-abcdefghij234567 is for clouds only" + makes),
             ({"topics": []}, "; the access key key-abcdefghij234567 may not write to it, or nobody has claimed it" + makes),
+            ({"topics": ["cl\x1b[2Jouds", 7, None]}, "; the access key key-abcdefghij234567 may not write to it, or nobody has claimed it" + makes),
+            (["x"], "; the access key key-abcdefghij234567 may not write to it, or nobody has claimed it" + makes),
             (None, "; the access key key-abcdefghij234567 may not write to it, or nobody has claimed it" + makes),
         ):
             self.assertIn(want, self.lost("wether", document, **key))
-
 
     def test_messages_say_who_speaks(self):
         with unittest.mock.patch.object(logging, "lastResort") as last:

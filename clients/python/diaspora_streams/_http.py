@@ -101,7 +101,7 @@ def look(url: str, authorization: str, tls: Optional[ssl.SSLContext]) -> Answer:
 
 
 def printable(text: str) -> str:
-    """Return a text of others for a terminal, which must not be commanded by it."""
+    """Return a text from a server without the characters that control a terminal."""
     return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
 
 
