@@ -104,10 +104,11 @@ type Config struct {
 	// the program then calls [slog.SetDefault].
 	Diagnostics *slog.Logger
 
-	login  string       // the hint for ErrUnauthenticated; depends on where the Config comes from
-	origin string       // where the Config comes from, for errors: `profile "local"`
-	memory memory       // what earlier runs learned about a credential from the environment
-	said   trust.Fabric // what the user has said about which hosts may get tokens
+	login  string                 // the hint for ErrUnauthenticated; depends on where the Config comes from
+	origin string                 // where the Config comes from, for errors: `profile "local"`
+	again  func() (Config, error) // reads the configuration again, if the key is from a key file
+	memory memory                 // what earlier runs learned about a credential from the environment
+	said   trust.Fabric           // what the user has said about which hosts may get tokens
 
 	// For tests only:
 	anonymous bool           // do not sign in
@@ -126,7 +127,8 @@ const (
 	defaultClosePatience = 5 * time.Second
 	defaultMaxEventBytes = 999_000 // with overhead, fits Kafka's default batch limit of 1 MiB
 	defaultLogin         = `run "diaspora login"`
-	anotherKey           = `make another access key with "diaspora key create NAME --save-env FILE" where its owner is logged in, and use it instead`
+	anotherKey           = `make another access key with "diaspora key create NAME --save-env FILE" where its owner is logged in, and `
+	anotherKeyHint       = anotherKey + "use it instead"
 	minSpoolBytes        = 64 << 10
 )
 
@@ -197,7 +199,7 @@ func (c *Config) advice() string {
 	case c.login != "":
 		return c.login
 	case c.Key != Key{}:
-		return anotherKey
+		return anotherKeyHint
 	}
 	return defaultLogin
 }

@@ -107,7 +107,11 @@ func configFromEnv(getenv func(string) string) (Config, error) {
 			return Config{}, fmt.Errorf("DIASPORA_CA_FILE: %w", err)
 		}
 	}
-	return e.signIn(cfg)
+	cfg, err = e.signIn(cfg)
+	if file.Path != "" {
+		cfg.again = func() (Config, error) { return ConfigFromEnv(getenv) }
+	}
+	return cfg, err
 }
 
 // environment is the settings in the environment variables and in the key file.
@@ -210,7 +214,10 @@ func (e environment) withKey(cfg Config, from string) (Config, error) {
 	}
 	cfg.TokenSource = nil // replace the profile's login
 	cfg.Key = Key{ID: e.getenv(accesskey.IDVariable), Secret: globus.Secret(e.getenv(accesskey.SecretVariable))}
-	cfg.origin, cfg.login = from, anotherKey
+	cfg.origin, cfg.login = from, anotherKeyHint
+	if e.file.Path != "" {
+		cfg.login = anotherKey + "replace " + e.file.Path + " with it"
+	}
 	cfg.memory.Name = learned.KeyName(cfg.URL, cfg.Key.ID)
 	cfg.Identity = cfg.memory.Recall(cfg.memory.Name).Identity
 	return cfg, nil

@@ -81,7 +81,7 @@ func OpenLogger(ctx context.Context, cfg Config) (*Logger, error) {
 		if err != nil {
 			return nil, fmt.Errorf("open logger: %w", err)
 		}
-		l.sink, l.fabric = s, s.fabric
+		l.sink, l.fabric = s, s.fabric.Load()
 		return l, nil
 	}
 	d, err := openDirect(ctx, cfg, l.counts)

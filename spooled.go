@@ -64,7 +64,7 @@ type SpoolStats struct {
 // spooled is the [sink] of a Logger with a spool. It writes events to disk, and a [ship.Shipper]
 // sends them to the cluster from there.
 type spooled struct {
-	fabric  *fabric // checks events and explains errors; may be undiscovered
+	fabric  atomic.Pointer[fabric] // checks events and explains errors; may be undiscovered
 	counts  *counts
 	ids     *ids
 	spool   *spool.Spool
@@ -82,7 +82,8 @@ type spooled struct {
 type shipCluster struct {
 	cfg    Config // after complete
 	conns  *kafka.Connections
-	fabric *fabric // nil until the discovery document is known
+	fabric *fabric  // nil until the discovery document is known
+	keys   *keyFile // nil if the key is not from a key file
 }
 
 func openSpooled(ctx context.Context, cfg Config, counts *counts) (*spooled, error) {
@@ -123,12 +124,15 @@ func openSpooled(ctx context.Context, cfg Config, counts *counts) (*spooled, err
 	}
 	conns := new(kafka.Connections)
 	s := &spooled{
-		fabric:  f,
 		counts:  counts,
 		ids:     newIDs(),
 		spool:   sp,
 		conns:   conns,
 		cluster: &shipCluster{cfg: cfg, conns: conns},
+	}
+	s.fabric.Store(f)
+	if cfg.again != nil {
+		s.cluster.keys = &keyFile{cfg: cfg, subject: subject, renewed: s.fabric.Store}
 	}
 	config := ship.Config{
 		Spool:          sp,
@@ -160,6 +164,9 @@ func (c *shipCluster) client(ctx context.Context) (*kgo.Client, error) {
 			c.cfg.diagnostics().Warn("waiting for the fabric", "url", c.cfg.URL, "err", err)
 			return nil, err
 		}
+		if c.keys != nil {
+			f.kafka.CurrentKey = c.keys.current
+		}
 		c.fabric = f
 	}
 	if c.cfg.memory.Name != "" {
@@ -187,9 +194,9 @@ func (s *spooled) explain(topic string, err error) error {
 		return explainSpool(err)
 	}
 	if topic != "" {
-		return s.fabric.logError(topic, err)
+		return s.fabric.Load().logError(topic, err)
 	}
-	return withHint(explain(err), ErrUnauthenticated, s.fabric.login)
+	return withHint(explain(err), ErrUnauthenticated, s.fabric.Load().login)
 }
 
 func (s *spooled) log(ctx context.Context, events []Event) error {
@@ -210,7 +217,7 @@ func (s *spooled) send(ctx context.Context, event Event, done func(Record, error
 	err := s.spool.AppendAsync(ctx, e, func(err error) {
 		if err != nil {
 			s.counts.failed.Add(1)
-			err = s.fabric.logError(event.Topic, explainSpool(err))
+			err = s.fabric.Load().logError(event.Topic, explainSpool(err))
 		}
 		if done != nil {
 			s.counts.call(done, Record{Event: event, Partition: -1, Offset: -1}, err)
@@ -386,7 +393,7 @@ func (s *spooled) stats() LoggerStats {
 
 // full explains why the spool takes no more events, or returns nil.
 func (s *spooled) full(why string) error {
-	dir := s.fabric.SpoolDir
+	dir := s.fabric.Load().SpoolDir
 	switch why {
 	case "":
 		return nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -335,5 +336,69 @@ func TestKeyRevokedElsewhere(t *testing.T) {
 	testkit.Must(t, logger.Close(testkit.Within(t)))
 	if got := fabrictest.Values(fabrictest.ReadAll(t, cfg, "weather")); !slices.Equal(got, []string{"before", "after"}) {
 		t.Errorf("the topic has %q", got)
+	}
+}
+
+// TestKeyFileIsReplaced revokes the access key of a running program, and then replaces its key file: by a file that is
+// incomplete, by a key of another user, and by a new key of the same user. Only with the last one, the program must
+// send its events, without a restart.
+func TestKeyFileIsReplaced(t *testing.T) {
+	t.Parallel()
+	f := fabrictest.Start(t, fabric.Config{})
+	cfg, other := fabrictest.As(t, f, ada), fabrictest.As(t, f, grace)
+	fabrictest.Claim(t, cfg, "weather")
+	_, err := fabrictest.Client(t, cfg).Share(t.Context(), "weather", diaspora.GrantRequest{Username: grace, Write: true})
+	testkit.Must(t, err)
+	file := filepath.Join(t.TempDir(), "key.env")
+	write := func(text string) {
+		t.Helper()
+		testkit.Must(t, os.WriteFile(file+".new", []byte(text), 0o600))
+		testkit.Must(t, os.Rename(file+".new", file))
+	}
+	keyFile := func(key diaspora.NewAccessKey) string {
+		return fmt.Sprintf("DIASPORA_URL=%s\nDIASPORA_KEY_ID=%s\nDIASPORA_KEY_SECRET=%s\n", f.URL(), key.ID, key.Secret.Reveal())
+	}
+	create := func(cfg diaspora.Config, name string) diaspora.NewAccessKey {
+		return fabrictest.CreateKey(t, cfg, diaspora.AccessKeyRequest{Name: name, Write: true})
+	}
+	first, second, graces := create(cfg, "first"), create(cfg, "second"), create(other, "graces")
+	write(keyFile(first))
+	env := map[string]string{"DIASPORA_KEY_FILE": file, "DIASPORA_CONFIG_DIR": t.TempDir()}
+	with, err := diaspora.ConfigFromEnv(func(name string) string { return env[name] })
+	testkit.Must(t, err)
+	var said testkit.Text
+	with.SpoolDir, with.Diagnostics = filepath.Join(t.TempDir(), "spool"), slog.New(slog.NewTextHandler(&said, nil))
+	logger := fabrictest.OpenLogger(t, with)
+	log := func(value string) {
+		t.Helper()
+		testkit.Must(t, logger.Log(testkit.Within(t), diaspora.Event{Topic: "weather", Value: []byte(value)}))
+	}
+	pending := func() int64 { return logger.Stats().Spool.Events }
+	log("0")
+	testkit.Eventually(t, "the first event is sent", func() bool { return pending() == 0 })
+
+	revokeKey(t, cfg, first.ID)
+	log("1")
+	testkit.Eventually(t, "the revoked key is reported", func() bool { return errors.Is(logger.Stats().Spool.Why, diaspora.ErrUnauthenticated) })
+	write("DIASPORA_KEY_ID=" + second.ID + "\n")
+	write(keyFile(graces))
+	testkit.Eventually(t, "the key of another user is refused", func() bool {
+		return strings.Contains(said.String(), "the events in the spool do not belong to its owner")
+	})
+	if n := pending(); n != 1 {
+		t.Errorf("%d events wait, want 1", n)
+	}
+	write(keyFile(second))
+	log("2")
+	testkit.Eventually(t, "the events are sent with the new key", func() bool { return pending() == 0 })
+	log("3")
+	testkit.Must(t, logger.Close(testkit.Within(t)))
+	if got := fabrictest.Values(fabrictest.ReadAll(t, cfg, "weather")); !slices.Equal(got, []string{"0", "1", "2", "3"}) {
+		t.Errorf("the topic has %q", got)
+	}
+	for _, key := range []diaspora.NewAccessKey{first, second, graces} {
+		if strings.Contains(said.String(), key.Secret.Reveal()) {
+			t.Error("the diagnostics show a secret")
+		}
 	}
 }

@@ -246,11 +246,7 @@ func (e *env) produce(ctx context.Context, o produceOptions, topic string, files
 			err = hinted(err, p.env.discardHint(t.Topic, p.dirs[0], p.watch != nil))
 		}
 		if errors.Is(err, diaspora.ErrUnauthenticated) && e.getenv(accesskey.FileVariable) != "" {
-			hint := "if the key file was replaced, restart this program: it reads the file only when it starts"
-			if p.watch == nil { // another run would log everything again
-				hint = `once the key file is replaced, and this program has ended, send the events with "` + p.env.spoolCommand("drain") + `"`
-			}
-			err = hinted(err, hint)
+			err = hinted(err, "while this program runs, it sends the events within a minute after that")
 		}
 		return e.aboutTopic(ctx, cfg, err)
 	}

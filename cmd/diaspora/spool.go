@@ -339,7 +339,7 @@ func (e *env) status() error {
 	}
 	err = e.printPainted(c, head, rest+"\n")
 	if total.running && strings.Contains(total.Why, diaspora.ErrUnauthenticated.Error()) && strings.Contains(total.Why, "access key") {
-		e.hint("if the key was replaced, restart the process that logs: it reads its key file only when it starts")
+		e.hint("replace the key file; the process that logs reads it again within a minute")
 	}
 	if topic := doctor.TopicOf(total.Why); topic != "" {
 		e.hint(e.discardHint(topic, total.dir, total.running))
@@ -658,7 +658,7 @@ func (e *env) spoolDrain(ctx context.Context, timeout time.Duration) error {
 			why = ": " + d.userWhy
 		}
 		if strings.Contains(d.userWhy, diaspora.ErrUnauthenticated.Error()) {
-			hint = "if its key file was replaced: end that process, and drain again (a service or a watch: restart it)"
+			hint = "replace its key file: it reads the file again within a minute, and then sends them"
 		}
 		return fail(outcome.ErrSpooled, hint, "%s in the spool that %s uses%s", waiting(d.inUse), d.user, why)
 	}

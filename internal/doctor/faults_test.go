@@ -475,7 +475,7 @@ var faults = []fault{
 		`^mistyped wether in 1, used: true$`, fabric.Config{},
 		func(w *world) { w.service(`log topic "wether": not found: no such topic`) }},
 	{"backlog", "of a service with a revoked key", Warning, `: not authenticated: the access key was revoked`,
-		`^if the key file of the process that logs was replaced, restart the process: it reads the file only when it starts; otherwise mend what other checks say$`, fabric.Config{},
+		`^replace the key file of the process that logs, or its login: it then sends the events within a minute$`, fabric.Config{},
 		func(w *world) { w.service("not authenticated: the access key was revoked") }},
 	{"backlog", "of a service while the cluster is away", Warning, `: unavailable: no broker`, `^nothing to do for these events: the process that logs sends them once the cluster is reachable$`, fabric.Config{},
 		func(w *world) { w.service("unavailable: no broker") }},

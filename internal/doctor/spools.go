@@ -178,12 +178,12 @@ func checkBacklog(_ context.Context, v *visit) Finding {
 	case of != "": // most likely, no other check is about this topic
 		return warning(v.Mistyped(of, in, latest.Used()), "%s: %s", text, why)
 	case owned && unauthenticated:
-		return warning("if the key file of the process that logs was replaced, restart the process: it reads the file only when it starts; otherwise mend what other checks say",
+		return warning("replace the key file of the process that logs, or its login: it then sends the events within a minute",
 			"%s: %s", text, why)
 	case owned && unavailable:
 		return warning("nothing to do for these events: the process that logs sends them once the cluster is reachable", "%s: %s", text, why)
 	case owned:
-		return warning("mend what other checks say, and the process that logs sends them; if its key file was replaced, restart it", "%s: %s", text, orElse(why, "they are slow"))
+		return warning("mend what other checks say, and the process that logs sends them", "%s: %s", text, orElse(why, "they are slow"))
 	case unauthenticated || strings.Contains(why, diaspora.ErrPermission.Error()): // draining cannot help until this is fixed
 		return warning(`mend that first; then run "diaspora spool drain"`, "%s: %s", text, why)
 	}

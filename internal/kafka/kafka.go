@@ -63,6 +63,10 @@ type Config struct {
 	// the client does not sign in.
 	Key Key
 
+	// CurrentKey returns the access key for the next login, if Key may be replaced while the client
+	// runs. It is called for each login to each broker, and concurrently. Optional.
+	CurrentKey func(context.Context) Key
+
 	// Named are hosts that the user has named. Tokens may be sent to them in any case.
 	Named []string
 
@@ -133,7 +137,13 @@ func ClientOpts(cfg Config) []kgo.Opt {
 	case cfg.TokenSource != nil:
 		opts = append(opts, kgo.SASL(bearer{cfg.TokenSource, cfg.Named}))
 	case cfg.Key != Key{}:
-		opts = append(opts, kgo.SASL(plain.Auth{User: cfg.Key.ID, Pass: cfg.Key.Secret.Reveal()}.AsMechanism()))
+		opts = append(opts, kgo.SASL(plain.Plain(func(ctx context.Context) (plain.Auth, error) {
+			key := cfg.Key
+			if cfg.CurrentKey != nil {
+				key = cfg.CurrentKey(ctx)
+			}
+			return plain.Auth{User: key.ID, Pass: key.Secret.Reveal()}, nil
+		})))
 	}
 	if cfg.Diagnostics != nil {
 		opts = append(opts, kgo.WithLogger(clientLog{cfg.Diagnostics}))
