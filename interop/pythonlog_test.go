@@ -272,13 +272,13 @@ func TestPythonRevoked(t *testing.T) {
 	}
 }
 
-// TestPythonSlurm runs the Python program for a Slurm array in docs/unattended.md.
+// TestPythonSlurm runs the Python program for a Slurm array in docs/batch.md.
 func TestPythonSlurm(t *testing.T) {
 	parallel(t)
 	if !present(t, dialect{name: "diaspora_streams", needs: []string{"python3"}}) {
 		return
 	}
-	_, code, _ := strings.Cut(string(testkit.ReadFile(t, "../docs/unattended.md")), "```python\n")
+	_, code, _ := strings.Cut(string(testkit.ReadFile(t, "../docs/batch.md")), "```python\n")
 	code, _, _ = strings.Cut(code, "```")
 	s := inFabric(t, start(t, fabric.Config{}))
 	topic, state := claim(t, s.cfg, 1), t.TempDir()

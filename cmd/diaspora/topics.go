@@ -18,7 +18,8 @@ import (
 var pageTopics = []struct{ name, short, file string }{
 	{"guide", "every step from signing in to reading events", "guide.md"},
 	{"sharing", "share topics, change their settings, hand them over", "share.md"},
-	{"batch", "batch jobs and instruments: set them up, monitor them, check that everything has arrived", "unattended.md"},
+	{"instruments", "log the files of an instrument, monitor it, check that all files have arrived", "instruments.md"},
+	{"batch", "log from a Slurm array, find out which tasks are complete", "batch.md"},
 	{"clients", "access keys, and settings for other Kafka clients", "clients.md"},
 	{"errors", "how errors of the cluster are handled, and tokens that are not sent", "errors.md"},
 	{"operator", "try out operating a fabric, on one machine", "tutorial-operator.md"},

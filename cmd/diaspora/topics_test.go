@@ -67,14 +67,14 @@ func TestHelpFitsTheTerminal(t *testing.T) {
 func TestNoSuchHelp(t *testing.T) {
 	t.Parallel()
 	for name, want := range map[string]string{
-		"enviroment":    `did you mean "diaspora help environment"?`,
-		"exit-code":     `did you mean "diaspora help exit-codes"?`,
-		"prodce":        `did you mean "diaspora help produce"?`,
-		"unattended.md": `"diaspora help batch" shows this page`,
-		"unattended":    `"diaspora help batch" shows this page`,
-		"share":         `did you mean "diaspora topic share"?`,
-		"zzzzzzz":       `"diaspora help" lists the commands and topics`,
-		"topic clam":    `did you mean "diaspora topic claim"?`,
+		"enviroment":        `did you mean "diaspora help environment"?`,
+		"exit-code":         `did you mean "diaspora help exit-codes"?`,
+		"prodce":            `did you mean "diaspora help produce"?`,
+		"instruments.md":    `"diaspora help instruments" shows this page`,
+		"tutorial-operator": `"diaspora help operator" shows this page`,
+		"share":             `did you mean "diaspora topic share"?`,
+		"zzzzzzz":           `"diaspora help" lists the commands and topics`,
+		"topic clam":        `did you mean "diaspora topic claim"?`,
 	} {
 		d := emptyDesk(t)
 		code := d.types(t.Context(), append([]string{"help"}, strings.Fields(name)...)...)
