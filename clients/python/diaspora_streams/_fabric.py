@@ -17,7 +17,7 @@ import urllib.parse
 from typing import Any, Callable, Mapping, Optional
 
 from . import _accesskey, _trust
-from ._errors import DiasporaError, InsecureFile, Invalid, LoginRequired, NoProfile, NotFound, Unauthenticated
+from ._errors import DiasporaError, InsecureFile, Invalid, LoginRequired, NoProfile, NotFound, Unauthenticated, Unavailable
 from ._http import Answer, call, check_private, is_loopback, look, printable
 from ._source import WORD, ClientSource, TokenSource, cache_file
 from ._store import Token, TokenFile
@@ -139,8 +139,24 @@ class Fabric:
         except DiasporaError:
             return False  # tokens do not go there
 
+    def _check_credential(self) -> None:
+        """Raise Unauthenticated if the access key or the login is refused. No Kafka client says so: they try again until they time out."""
+        if self._key is None:
+            self._check_login()
+        else:
+            self._check_key()
+
+    def _check_login(self) -> None:
+        try:
+            token = self.token()
+        except Unavailable:
+            return  # the Kafka client tries again
+        with self._mutex:
+            accepted, _ = self._accepted
+        if accepted != token.access_token and self._refuses(token):
+            raise LoginRequired(f'sign in to {self.url}: the fabric does not accept this login; run "diaspora login {self.url}"')
+
     def _check_key(self) -> None:
-        """Raise Unauthenticated if the fabric refuses the access key. No Kafka client says so: they try again until they time out."""
         answer = self._ask_about_key()
         if answer is None or answer.status != 401:
             return  # also if the ACL endpoint cannot be reached, as long as the brokers can
@@ -180,7 +196,7 @@ class Fabric:
 
     def _settings(self, check: Callable[[str], None]) -> dict[str, Any]:
         """Return the settings of kafka-python and aiokafka, except for the token provider."""
-        self._check_key()
+        self._check_credential()
         settings: dict[str, Any] = {"bootstrap_servers": self.brokers, "security_protocol": self._protocol()}
         if self._key is None:
             settings["sasl_mechanism"] = "OAUTHBEARER"
@@ -240,7 +256,7 @@ class Fabric:
 
         With a login, the program must call poll regularly, because tokens are renewed during poll.
         """
-        self._check_key()
+        self._check_credential()
         settings: dict[str, Any] = {"bootstrap.servers": ",".join(self.brokers), "security.protocol": self._protocol()}
         if self._key is None:
             settings.update({"sasl.mechanisms": "OAUTHBEARER", "oauth_cb": self.oauth_cb})

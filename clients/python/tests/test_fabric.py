@@ -217,6 +217,21 @@ class RefusedTest(Case):
         self.globus.answers = [(400, {"error": "invalid_grant"})] * 2
         self.assertEqual(self.fabric.token().access_token, "at-1")
 
+    def test_clients_get_no_settings_with_a_login_that_is_refused(self):
+        with self.assertRaisesRegex(LoginRequired, f'the fabric does not accept this login; run "diaspora login {self.endpoint.url}"$'):
+            self.fabric.kafka_python()
+        self.endpoint.takes = {"at-2"}
+        self.assertEqual(self.fabric.confluent_kafka()["sasl.mechanisms"], "OAUTHBEARER")
+
+    def test_clients_get_no_settings_with_a_login_that_has_ended(self):
+        self.globus.answers = [(400, {"error": "invalid_grant"})] * 4
+        for settings in (self.fabric.kafka_python, self.fabric.confluent_kafka):
+            self.assertRaises(LoginRequired, settings)
+
+    def test_clients_get_settings_while_globus_is_away(self):
+        self.globus.answers = [(503, {})] * 4
+        self.assertEqual(self.fabric.confluent_kafka()["sasl.mechanisms"], "OAUTHBEARER")
+
     def test_an_endpoint_that_is_away_refuses_nobody(self):
         self.fabric.source.token()
         self.endpoint.shutdown()

@@ -133,6 +133,9 @@ def check_dataframe():
     check("sum", int(frame[frame.by == "spool"].n.sum()), 499 * 500 // 2)
     check("index", (frame.index.name, str(frame.index.tz), frame.index.notna().all()), ("record.time", "UTC", True))
     check("nothing", len(ds.to_dataframe([])), 0)
+    subprocess.run(["diaspora", "doctor", "--topic", TOPIC], stdout=subprocess.PIPE)
+    tests = [r for r in ds.consume(TOPIC, follow=False) if r.key == b"diaspora-doctor"]
+    check("events of doctor", (len(tests), len(ds.to_dataframe(tests))), (1, 0))
 
 
 async def check_aiokafka():
