@@ -179,7 +179,7 @@ func (s *session) asStandInUser(ctx context.Context) (*globus.Login, error) {
 	case errors.Is(err, globusdev.ErrSecret):
 		return nil, fail(diaspora.ErrUnauthenticated, whence, "login --as: %w", globusdev.ErrSecret)
 	case errors.Is(err, globusdev.ErrNobody):
-		return nil, fail(diaspora.ErrNotFound, "it has ada@example.edu and grace@example.org, and the users that were added; the login page shows all", "login --as %s: %w", s.options.as, globusdev.ErrNobody)
+		return nil, fail(diaspora.ErrNotFound, fmt.Sprintf(`it has ada@example.edu and grace@example.org; the person who runs the fabric can add %s: "diaspora up --user %s"`, s.options.as, shellWord(s.options.as)), "login --as %s: %w", s.options.as, globusdev.ErrNobody)
 	case err != nil && login != nil:
 		return s.rescue(ctx, login, err)
 	}

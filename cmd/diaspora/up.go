@@ -41,6 +41,9 @@ diaspora up
 # in a script, while the fabric runs in another terminal: sign in as a service account
 eval "$(diaspora up --print-service-account)"
 
+# a fabric for a group on this machine: Mary logs in with "diaspora login URL --as mary@example.edu"
+diaspora up --user mary@example.edu --user john@example.edu
+
 # a second fabric, with its data in memory
 diaspora up --memory --profile scratch --kafka-port 0 --http-port 0 --globus-port 0
 
@@ -58,6 +61,9 @@ the login as the profile "local", or as the one in --profile. It becomes the cur
 is none. Other users of this machine can connect. To log in, they need the secret of the stand-in,
 which is in a file that only you can read, and new at each start. Whoever has it can log in as
 anybody, also as you. So give it only to people whom you trust; blocking one of them has no effect.
+
+With --user, the stand-in gets another user, and keeps it for later starts. If the fabric is already
+running, the command adds the user to it.
 
 If the fabric is already running, the command prints where, and exits. It fails if flags differ from
 what runs, or if the profile belongs to another fabric that is running.
@@ -85,6 +91,7 @@ type upOptions struct {
 	kafkaPort, httpPort, globusPort uint16
 	syncWrites                      bool
 	printAccount                    bool
+	users                           []string
 	given                           func(flag string) bool // whether the user has set a flag
 }
 
@@ -105,6 +112,7 @@ func (e *env) upCommand() *cobra.Command {
 	flags.Uint16Var(&o.httpPort, httpPort, 9090, "listen on `PORT` for the ACL endpoint; 0 selects a free one")
 	flags.Uint16Var(&o.globusPort, globusPort, 9091, "listen on `PORT` for the Globus Auth stand-in; 0 selects a free one")
 	flags.BoolVar(&o.syncWrites, "sync", false, "acknowledge events only once they would survive a power cut; slower")
+	flags.StringArrayVar(&o.users, "user", nil, "add the user `NAME`, such as mary@example.edu, to the stand-in; may be repeated")
 	flags.BoolVar(&o.printAccount, "print-service-account", false, "print environment variables that let a script sign in")
 	return cmd
 }
@@ -132,7 +140,7 @@ const switchedOn = "true" // the value of a flag that takes none
 // upLine returns the command line of an up with the same flags, but with other ports or another cluster.
 func upLine(flags *pflag.FlagSet, ports []portFlag) string {
 	line := "diaspora up" + flagsLine(flags, func(name string) bool {
-		return slices.ContainsFunc(ports, func(p portFlag) bool { return p.name == name })
+		return name == "user" || slices.ContainsFunc(ports, func(p portFlag) bool { return p.name == name }) // users stay
 	})
 	for _, p := range ports {
 		switch p.value {
@@ -152,6 +160,11 @@ func (e *env) up(ctx context.Context, o upOptions, again func(...portFlag) strin
 	name := cmp.Or(e.profile, upProfile)
 	if err := diaspora.ValidProfile(name); err != nil {
 		return err
+	}
+	for _, username := range o.users {
+		if err := globusdev.CheckUsername(username); err != nil {
+			return misuse("a username has the form NAME@DOMAIN, such as mary@example.edu", "up --user: %w", err)
+		}
 	}
 	dir, err := e.upDir(o, name)
 	if err != nil {
@@ -175,9 +188,9 @@ func (e *env) up(ctx context.Context, o upOptions, again func(...portFlag) strin
 			return err
 		}
 	}
-	if o.printAccount { // fabric.Start notices a running fabric only by its folder, which --memory does not have
+	if o.printAccount || len(o.users) > 0 { // fabric.Start notices a running fabric only by its folder, which --memory does not have
 		if u, ok := runningUp(ctx, profiles, name); ok {
-			return e.answer(u, "%s", u.exports())
+			return e.askRunning(ctx, o, u)
 		}
 	}
 	// Only one fabric at a time can use a profile: another one would replace its addresses and its secret, and nobody
@@ -231,6 +244,9 @@ func (e *env) up(ctx context.Context, o upOptions, again func(...portFlag) strin
 			return err
 		}
 		u.ServiceAccount = &accountDocument{ClientID: globusdev.ServiceClientID, ClientSecret: secret.Reveal()}
+	}
+	if err := addUsers(ctx, o.users, u.Globus, inside.Of(f).GlobusSecret); err != nil {
+		return err
 	}
 	secretFile := globusSecretFile(profiles, name)
 	if remove, err := saveGlobusSecret(secretFile, inside.Of(f).GlobusSecret); err != nil {
@@ -722,6 +738,36 @@ func (e *env) alreadyUp(ctx context.Context, o upOptions, other *fabric.InUseErr
 	}
 	e.say("it is already running, as process %d", other.Info.PID)
 	return e.printUp(u)
+}
+
+// askRunning adds users to a fabric that is running, or prints its service account.
+func (e *env) askRunning(ctx context.Context, o upOptions, u upDocument) error {
+	if len(o.users) > 0 {
+		secret, err := loadGlobusSecret(u.GlobusSecretFile)
+		if err == nil {
+			err = addUsers(ctx, o.users, u.Globus, secret)
+		}
+		if err != nil {
+			return err
+		}
+		for _, username := range o.users {
+			e.say("%s can log in now: diaspora login %s --as %s", username, shellWord(u.URL), shellWord(username))
+		}
+	}
+	if !o.printAccount {
+		return nil
+	}
+	return e.answer(u, "%s", u.exports())
+}
+
+// addUsers adds users to the stand-in for Globus Auth at issuer.
+func addUsers(ctx context.Context, usernames []string, issuer string, secret globus.Secret) error {
+	for _, username := range usernames {
+		if err := globusdev.AddUser(ctx, issuer, secret, username); err != nil {
+			return fmt.Errorf("up --user: %w", err)
+		}
+	}
+	return nil
 }
 
 // whoIsAt returns the identity that a profile is logged in with. It is empty after a logout, if the login is no

@@ -450,28 +450,71 @@ func (s *Server) controlServiceAccount(w *recorder, _ *http.Request) error {
 // ServiceAccount gets the credentials of the service account from a running server. issuer is the
 // server's base URL, and secret its secret.
 func ServiceAccount(ctx context.Context, issuer string, secret globus.Secret) (id string, clientSecret globus.Secret, err error) {
-	const op, timeout = "ask for the service account", 5 * time.Second
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, issuer+controlPrefix+"service-account", nil)
-	if err != nil {
-		return "", "", fmt.Errorf("%s: %w", op, err)
-	}
-	req.Header.Set("Authorization", secretScheme+secret.Reveal())
-	resp, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(req)
-	if err != nil {
-		return "", "", fmt.Errorf("%s: %w", op, err)
-	}
-	defer resp.Body.Close()
-	const most = 64 << 10
+	const op = "ask for the service account"
 	var account serviceAccount
-	if resp.StatusCode != http.StatusOK {
-		return "", "", fmt.Errorf("%s: status %d", op, resp.StatusCode)
+	if err := askControl(ctx, issuer, secret, "service-account", nil, &account); err != nil {
+		return "", "", fmt.Errorf("%s: %w", op, err)
 	}
-	if err := json.NewDecoder(io.LimitReader(resp.Body, most)).Decode(&account); err != nil || account.ClientID == "" || account.ClientSecret == "" {
+	if account.ClientID == "" || account.ClientSecret == "" {
 		return "", "", fmt.Errorf("%s: the answer holds none", op)
 	}
 	return account.ClientID, globus.Secret(account.ClientSecret), nil
+}
+
+// AddUser adds a user to a running server, unless the server has an identity of that name. issuer and
+// secret are as for [ServiceAccount].
+func AddUser(ctx context.Context, issuer string, secret globus.Secret, username string) error {
+	var state struct{ Users []User }
+	err := askControl(ctx, issuer, secret, "state", nil, &state)
+	for _, user := range state.Users {
+		for _, identity := range user.identities() {
+			if strings.EqualFold(identity.Username, username) {
+				return nil
+			}
+		}
+	}
+	if err == nil {
+		err = askControl(ctx, issuer, secret, "user", User{Identity: Identity{Username: username}}, &controlResponse{})
+	}
+	if err != nil {
+		return fmt.Errorf("add the user %s: %w", clip(username), err)
+	}
+	return nil
+}
+
+// askControl calls a control of a running server: with POST if there is a body, and otherwise with GET.
+func askControl(ctx context.Context, issuer string, secret globus.Secret, name string, body, into any) error {
+	const timeout, most = 5 * time.Second, 4 << 20
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	method, content := http.MethodGet, io.Reader(http.NoBody)
+	if body != nil {
+		text, err := json.Marshal(body)
+		if err != nil {
+			return err
+		}
+		method, content = http.MethodPost, bytes.NewReader(text)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, issuer+controlPrefix+name, content)
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Authorization", secretScheme+secret.Reveal())
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	answer := json.NewDecoder(io.LimitReader(resp.Body, most))
+	if resp.StatusCode != http.StatusOK {
+		var refusal globusBody
+		if answer.Decode(&refusal) == nil && len(refusal.Errors) > 0 {
+			return fmt.Errorf("status %d: %.200q", resp.StatusCode, refusal.Errors[0].Detail)
+		}
+		return fmt.Errorf("status %d", resp.StatusCode)
+	}
+	return answer.Decode(into)
 }
 
 // groupControl selects a group.

@@ -67,6 +67,11 @@ func (i *Identity) provider() string {
 // keys returns the keys by which the identity can be found.
 func (i *Identity) keys() [2]string { return [2]string{i.ID, strings.ToLower(i.Username)} }
 
+// CheckUsername returns an error if no user can have this name.
+func CheckUsername(username string) error {
+	return (&User{Identity: Identity{Username: username}}).normalize()
+}
+
 // User is a user: the identity that tokens are issued to, and the identities that are linked to it.
 type User struct {
 	Identity
