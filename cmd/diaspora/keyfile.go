@@ -271,7 +271,7 @@ func newSecretFile(name string) (*secretFile, error) {
 }
 
 func errFileExists(name string) error {
-	return fail(diaspora.ErrConflict, "name another file, or remove that one", "%s exists already", name)
+	return fail(diaspora.ErrConflict, fmt.Sprintf("name another file, and move it here afterwards: mv FILE %s", shellWord(name)), "%s exists already", name)
 }
 
 // save writes the data, and gives the file its name.

@@ -121,14 +121,29 @@ func (e *env) keyValidUntil(ctx context.Context, op string, cfg diaspora.Config,
 		return err
 	}
 	if !key.Expires.IsZero() && key.Expires.Before(found.Until) {
-		return fail(diaspora.ErrUnauthenticated, `make another access key with "diaspora key create NAME --save-env FILE" where you are logged in, and use it instead`,
+		return fail(diaspora.ErrUnauthenticated, fmt.Sprintf(`make another access key where you are logged in, with "%s", and use it instead`, createLike(key)),
 			"%s: the access key %s (%s) expires in %s, on %s", op, key.ID, key.Name, strings.TrimSuffix(key.Expires.Sub(e.now()).Round(time.Minute).String(), "0s"), e.clock(key.Expires))
 	}
 	found.Key = &key
 	if key.Expires.IsZero() {
-		return e.answer(found, "The access key %s (%s) is valid until it is revoked; it does not expire.\n", key.ID, found.Origin)
+		return e.answer(found, "The access key %s (%s, %s) is valid until it is revoked; it does not expire.\n", key.Name, key.ID, found.Origin)
 	}
-	return e.answer(found, "The access key %s (%s) is valid until %s or longer.\n%s", key.ID, found.Origin, e.clock(found.Until), e.keyLifetimeText(key))
+	return e.answer(found, "The access key %s (%s, %s) is valid until %s or longer.\n%s", key.Name, key.ID, found.Origin, e.clock(found.Until), e.keyLifetimeText(key))
+}
+
+// createLike returns a command that makes another access key with the same rights.
+func createLike(key diaspora.AccessKey) string {
+	line := "diaspora key create NAME"
+	for _, topic := range key.Topics {
+		line += " --topic " + shellWord(topic)
+	}
+	if !key.Write {
+		line += " --read"
+	}
+	if !key.Read {
+		line += " --write"
+	}
+	return line + " --save-env FILE"
 }
 
 // renewedToken gets a new access token even if the present one is still valid. This shows that the login was not revoked,

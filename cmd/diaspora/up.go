@@ -68,8 +68,9 @@ running, the command adds the user to it.
 If the fabric is already running, the command prints where, and exits. It fails if flags differ from
 what runs, or if the profile belongs to another fabric that is running.
 
-With your own ports, choose numbers below 32768, because the system uses higher ones for outgoing
-connections, and keep them: logins, profiles and key files contain them.
+Without flags for ports, a later start uses the ports of the last one, because logins, profiles and
+key files contain them. Choose numbers below 32768: the system uses higher ones for outgoing
+connections.
 
 With --print-service-account, the command also prints environment variables with which a script can
 sign in as a service account. If the fabric is already running, the command prints only these
@@ -202,6 +203,7 @@ func (e *env) up(ctx context.Context, o upOptions, again func(...portFlag) strin
 	case err == nil:
 		defer func() { err = errors.Join(err, leave()) }()
 	}
+	o.useLastPorts(dir)
 	username := e.username()
 	var log slog.Handler = slog.NewTextHandler(e.stderr, &slog.HandlerOptions{Level: slog.LevelWarn})
 	if cluster != "" {
@@ -349,6 +351,25 @@ func brokerName(kafka string) string {
 		return "the embedded broker"
 	}
 	return "--kafka " + shellWord(kafka)
+}
+
+// useLastPorts sets the ports that the user has not chosen to those of the last run with this data, because logins,
+// profiles and key files contain them.
+func (o *upOptions) useLastPorts(dir string) {
+	last, ok := readLastRun(dir)
+	if !ok {
+		return
+	}
+	ports := portsOf(last.Info)
+	for _, p := range []struct {
+		flag, last string
+		port       *uint16
+	}{{httpPort, ports[0], &o.httpPort}, {kafkaPort, ports[1], &o.kafkaPort}, {globusPort, ports[2], &o.globusPort}} {
+		ofCluster := p.flag == kafkaPort && last.Kafka != "" // an address of its gateways, and not the embedded broker's
+		if n, err := strconv.ParseUint(p.last, 10, 16); err == nil && n > 0 && !o.given(p.flag) && !ofCluster {
+			*p.port = uint16(n)
+		}
+	}
 }
 
 // maxEarlierPorts is how many earlier ports a [lastRun] has at most.

@@ -80,7 +80,7 @@ func TestAllIsWell(t *testing.T) {
 			if strings.HasSuffix(name, "TLS") {
 				want = slices.Insert(want, 1, "TLS")
 			}
-			if key := strings.HasPrefix(name, "an access key"); key && strings.Contains(findings["profile"].Seen, "home") && !strings.HasSuffix(findings["profile"].Seen, "DIASPORA_KEY_ID signs in") {
+			if key := strings.HasPrefix(name, "an access key"); key && strings.Contains(findings["profile"].Seen, "home") && !strings.HasSuffix(findings["profile"].Seen, "DIASPORA_KEY_ID is used") {
 				t.Errorf("with a key, it says of the profile %q", findings["profile"].Seen)
 			}
 			var legs []string

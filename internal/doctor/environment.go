@@ -144,20 +144,20 @@ func checkCredentials(_ context.Context, v *visit) Finding {
 	}
 	switch {
 	case file.Variable != "":
-		return ok("the access key %s of %s signs in", file.Getenv(v.Getenv)(accesskey.IDVariable), file.Variable).and(func() { v.keyFile = file })
+		return ok("the access key %s of %s is used", file.Getenv(v.Getenv)(accesskey.IDVariable), file.Variable).and(func() { v.keyFile = file })
 	case (id == "") != (secret == ""):
 		return failure("set both, or neither", "of DIASPORA_CLIENT_ID and DIASPORA_CLIENT_SECRET only one is set")
 	case id != "" && refresh != "":
-		return warning("unset DIASPORA_REFRESH, or the other two", "DIASPORA_CLIENT_ID signs in, and DIASPORA_REFRESH is not used")
+		return warning("unset DIASPORA_REFRESH, or the other two", "DIASPORA_CLIENT_ID is used, so DIASPORA_REFRESH is not used")
 	case id != "":
-		return ok("the client of DIASPORA_CLIENT_ID signs in")
+		return ok("the client of DIASPORA_CLIENT_ID is used")
 	case refresh == "":
 		return ok("none in the environment: the profile's login is used")
 	}
 	if wrong := trust.RefreshTokenFault(refresh); wrong != "" {
 		return failure(`set it with: export DIASPORA_REFRESH=$(diaspora token --refresh)`, "DIASPORA_REFRESH %s", wrong)
 	}
-	return ok("DIASPORA_REFRESH signs in, not the profile's login")
+	return ok("DIASPORA_REFRESH is used, not the profile's login")
 }
 
 // checkProxy finds out whether there is a proxy between this machine and the fabric.

@@ -63,7 +63,7 @@ func checkClock(_ context.Context, v *visit) Finding {
 // page of the network that answers instead.
 func checkGlobus(ctx context.Context, v *visit) Finding {
 	if v.usesKey() {
-		return ok("an access key signs in, which does not need it")
+		return ok("an access key is used, which does not need it")
 	}
 	issuer, err := v.issuer()
 	if err != nil {
@@ -140,7 +140,7 @@ func (v *visit) get(ctx context.Context, address string, roots *x509.CertPool) (
 // the login ends when the access token expires.
 func checkLogin(ctx context.Context, v *visit) Finding {
 	if v.usesKey() {
-		return ok("none is needed: the access key %s signs in", v.cfg.Key.ID)
+		return ok("none is needed: the access key %s is used", v.cfg.Key.ID)
 	}
 	token, err := v.cfg.TokenSource.Token(ctx)
 	if err != nil {

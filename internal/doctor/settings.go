@@ -121,7 +121,7 @@ func checkProfile(_ context.Context, v *visit) Finding {
 	}
 	learn := func() { v.profile = name }
 	if from := v.fromEnvironment(); from != "" {
-		return ok("%q, for its addresses only, and not for its login: %s signs in", name, from).and(learn)
+		return ok("%q, for its addresses only, and not for its login: %s is used", name, from).and(learn)
 	}
 	return ok("%q", name).and(learn)
 }
@@ -196,7 +196,7 @@ func (v *visit) loginAdvice() string {
 // checkTokenFile checks that the file of the login exists, is complete and is private.
 func checkTokenFile(_ context.Context, v *visit) Finding {
 	if from := v.fromEnvironment(); from != "" {
-		return ok("none is needed: %s signs in", from)
+		return ok("none is needed: %s is used", from)
 	}
 	if v.profile == "" {
 		return failure(`run "diaspora login" with that address, or set DIASPORA_REFRESH`, "nobody is logged in to %s", hostOf(v.Getenv("DIASPORA_URL")))
