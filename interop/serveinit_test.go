@@ -128,7 +128,7 @@ func (o *operator) works() {
 	}
 }
 
-// TestServeInit rehearses the end of docs/operate.md with the Apache Kafka under test: init with its cluster.json, serve --check, serve,
+// TestServeInit is the rehearsal in docs/one-server.md with the Apache Kafka under test: init with its cluster.json, serve --check, serve,
 // and a person who logs in and logs an event.
 func TestServeInit(t *testing.T) {
 	o := newOperator(t)
@@ -143,11 +143,14 @@ func TestServeInit(t *testing.T) {
 	o.works()
 }
 
-// TestServeInitKafka starts an Apache Kafka of its own with the server.properties that init writes, as docs/operate.md does on a single
-// server, and the service in front of it.
+// formatCommand matches how docs/one-server.md formats the data folder of Apache Kafka.
+var formatCommand = regexp.MustCompile(`(?m)^(cluster=.*\n)runuser -u kafka -- (java .* kafka\.tools\.StorageTool format .*)$`)
+
+// TestServeInitKafka starts an Apache Kafka of its own with the server.properties that init writes, as docs/one-server.md does, and the
+// service in front of it.
 func TestServeInitKafka(t *testing.T) {
 	o := newOperator(t)
-	internal, controller := twoFreePorts(t)
+	internal, _ := twoFreePorts(t) // the other one is for the controller
 	gateway := testkit.FreeAddress(t)
 	o.init("--kafka-brokers", "127.0.0.1:"+internal, "--gateway-broker", testkit.FreeAddress(t), "--gateway-listen", gateway, "--acl-bootstrap", gateway)
 	made := string(testkit.ReadFile(t, filepath.Join(o.dir, "server.properties")))
@@ -162,10 +165,13 @@ func TestServeInitKafka(t *testing.T) {
 		return exec.Command("java", append([]string{"-Xmx256m", "-Dlog4j2.configurationFile=" + log,
 			"-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls=file:" + jwks, "-cp", strings.TrimSpace(string(jars)) + "/*"}, args...)...)
 	}
-	cluster := regexp.MustCompile(`expected\.audience=(\S+)`).FindStringSubmatch(made)[1]
-	const disk = "3Db5QLSqSZieL3rJBUUegA" // any UUID, in Kafka's format
-	if out, err := java("kafka.tools.StorageTool", "format", "-t", cluster, "-c", file, "--initial-controllers", "1@127.0.0.1:"+controller+":"+disk).CombinedOutput(); err != nil {
-		t.Fatalf("format: %v\n%s", err, out)
+	format := formatCommand.FindStringSubmatch(string(testkit.ReadFile(t, "../docs/one-server.md")))
+	if format == nil {
+		t.Fatal("docs/one-server.md does not say how to format the data folder")
+	}
+	typed := strings.NewReplacer("/etc/diaspora/serve.toml", o.config, "/etc/kafka/server.properties", file, "/opt/kafka/jars", strings.TrimSpace(string(jars))).Replace(format[1] + format[2])
+	if out, err := exec.Command("bash", "-euc", typed).CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", typed, err, out)
 	}
 	broker, said := java("kafka.Kafka", file), testkit.Text{}
 	broker.Stdout, broker.Stderr = &said, &said

@@ -75,9 +75,10 @@ var pageRules = []struct {
 	{regexp.MustCompile(`(?m)^# (count .*)$`), "echo twice; ${1}"}, // for tasks that ran twice
 	{regexp.MustCompile(`--past \d+`), "--past 0"},
 	{regexp.MustCompile(`group:[0-9a-f-]{36}`), "group:$$GROUP"},
-	{regexp.MustCompile(`http://127\.0\.0\.1:9090`), "$$UP_URL"},
+	{regexp.MustCompile(`http://127\.0\.0\.1:9090|https://streams\.example\.org`), "$$UP_URL"},
 	{regexp.MustCompile(`http://127\.0\.0\.1:9091`), "$$UP_GLOBUS"},
 	{regexp.MustCompile(`/(scratch|data)/`), "$$WORK/${1}/"},
+	{regexp.MustCompile(`/(etc/diaspora|etc/kafka|usr/local/sbin)/`), "$$WORK/${1}/"},
 }
 
 // untilConsumed runs "produce --watch" until it watches and the topic has an event, and then stops it as Ctrl-C does.

@@ -89,7 +89,7 @@ func (d *operatorsDesk) givenSecret(t *testing.T, secret string) {
 	testkit.Must(t, os.WriteFile(d.file("globus-secret"), []byte(secret+"\n"), 0o600))
 }
 
-// TestServeInit rehearses how docs/operate.md sets up a service: init with flags, serve --check, serve, and a login. The cluster is
+// TestServeInit rehearses how docs/one-server.md and docs/operate.md set up a service: init with flags, serve --check, serve, and a login. The cluster is
 // an imitation of Apache Kafka.
 func TestServeInit(t *testing.T) {
 	d := newOperatorsDesk(t)

@@ -23,6 +23,7 @@ var pageTopics = []struct{ name, short, file string }{
 	{"clients", "access keys, and settings for other Kafka clients", "clients.md"},
 	{"errors", "how errors of the cluster are handled, and tokens that are not sent", "errors.md"},
 	{"operator", "try out operating a fabric, on one machine", "tutorial-operator.md"},
+	{"server", "run a fabric for a small group on one server", "one-server.md"},
 	{"production", "run the service in front of Apache Kafka", "operate.md"},
 }
 

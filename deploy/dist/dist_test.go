@@ -84,6 +84,7 @@ inside systemd-analyze verify diaspora-acl.service diaspora-gateway.service
 as_ada diaspora example
 as_ada bash -c '. /usr/share/bash-completion/completions/diaspora; complete -p diaspora'
 inside ls /usr/share/man/man1/diaspora-produce.1.gz /usr/share/man/man5/diaspora-serve.toml.5.gz
+inside ls /usr/share/doc/diaspora/one-server.md /usr/share/doc/diaspora/operate.md
 inside ls /usr/share/zsh/vendor-completions/_diaspora /usr/share/fish/vendor_completions.d/diaspora.fish
 as_ada diaspora serve --check 2>&1 && exit 1 || true # only root and the service may read the settings
 

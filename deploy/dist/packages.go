@@ -106,6 +106,7 @@ func (r *release) pack(format string, t target) (err error) {
 		// Upgrades keep it. The script after the installation gives it to the group diaspora.
 		at("etc/diaspora/serve.toml", filepath.Join(r.work, "serve.toml"), files.TypeConfigNoReplace, 0o640),
 		at("usr/share/doc/diaspora/THIRD_PARTY_NOTICES", r.notices(), "", 0o644),
+		at("usr/share/doc/diaspora/one-server.md", filepath.Join(r.root, "docs/one-server.md"), "", 0o644),
 		at("usr/share/doc/diaspora/operate.md", filepath.Join(r.root, "docs/operate.md"), "", 0o644),
 	}
 	licence := "usr/share/doc/diaspora/copyright"
