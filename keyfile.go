@@ -28,6 +28,13 @@ func (k *keyFile) current(ctx context.Context) kafka.Key {
 	return kafka.Key(k.cfg.Key)
 }
 
+// inUse returns the key with which the Logger last signed in.
+func (k *keyFile) inUse() Key {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.cfg.Key
+}
+
 func (k *keyFile) read(ctx context.Context) {
 	found, err := k.cfg.again()
 	if err != nil || found.Key == k.cfg.Key {

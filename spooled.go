@@ -84,6 +84,7 @@ type shipCluster struct {
 	conns  *kafka.Connections
 	fabric *fabric  // nil until the discovery document is known
 	keys   *keyFile // nil if the key is not from a key file
+	had    Key      // the key in use when the client was made
 }
 
 func openSpooled(ctx context.Context, cfg Config, counts *counts) (*spooled, error) {
@@ -147,6 +148,9 @@ func openSpooled(ctx context.Context, cfg Config, counts *counts) (*spooled, err
 		Acknowledged:   func(n int) { counts.acknowledged.Add(int64(n)) },
 		Diagnostics:    cfg.diagnostics(),
 	}
+	if s.cluster.keys != nil {
+		config.Renewed = s.cluster.renewed
+	}
 	if cfg.Key != (Key{}) {
 		config.SignIn = func(ctx context.Context) error { return s.cluster.fabric.trySignIn(ctx) }
 	}
@@ -178,12 +182,18 @@ func (c *shipCluster) client(ctx context.Context) (*kgo.Client, error) {
 	}
 	cfg := c.fabric.kafka
 	cfg.Progress = c.conns.Progress
+	if c.keys != nil {
+		c.had = c.keys.inUse()
+	}
 	client, err := kgo.NewClient(slices.Concat(kafka.ClientOpts(cfg), c.fabric.tuning(), ship.ClientOpts(), []kgo.Opt{kgo.WithHooks(c.conns)})...)
 	if err != nil {
 		return nil, invalid("configuration: %v", err)
 	}
 	return client, nil
 }
+
+// renewed reports whether the key file has provided another key since the client was made.
+func (c *shipCluster) renewed() bool { return c.keys.inUse() != c.had }
 
 // explain converts an error of the shipper into one of this package.
 func (s *spooled) explain(topic string, err error) error {

@@ -364,11 +364,16 @@ func TestKeyFileIsReplaced(t *testing.T) {
 	first, second, graces := create(cfg, "first"), create(cfg, "second"), create(other, "graces")
 	write(keyFile(first))
 	env := map[string]string{"DIASPORA_KEY_FILE": file, "DIASPORA_CONFIG_DIR": t.TempDir()}
-	with, err := diaspora.ConfigFromEnv(func(name string) string { return env[name] })
-	testkit.Must(t, err)
 	var said testkit.Text
-	with.SpoolDir, with.Diagnostics = filepath.Join(t.TempDir(), "spool"), slog.New(slog.NewTextHandler(&said, nil))
-	logger := fabrictest.OpenLogger(t, with)
+	spoolDir := filepath.Join(t.TempDir(), "spool")
+	with := func() diaspora.Config {
+		t.Helper()
+		cfg, err := diaspora.ConfigFromEnv(func(name string) string { return env[name] })
+		testkit.Must(t, err)
+		cfg.SpoolDir, cfg.Diagnostics = spoolDir, slog.New(slog.NewTextHandler(&said, nil))
+		return cfg
+	}
+	logger := fabrictest.OpenLogger(t, with())
 	log := func(value string) {
 		t.Helper()
 		testkit.Must(t, logger.Log(testkit.Within(t), diaspora.Event{Topic: "weather", Value: []byte(value)}))
@@ -393,7 +398,17 @@ func TestKeyFileIsReplaced(t *testing.T) {
 	testkit.Eventually(t, "the events are sent with the new key", func() bool { return pending() == 0 })
 	log("3")
 	testkit.Must(t, logger.Close(testkit.Within(t)))
-	if got := fabrictest.Values(fabrictest.ReadAll(t, cfg, "weather")); !slices.Equal(got, []string{"0", "1", "2", "3"}) {
+
+	// A key that may not write is not refused: its connections stay open.
+	write(keyFile(fabrictest.CreateKey(t, cfg, diaspora.AccessKeyRequest{Name: "reads", Read: true})))
+	logger = fabrictest.OpenLogger(t, with())
+	log("4")
+	testkit.Eventually(t, "the right that is missing is reported", func() bool { return errors.Is(logger.Stats().Spool.Why, diaspora.ErrPermission) })
+	write(keyFile(second))
+	testkit.Eventually(t, "the event is sent with the key that may write", func() bool { return pending() == 0 })
+	testkit.Must(t, logger.Close(testkit.Within(t)))
+
+	if got := fabrictest.Values(fabrictest.ReadAll(t, cfg, "weather")); !slices.Equal(got, []string{"0", "1", "2", "3", "4"}) {
 		t.Errorf("the topic has %q", got)
 	}
 	for _, key := range []diaspora.NewAccessKey{first, second, graces} {

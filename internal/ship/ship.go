@@ -18,7 +18,7 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/spool"
 )
 
-// Config says what a [Shipper] sends, and how. All fields but SignIn are required.
+// Config says what a [Shipper] sends, and how. All fields but SignIn and Renewed are required.
 type Config struct {
 	Spool *spool.Spool
 
@@ -38,6 +38,10 @@ type Config struct {
 	// SignIn signs in with a new connection and returns the error, if any, such as why the
 	// access key is refused. The field is nil if no access key is used.
 	SignIn func(context.Context) error
+	// Renewed reports whether the credential that the client was made with has been replaced. The
+	// client's connections then still have the rights of the old one. The field is nil if it cannot be
+	// replaced.
+	Renewed func() bool
 
 	// Explain puts an error into words for people. topic is the topic that it is about, or
 	// "".
@@ -181,7 +185,11 @@ func (s *Shipper) Run(ctx context.Context) {
 	if !s.connect(ctx) {
 		return
 	}
-	defer s.client.Close()
+	defer func() {
+		if s.client != nil {
+			s.client.Close()
+		}
+	}()
 	for ctx.Err() == nil {
 		if s.tryHeld(ctx) {
 			continue
@@ -378,6 +386,10 @@ func (s *Shipper) failed(ctx context.Context, records []spool.Record, err error)
 	}
 	if verdict != kafka.HoldAll {
 		refused := s.keyRefused(ctx, records[0].Topic, err)
+		if refused == nil && s.cfg.Renewed != nil && s.cfg.Renewed() {
+			s.reconnect(ctx)
+			return
+		}
 		if refused == nil {
 			s.hold(records[0], err, verdict == kafka.HoldTopic)
 			return
@@ -395,6 +407,15 @@ func (s *Shipper) failed(ctx context.Context, records []spool.Record, err error)
 	backoff.Sleep(ctx, retryIn(s.refused, personFirst))
 	s.refused++
 	s.rewind()
+}
+
+// reconnect makes another client, and goes back to the oldest event.
+func (s *Shipper) reconnect(ctx context.Context) {
+	s.client.Close()
+	s.client = nil
+	clear(s.known) // the next client is another producer
+	s.rewind()
+	s.connect(ctx)
 }
 
 // keyRefused returns why the access key is no longer valid, if that is the reason for a
