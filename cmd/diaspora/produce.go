@@ -253,7 +253,7 @@ func (e *env) produce(ctx context.Context, o produceOptions, topic string, files
 	if p.watch != nil {
 		p.introduceWatch(o.watch.pattern)
 		defer p.tidy(ctx)
-		defer p.startLoginCheck(ctx, cfg)()
+		defer p.startRightsCheck(ctx, cfg)()
 		return e.aboutTopic(ctx, cfg, p.run(ctx, p.runWatch))
 	}
 	defer p.tidy(ctx)

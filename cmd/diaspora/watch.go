@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/kafka"
 	"github.com/diaspora-streams/diaspora/internal/spool/pool"
 	"github.com/diaspora-streams/diaspora/internal/terminal"
 	"github.com/diaspora-streams/diaspora/internal/watch"
@@ -222,20 +223,27 @@ func (p *produceRun) introduceWatch(pattern string) {
 	}
 }
 
-// startLoginCheck reports a login that the cluster rejects. While the folder has no new files, nothing else would sign in and
-// notice it. The function that it returns ends the check.
-func (p *produceRun) startLoginCheck(ctx context.Context, cfg diaspora.Config) (stop func()) {
+// startRightsCheck reports a login that the cluster rejects, and a topic that does not exist or may not be written to. While
+// the folder has no new files, nothing else would notice it. The function that it returns ends the check.
+func (p *produceRun) startRightsCheck(ctx context.Context, cfg diaspora.Config) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		client, err := diaspora.Dial(ctx, cfg)
+		rejected := loginRejected(err)
 		if err == nil {
+			condition, reason := kafka.Explain(kafka.CheckWrite(ctx, client, p.topic))
 			client.Close()
+			if rejected = condition == kafka.Permission || condition == kafka.NotFound; rejected {
+				err = p.env.aboutTopic(ctx, cfg, &diaspora.TopicError{Op: "log", Topic: p.topic, Err: &diaspora.Error{Condition: conditions[condition], Reason: reason}})
+			}
+		} else {
+			err = p.about(err)
 		}
 		// If there are events, run reports why they are not sent.
-		if loginRejected(err) && p.logger.Stats().Spool.Events == 0 {
-			text, hints := explanation(p.about(err))
+		if rejected && p.logger.Stats().Spool.Events == 0 {
+			text, hints := explanation(err)
 			p.env.warn("%s; new files wait on disk until this is solved", text)
 			p.env.hint(hints...)
 		}

@@ -668,6 +668,20 @@ func TestWatchToldOfRefusals(t *testing.T) {
 	}
 }
 
+// TestWatchNoRight: a watch reports a mistyped topic also while there is nothing to log.
+func TestWatchNoRight(t *testing.T) {
+	d := newDesk(t)
+	d.must(t, "topic", "claim", "scans")
+	said := func(text string) func() bool { return func() bool { return strings.Contains(d.err.String(), text) } }
+	d.err.Reset()
+	d.watching(t, 0, said("log topic \"scnas\": nobody has claimed scnas; did you mean scans?; new files wait on disk until this is solved\nhint: "), "scnas", "--watch", t.TempDir())
+	key := filepath.Join(t.TempDir(), "key.env")
+	d.must(t, "key", "create", "k", "--read", "--save-env", key)
+	d.vars["DIASPORA_KEY_FILE"] = key
+	d.err.Reset()
+	d.watching(t, 0, said(" may not write to it, it may read only; new files wait on disk"), "scans", "--watch", t.TempDir())
+}
+
 // TestWatchRejectedLogin: a watch reports a revoked key also while there is nothing to log.
 func TestWatchRejectedLogin(t *testing.T) {
 	d := newDesk(t)

@@ -21,6 +21,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 	"github.com/twmb/franz-go/pkg/kversion"
@@ -242,6 +243,28 @@ func handshake(ctx context.Context, conn net.Conn, cfg *tls.Config, address stri
 // Ping is a first request for [SignIn] that asks for nothing in particular. It tries each broker
 // once, and fails with the error of the last one.
 func Ping(ctx context.Context, client *kgo.Client) error { return client.Ping(ctx) }
+
+// CheckWrite returns the broker's error if the signed-in identity may not write to a topic, or if there
+// is no such topic. It returns nil if the broker does not say which rights the identity has.
+func CheckWrite(ctx context.Context, client kmsg.Requestor, topic string) error {
+	req := kmsg.NewPtrMetadataRequest()
+	req.Version, req.IncludeTopicAuthorizedOperations = 8, true
+	asked := kmsg.NewMetadataRequestTopic()
+	asked.Topic = kmsg.StringPtr(topic)
+	req.Topics = append(req.Topics, asked)
+	resp, err := req.RequestWith(ctx, client)
+	if err != nil || len(resp.Topics) != 1 {
+		return err
+	}
+	if err := kerr.ErrorForCode(resp.Topics[0].ErrorCode); err != nil {
+		return err
+	}
+	const unknown = -1 << 31
+	if rights := resp.Topics[0].AuthorizedOperations; rights != unknown && rights&(1<<kmsg.ACLOperationWrite) == 0 {
+		return kerr.TopicAuthorizationFailed
+	}
+	return nil
+}
 
 // SignIn connects client, whose options are those of cfg, to a broker and signs in. first sends the
 // client's first request, as [Ping] and [FirstLook.Ask] do. SignIn fails with its error, which
