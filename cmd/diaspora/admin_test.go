@@ -39,7 +39,7 @@ func TestAdmin(t *testing.T) {
 		{"admin unblock nobody@example.org", 5, "nobody@example.org"},
 		{"admin unblock grace@example.org --yes", 2, "hint: omit it: this command does not ask for confirmation\n"},
 		{"admin unblock grace@example.org", 0, "grace@example.org (" + who + ") is not blocked any more\n"},
-		{"admin unblock " + who, 5, "hint: `diaspora admin blocked` lists who is blocked"},
+		{"admin unblock " + who, 5, "hint: \"diaspora admin blocked\" lists who is blocked"},
 		{"admin block " + who + " --why spam", 0, who + " has been blocked since "},
 		{"admin block " + who + " --why loops", 0, "nothing has changed"},
 		{"admin block " + who + " --why loops", 0, "\"diaspora admin unblock " + who + "\" takes this back\n"},

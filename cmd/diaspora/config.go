@@ -105,6 +105,9 @@ func (e *env) aboutTopic(ctx context.Context, cfg diaspora.Config, err error) er
 			hint = `"diaspora topic list" shows your topics` // there is no sense in claiming a topic in order to release it
 		}
 		hints := append(hintsOf(err), hint)
+		if s.Near == "" { // then the name is probably right
+			hints = append([]string{hint}, hintsOf(err)...)
+		}
 		return &failure{fmt.Errorf("%s topic %q: %s", t.Op, t.Topic, text), diaspora.ErrNotFound, hints}
 	case condition != diaspora.ErrPermission:
 		return err

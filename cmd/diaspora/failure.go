@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/internal/outcome"
@@ -95,7 +96,7 @@ func (e *env) hint(hints ...string) {
 func explanation(err error) (text string, hints []string) {
 	text, hint := outcome.Split(err)
 	if hint != "" {
-		hints = append(hints, hint)
+		hints = append(hints, strings.ReplaceAll(hint, "`", `"`)) // the service quotes commands as in Markdown
 	}
 	return text, append(hints, hintsOf(err)...)
 }

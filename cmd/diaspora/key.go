@@ -95,7 +95,7 @@ func (e *env) keyCreateCommand() *cobra.Command {
 		}
 		if expires != "" {
 			if req.Expires, err = parseExpiry(expires, e.now()); err != nil {
-				return misuse("", "--expires %q: %v", expires, err)
+				return misuse("without --expires, the key does not expire", "--expires %q: %v", expires, err)
 			}
 		}
 		cfg, client, err := e.client()
@@ -182,7 +182,8 @@ func aboutKeyTopics(ctx context.Context, cfg diaspora.Config, client *diaspora.C
 		s := doctor.AskStanding(ctx, client, name)
 		switch {
 		case s.Near != "":
-			return hinted(err, fmt.Sprintf("did you mean %s?", s.Near))
+			text, _ := explanation(err) // the hint of the service is to list the topics
+			return &failure{errors.New(text), diaspora.ErrNotFound, []string{fmt.Sprintf("did you mean %s?", s.Near)}}
 		case s.Own && !s.Topic.Released.IsZero():
 			return hinted(err, fmt.Sprintf(`you have released it; "diaspora topic restore %s" brings it back`, name))
 		case s.Foreign:

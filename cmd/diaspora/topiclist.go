@@ -76,7 +76,11 @@ func (e *env) topicList(ctx context.Context, client *diaspora.Client, _ []string
 		}
 	}
 	if len(parts) == 0 {
-		e.say(`you have no topics; claim one with "diaspora topic claim NAME"`)
+		with := ""
+		if _, name, err := e.profiles(); err == nil && name != "" && e.credential() == "" {
+			with = " with the profile " + name
+		}
+		e.say(`you have no topics%s; claim one with "diaspora topic claim NAME"`, with)
 	}
 	for i, p := range parts {
 		space := ""
