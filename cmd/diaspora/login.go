@@ -16,6 +16,7 @@ import (
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
 	"github.com/diaspora-streams/diaspora/internal/accesskey"
+	"github.com/diaspora-streams/diaspora/internal/doctor"
 	"github.com/diaspora-streams/diaspora/internal/globusdev"
 	"github.com/diaspora-streams/diaspora/internal/terminal"
 	"github.com/diaspora-streams/diaspora/internal/trust"
@@ -164,7 +165,7 @@ func (s *session) asStandInUser(ctx context.Context) (*globus.Login, error) {
 		text, err = s.env.readSecret(ctx, "Paste the secret of the stand-in (it is not shown): ")
 		secret = globusdev.PastedSecret(text)
 	}
-	whence := fmt.Sprintf(`ask who runs "diaspora up" for the secret; up prints the name of the file: diaspora login %s --as %s < FILE`, shellWord(s.profile.URL), shellWord(s.options.as))
+	whence := fmt.Sprintf(`ask the person who runs "diaspora up" for the secret, put it into a file, and type: diaspora login %s --as %s < FILE`, shellWord(s.profile.URL), shellWord(s.options.as))
 	switch {
 	case err != nil:
 		return nil, err
@@ -179,7 +180,12 @@ func (s *session) asStandInUser(ctx context.Context) (*globus.Login, error) {
 	case errors.Is(err, globusdev.ErrSecret):
 		return nil, fail(diaspora.ErrUnauthenticated, whence, "login --as: %w", globusdev.ErrSecret)
 	case errors.Is(err, globusdev.ErrNobody):
-		return nil, fail(diaspora.ErrNotFound, fmt.Sprintf(`it has ada@example.edu and grace@example.org; the person who runs the fabric can add %s: "diaspora up --user %s"`, s.options.as, shellWord(s.options.as)), "login --as %s: %w", s.options.as, globusdev.ErrNobody)
+		hint := fmt.Sprintf(`the person who runs the fabric can add this user: "diaspora up --user %s"`, shellWord(s.options.as))
+		names, _ := globusdev.Usernames(ctx, issuer, secret)
+		if near := doctor.Near(s.options.as, names); near != "" {
+			hint = fmt.Sprintf("did you mean %s? if not, %s", near, hint)
+		}
+		return nil, fail(diaspora.ErrNotFound, hint, "login --as %s: %w", s.options.as, globusdev.ErrNobody)
 	case err != nil && login != nil:
 		return s.rescue(ctx, login, err)
 	}

@@ -319,11 +319,16 @@ func (e *env) confirmYes(ctx context.Context, question, command, denied string, 
 
 // describePerson returns who somebody is: name, organization, username and subject.
 func describePerson(who globus.Identity) string {
-	text := oneLine(cmp.Or(who.Name, "somebody without a name"))
-	if who.Organization != "" {
-		text += ", " + oneLine(who.Organization)
+	text := ""
+	for _, known := range []string{who.Name, who.Organization} {
+		if known != "" {
+			text += oneLine(known) + ", "
+		}
 	}
-	return fmt.Sprintf("%s, %s (%s)", text, oneLine(who.Username), who.Subject)
+	if text == "" {
+		text = "a person without a name, "
+	}
+	return fmt.Sprintf("%s%s (%s)", text, oneLine(who.Username), who.Subject)
 }
 
 // personText names a person, by the username if it is known. That of a service account has the subject in it.

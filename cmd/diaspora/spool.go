@@ -146,6 +146,7 @@ func (e *env) spoolCommands() []*cobra.Command {
 	var quarantine bool
 	var timeout time.Duration
 	list := e.command(spoolListHelp, func(context.Context, []string) error { return e.spoolList() })
+	list.Aliases = []string{"list"}
 	cat := e.command(spoolCatHelp, func(_ context.Context, args []string) error { return e.spoolCat(args, quarantine) })
 	cat.Flags().BoolVar(&quarantine, "quarantine", false, "print the events that were set aside, with the reasons")
 	verify := e.command(spoolVerifyHelp, func(_ context.Context, args []string) error { return e.spoolVerify(args) })

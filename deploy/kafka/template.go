@@ -20,10 +20,6 @@ func ServerProperties(values map[string]string) (string, error) {
 	var text strings.Builder
 lines:
 	for line := range strings.Lines(template) {
-		if strings.HasPrefix(line, "#") {
-			text.WriteString(line)
-			continue
-		}
 		for _, match := range placeholder.FindAllStringSubmatch(line, -1) {
 			value, ok := values[match[1]]
 			switch {

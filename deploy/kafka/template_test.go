@@ -18,7 +18,7 @@ func TestServerProperties(t *testing.T) {
 		t.Fatal(err)
 	}
 	for line := range strings.Lines(text) {
-		if !strings.HasPrefix(line, "#") && (placeholder.MatchString(line) || strings.Contains(line, "num.partitions")) {
+		if placeholder.MatchString(line) || !strings.HasPrefix(line, "#") && strings.Contains(line, "num.partitions") {
 			t.Errorf("a line is %q", line)
 		}
 	}

@@ -247,7 +247,11 @@ func checkHealth(ctx context.Context, v *visit) Finding {
 	case err != nil || health.Status == "":
 		f = failure("tell the operator", "/healthz answers with status %d, and not as it should", resp.StatusCode)
 	case resp.StatusCode != http.StatusOK || health.Status != "ok":
-		f = failure("wait, or tell the operator: topics cannot be claimed now", "the service is not well: %s", unwell(health.Checks))
+		advice := "wait, or tell the operator: topics cannot be claimed now"
+		if health.Checks["ledger"] == "unavailable" {
+			advice = "the Kafka behind the service does not answer: start it again, or tell the operator"
+		}
+		f = failure(advice, "the service is not well: %s", unwell(health.Checks))
 	default:
 		f = ok("the service is well")
 	}

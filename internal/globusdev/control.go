@@ -464,14 +464,9 @@ func ServiceAccount(ctx context.Context, issuer string, secret globus.Secret) (i
 // AddUser adds a user to a running server, unless the server has an identity of that name. issuer and
 // secret are as for [ServiceAccount].
 func AddUser(ctx context.Context, issuer string, secret globus.Secret, username string) error {
-	var state struct{ Users []User }
-	err := askControl(ctx, issuer, secret, "state", nil, &state)
-	for _, user := range state.Users {
-		for _, identity := range user.identities() {
-			if strings.EqualFold(identity.Username, username) {
-				return nil
-			}
-		}
+	users, err := Usernames(ctx, issuer, secret)
+	if slices.ContainsFunc(users, func(u string) bool { return strings.EqualFold(u, username) }) {
+		return nil
 	}
 	if err == nil {
 		err = askControl(ctx, issuer, secret, "user", User{Identity: Identity{Username: username}}, &controlResponse{})
@@ -480,6 +475,19 @@ func AddUser(ctx context.Context, issuer string, secret globus.Secret, username 
 		return fmt.Errorf("add the user %s: %w", clip(username), err)
 	}
 	return nil
+}
+
+// Usernames returns the usernames of all identities of users of a running server, in no particular order. issuer and
+// secret are as for [ServiceAccount].
+func Usernames(ctx context.Context, issuer string, secret globus.Secret) (names []string, err error) {
+	var state struct{ Users []User }
+	err = askControl(ctx, issuer, secret, "state", nil, &state)
+	for _, user := range state.Users {
+		for _, identity := range user.identities() {
+			names = append(names, identity.Username)
+		}
+	}
+	return names, err
 }
 
 // askControl calls a control of a running server: with POST if there is a body, and otherwise with GET.
