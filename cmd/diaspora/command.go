@@ -211,7 +211,10 @@ func unknownCommand(cmd *cobra.Command, args []string) error {
 	}
 	cmd.SuggestionsMinimumDistance = 2
 	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
-		best := near[max(0, slices.IndexFunc(near, func(name string) bool { return strings.HasPrefix(name, args[0]) }))] // "shar" is share rather than show
+		best := cmp.Or(doctor.Near(args[0], near), near[0]) // "logut" is logout rather than login
+		if i := slices.IndexFunc(near, func(name string) bool { return strings.HasPrefix(name, args[0]) }); i >= 0 {
+			best = near[i] // "shar" is share rather than show
+		}
 		return misuse(fmt.Sprintf(`did you mean "%s %s"?`, cmd.CommandPath(), best), "%s", err)
 	}
 	return misuse(seeHelp(cmd), "%s", err)
@@ -323,6 +326,7 @@ func flagHint(cmd *cobra.Command, err error) string {
 		if _, err := time.ParseDuration(invalid.GetValue() + "s"); err == nil {
 			return fmt.Sprintf("write --%s %ss, with a unit: ms, s, m or h", invalid.GetFlag().Name, invalid.GetValue())
 		}
+		return fmt.Sprintf("write --%s 90s or --%[1]s 2m; the units are ms, s, m (minutes) and h", invalid.GetFlag().Name)
 	}
 	return ""
 }

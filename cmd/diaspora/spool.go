@@ -6,8 +6,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -302,6 +304,8 @@ type statusDocument struct {
 
 	running bool   // the process that gave the reason in Why still runs
 	dir     string // the spool with that reason
+
+	reasons map[string]uint64 // how many events are pending for which reason; "" means that they are being sent
 }
 
 func (e *env) status() error {
@@ -309,7 +313,7 @@ func (e *env) status() error {
 	if err != nil {
 		return err
 	}
-	total := statusDocument{Spools: len(docs), Why: latest.Why, WhyTime: latest.WhyTime, running: latest.Owner != "", dir: latest.Dir}
+	total := statusDocument{Spools: len(docs), Why: latest.Why, WhyTime: latest.WhyTime, running: latest.Owner != "", dir: latest.Dir, reasons: map[string]uint64{}}
 	for _, d := range docs {
 		total.Events += d.Events
 		total.Bytes += d.Bytes
@@ -322,6 +326,7 @@ func (e *env) status() error {
 		if total.Oldest.IsZero() || !d.Oldest.IsZero() && d.Oldest.Before(total.Oldest) {
 			total.Oldest = d.Oldest
 		}
+		total.reasons[e.reason(d.Why, d.WhyTime)] += d.Events
 	}
 	if e.json() {
 		return e.printJSON(total)
@@ -393,7 +398,7 @@ func (e *env) statusLine(d statusDocument) (c colour, head, text string) {
 	c, head = green, "no events are pending"
 	if d.Events > 0 {
 		c, head = yellow, fmt.Sprintf("%s (%s on disk) %s", count(d.Events, "event"), terminal.Size(d.Bytes), agree(d.Events, "waits", "wait"))
-		text = fmt.Sprintf(" since %s: %s", e.age(d.Oldest), oneLine(cmp.Or(e.reason(d.Why, d.WhyTime), "they are being sent")))
+		text = fmt.Sprintf(" since %s: %s", e.age(d.Oldest), e.reasonsText(d))
 	}
 	if d.Losses != (spool.Losses{}) {
 		c = yellow
@@ -406,6 +411,23 @@ func (e *env) statusLine(d statusDocument) (c colour, head, text string) {
 		text += "; " + lossesText(d.Losses) + ` ("diaspora spool dismiss" ends this report)`
 	}
 	return c, head, text
+}
+
+// reasonsText says why events are pending. If the spools have different reasons, it says of how many events each is.
+func (e *env) reasonsText(d statusDocument) string {
+	all := d.reasons
+	if len(all) < 2 {
+		return oneLine(cmp.Or(e.reason(d.Why, d.WhyTime), "they are being sent"))
+	}
+	var parts []string
+	for _, why := range slices.SortedFunc(maps.Keys(all), func(a, b string) int { return cmp.Or(cmp.Compare(all[b], all[a]), cmp.Compare(a, b)) }) {
+		parts = append(parts, fmt.Sprintf("%d of them: %s", all[why], oneLine(cmp.Or(why, "being sent"))))
+	}
+	const most = 3
+	if rest := len(parts) - most; rest > 0 {
+		parts = append(parts[:most], fmt.Sprintf("and %s more (see \"diaspora spool ls\")", count(rest, "reason")))
+	}
+	return strings.Join(parts, "; ")
 }
 
 func sum(a, b spool.Losses) spool.Losses {
@@ -787,7 +809,11 @@ func pendingError(left int64, why error) error {
 	case permanent(why):
 		return why
 	case why != nil:
-		return fail(outcome.ErrSpooled, "", "%s in the spool: %v", waiting(left), why)
+		hint := ""
+		if errors.Is(why, diaspora.ErrUnavailable) {
+			hint = `check that the fabric runs; "diaspora doctor" finds out why it cannot be reached`
+		}
+		return fail(outcome.ErrSpooled, hint, "%s in the spool: %v", waiting(left), why)
 	}
 	return fail(outcome.ErrSpooled, "", "%s in the spool", waiting(left))
 }

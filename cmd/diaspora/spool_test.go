@@ -238,6 +238,33 @@ func TestSpoolsAreTidied(t *testing.T) {
 	}
 }
 
+// TestStatusOfSeveralSpools fails when status takes the reason of one spool for that of all.
+func TestStatusOfSeveralSpools(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	state := filepath.Join(d.vars["DIASPORA_CONFIG_DIR"], "state")
+	for range 2 { // of a mistyped topic
+		if code := d.types(t.Context(), "produce", "wether", "--value", "1"); code != 5 {
+			t.Fatalf("produce exits with %d, want 5", code)
+		}
+	}
+	d.out.Reset()
+	if d.must(t, "status"); strings.Contains(d.out.String(), "of them") {
+		t.Errorf("with one reason, status says %q", d.out.String())
+	}
+	s, err := spool.Open(t.Context(), spool.Options{Dir: filepath.Join(pool.New(state, "home", "").Dir, "7")}) // of a process that sends
+	testkit.Must(t, err)
+	defer s.Close()
+	for _, id := range []string{"a", "b", "c"} {
+		testkit.Must(t, s.Append(t.Context(), spool.Entry{Topic: "weather", ID: id}))
+	}
+	d.out.Reset()
+	d.must(t, "status")
+	if said := d.out.String(); !regexp.MustCompile(`^5 events \(.*\) wait since .*: 3 of them: being sent; 2 of them: .*wether`).MatchString(said) {
+		t.Errorf("with two reasons, status says %q", said)
+	}
+}
+
 // TestStatusWithoutSpool fails when status does not say where it found no spool: that of a monitor that runs
 // as somebody else is all well.
 func TestStatusWithoutSpool(t *testing.T) {

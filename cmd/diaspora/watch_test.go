@@ -562,7 +562,7 @@ func TestWatchMeant(t *testing.T) {
 		{[]string{"produce", "scans", motor, "--settle", "5s"}, "--settle goes with --watch\nhint: add --watch DIR, or omit --settle"},
 		{[]string{"produce", "scans", "--watch", dir, "--settle", "5"}, "write --settle 5s, with a unit"},
 		{[]string{"produce", "scans", "--wait", "1.5"}, "write --wait 1.5s, with a unit"},
-		{[]string{"produce", "scans", "--wait", "soon"}, `see "diaspora produce --help"`},
+		{[]string{"produce", "scans", "--wait", "soon"}, "write --wait 90s or --wait 2m; the units are"},
 		{[]string{"spool", "drain", "--timeout", "60"}, "write --timeout 60s, with a unit"},
 		{[]string{"produce", "scans", "--follow", motor}, `"diaspora produce TOPIC --watch DIR"`},
 		{[]string{"consume", "scans", "--follow"}, "consume continues with new records"},

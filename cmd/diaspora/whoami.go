@@ -90,7 +90,11 @@ func (e *env) whoami(ctx context.Context, subjectOnly bool) error {
 	switch {
 	case away && cfg.Identity.Subject != "":
 		text, _ := explanation(err)
-		e.warn("%s; this is the stored login", text)
+		stored := "this is the stored login"
+		if cfg.Key != (diaspora.Key{}) {
+			stored = "this is the owner of the access key, as far as is known"
+		}
+		e.warn("%s; %s", text, stored)
 		who, d.Verified, d.Key = cfg.Identity, false, nil
 	case err != nil:
 		return err

@@ -258,7 +258,7 @@ func sessionFinding(left time.Duration) Finding {
 	case left < time.Minute:
 		return warning("old Kafka clients are cut off each time; tell the operator", "the login lasts %s only", span(left))
 	}
-	return ok("a connection's sign-in lasts %s; clients then sign in again by themselves", span(left))
+	return ok("clients sign in again by themselves, at the latest after %s", span(left))
 }
 
 // checkBrokers requests the list of brokers, and signs in to each of them.
