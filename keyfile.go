@@ -2,8 +2,12 @@ package diaspora
 
 import (
 	"context"
+	"errors"
+	"strings"
 	"sync"
+	"sync/atomic"
 
+	"github.com/diaspora-streams/diaspora/internal/accesskey"
 	"github.com/diaspora-streams/diaspora/internal/kafka"
 	"github.com/diaspora-streams/diaspora/internal/spool"
 )
@@ -13,10 +17,10 @@ import (
 type keyFile struct {
 	subject string        // whose events the spool holds; a placeholder if that is unknown
 	renewed func(*fabric) // called with each new key's configuration
+	fault   atomic.Value  // a string: why the key that is now in the file is not used, or ""
 
-	mu       sync.Mutex // guards the fields below; held while the ACL endpoint is asked
-	cfg      Config     // after complete; has the key in use
-	reported Key        // the last key in the file that could not be used
+	mu  sync.Mutex // guards the field below; held while the ACL endpoint is asked
+	cfg Config     // after complete; has the key in use
 }
 
 // current returns the key to sign in with: the one in the file, if it has the same owner as the one in
@@ -24,7 +28,10 @@ type keyFile struct {
 func (k *keyFile) current(ctx context.Context) kafka.Key {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.read(ctx)
+	fault := k.read(ctx)
+	if was, _ := k.fault.Swap(fault).(string); fault != "" && fault != was {
+		k.cfg.diagnostics().Error("the key that is now in the key file is not used", "reason", fault)
+	}
 	return kafka.Key(k.cfg.Key)
 }
 
@@ -35,21 +42,37 @@ func (k *keyFile) inUse() Key {
 	return k.cfg.Key
 }
 
-func (k *keyFile) read(ctx context.Context) {
+// explain adds to a permanent error why the key that is now in the key file is not used.
+func (k *keyFile) explain(err error) error {
+	fault, _ := k.fault.Load().(string)
+	if fault == "" || !errors.Is(err, ErrUnauthenticated) && !errors.Is(err, ErrPermission) {
+		return err
+	}
+	fault = accesskey.FaultMark + fault
+	switch e := err.(type) {
+	case *TopicError:
+		return &TopicError{Op: e.Op, Topic: e.Topic, Err: k.explain(e.Err)}
+	case *Error:
+		faulty := *e
+		faulty.Reason += fault
+		return &faulty
+	}
+	return err
+}
+
+// read takes over the key in the file, or returns why it does not. It returns "" if it is the key in use.
+func (k *keyFile) read(ctx context.Context) (fault string) {
 	found, err := k.cfg.again()
-	if err != nil || found.Key == k.cfg.Key {
-		return // a file that is being replaced may be missing or incomplete
-	}
-	refuse := func(reason string, err error) {
-		if found.Key == k.reported {
-			return
-		}
-		k.reported = found.Key
-		k.cfg.diagnostics().Error("the new access key in the key file is not used", "key", found.Key.ID, "reason", reason, "err", err)
-	}
-	if !sameURL(found.URL, k.cfg.URL) {
-		refuse("it belongs to another fabric", nil)
-		return
+	wrong := (*Error)(nil)
+	switch {
+	case errors.As(err, &wrong):
+		return strings.TrimSuffix(wrong.Reason+"; "+wrong.Hint, "; ")
+	case err != nil:
+		return err.Error()
+	case found.Key == k.cfg.Key:
+		return ""
+	case !sameURL(found.URL, k.cfg.URL):
+		return "the key that is now in it is of another fabric; restart this program to use it"
 	}
 	next := k.cfg
 	next.Key, next.Identity, next.memory = found.Key, found.Identity, found.memory
@@ -59,20 +82,18 @@ func (k *keyFile) read(ctx context.Context) {
 	owner := next.Identity.Subject
 	switch {
 	case err != nil && refusedCredential(err):
-		refuse("it is not valid", err)
-		return
+		return "the key that is now in it is refused, too: " + err.Error()
 	case err != nil:
-		return // asked again at the next login
+		return "the owner of the key that is now in it cannot be looked up: " + err.Error()
 	case owner != k.subject && !(spool.IsUnbound(k.subject) && next.owns(ctx, owner, k.subject)):
-		refuse("the events in the spool do not belong to its owner", nil)
-		return
+		return "the key that is now in it belongs to another person, who must not send these events; restart this program to log further events with it"
 	}
 	f, err := next.fabric()
 	if err != nil {
-		refuse("it cannot be used", err)
-		return
+		return err.Error()
 	}
 	k.cfg.diagnostics().Info("signing in with the new access key in the key file", "key", found.Key.ID)
 	k.cfg = next
 	k.renewed(f)
+	return ""
 }

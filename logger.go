@@ -242,6 +242,9 @@ func (f *fabric) logError(topic string, err error) error {
 func (f *fabric) topicError(op, verb, topic string, err error) error {
 	err = explain(err)
 	claim := fmt.Sprintf("claim it with \"diaspora topic claim %s\"", clip(topic))
+	if ValidTopic(topic) != nil { // it may exist nevertheless, made with Kafka's own tools
+		claim = "correct the name, because nobody can claim a topic of this name,"
+	}
 	right, other := "--read", "--write"
 	if verb == "write to" {
 		right, other = other, right

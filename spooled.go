@@ -204,9 +204,14 @@ func (s *spooled) explain(topic string, err error) error {
 		return explainSpool(err)
 	}
 	if topic != "" {
-		return s.fabric.Load().logError(topic, err)
+		err = s.fabric.Load().logError(topic, err)
+	} else {
+		err = withHint(explain(err), ErrUnauthenticated, s.fabric.Load().login)
 	}
-	return withHint(explain(err), ErrUnauthenticated, s.fabric.Load().login)
+	if keys := s.cluster.keys; keys != nil {
+		err = keys.explain(err)
+	}
+	return err
 }
 
 func (s *spooled) log(ctx context.Context, events []Event) error {
@@ -470,7 +475,7 @@ func explainSpool(err error) error {
 		{spool.ErrClosed, ErrClosed, ""}, // also for events that waited for room when the spool was closed
 		{spool.ErrFull, ErrSpoolFull, ""},
 		{spool.ErrInUse, ErrConflict, "give each process a directory of its own"},
-		{spool.ErrSubject, ErrConflict, "sign in as that identity to send them, or use another directory"},
+		{spool.ErrSubject, ErrConflict, `sign in as that identity to send them; or, if they were logged with a wrong login or key, take them out with "diaspora spool discard TOPIC --to FILE"`},
 		{spool.ErrInsecure, ErrInvalid, ""},
 		{spool.ErrTooLarge, ErrInvalid, ""},
 		{spool.ErrVersion, ErrInvalid, "use the version of diaspora that wrote it, or a newer one"},

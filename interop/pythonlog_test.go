@@ -203,10 +203,12 @@ func TestPythonLogger(t *testing.T) {
 			t.Errorf("%s: %v\n%s", l.name, l.err, end(l.said()))
 		}
 	}
-	testkit.Eventually(t, "the spool of the killed program is drained", func() bool {
-		_, err := s.diaspora(killed.env, "spool", "drain")
-		return err == nil
-	})
+	for _, l := range spooled { // also of those that were closed before the next attempt to connect after the outage
+		testkit.Eventually(t, "the spool of "+l.name+" is drained", func() bool {
+			_, err := s.diaspora(l.env, "spool", "drain")
+			return err == nil
+		})
+	}
 	cfg := fabrictest.As(t, f, ada)
 	for _, l := range all {
 		checkLogged(t, l, cfg)

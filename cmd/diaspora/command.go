@@ -494,7 +494,7 @@ func (e *env) whenAway(ctx context.Context, cmd *cobra.Command, err error) error
 	case noKafka:
 		return hinted(err, text+" runs, but its Apache Kafka does not answer: tell its operators")
 	case here:
-		return hinted(err, text+` is on this machine: check that "diaspora up" runs, or see "diaspora doctor"`)
+		return hinted(err, text+` is on this machine: check that "diaspora up" or "diaspora serve" runs, or see "diaspora doctor"`)
 	}
 	if globusAway { // it is not part of the fabric
 		return err

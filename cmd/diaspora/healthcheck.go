@@ -95,16 +95,15 @@ func (e *env) healthcheck(ctx context.Context, flags *pflag.FlagSet, which strin
 			}
 		}
 	}
-	assumed := ""
-	if len(settings) == 0 {
-		assumed = noSettings
+	if len(settings) == 0 { // the default address may be that of another fabric
+		return which, errors.New("serve has no settings here: name its file with --config")
 	}
 	p := front.Probe{Listen: d.acl.Listen, CertFile: d.certFile, TrustedProxies: d.TrustedProxies}
 	if which == "gateway" {
 		p.Listen = d.gateway.Listen
-		return "the gateway at " + p.Listen + assumed, p.Gateway(ctx)
+		return "the gateway at " + p.Listen, p.Gateway(ctx)
 	}
-	return "the ACL endpoint at " + p.Listen + assumed, p.ACL(ctx)
+	return "the ACL endpoint at " + p.Listen, p.ACL(ctx)
 }
 
 // noSettings says why the address is the default one.

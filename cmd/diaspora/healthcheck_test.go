@@ -43,6 +43,7 @@ func TestHealthcheck(t *testing.T) {
 		"http://" + nobody:             {1, "diaspora: healthcheck: http://" + nobody + ": dial tcp "},
 		"http://" + gateway:            {1, "diaspora: healthcheck: http://" + gateway + ": "},
 		"--config " + wrong:            {1, "diaspora: healthcheck: settings: serve: acl-listne in " + wrong + ": there is no such setting; did you mean acl-listen?\n"},
+		"acl":                          {1, "diaspora: healthcheck: acl: serve has no settings here: name its file with --config\n"},
 		"broker":                       {1, "diaspora: healthcheck: broker: choose acl, gateway or a URL\n"},
 		"--config /nowhere/serve.toml": {1, "diaspora: healthcheck: settings: serve: read /nowhere/serve.toml: no such file or directory\n"},
 	} {

@@ -361,5 +361,5 @@ func TestDeniedByAnOperator(t *testing.T) {
 	}
 	denied(` topic "scans": an operator of the fabric denies you the access, although scans is yours`, "\nhint: ask an operator for the reason\n")
 	d.vars["DIASPORA_KEY_FILE"] = file
-	denied(" is for it, but has no access: the topic was released or is not shared any more, or an operator of the fabric denies the access", "\nhint: look at it with \"diaspora topic show scans\"")
+	denied(" is for it, but has no access: the topic was released or handed over, or is not shared any more, or an operator of the fabric denies the access", "\nhint: look at it with \"diaspora topic show scans\"")
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/accesskey"
 )
 
 // outageWatch tells the user why events are pending: once that the cluster is unreachable and once that it is reachable
@@ -29,7 +30,10 @@ const toldAfter = 2
 
 // pendingReason is what makes one reason why events are pending differ from another. The zero value means that the
 // cluster is unreachable or does not respond. An outage causes many different errors, and the user is told only once.
-type pendingReason struct{ condition, topic string }
+type pendingReason struct {
+	condition, topic string
+	keyFile          string // why the key that is now in the key file is not used, or ""
+}
 
 func reasonOf(err error) (r pendingReason) {
 	if !permanent(err) {
@@ -38,6 +42,7 @@ func reasonOf(err error) (r pendingReason) {
 	if t := (*diaspora.TopicError)(nil); errors.As(err, &t) {
 		r.topic = t.Topic
 	}
+	_, r.keyFile, _ = strings.Cut(err.Error(), accesskey.FaultMark)
 	for _, condition := range []error{diaspora.ErrUnauthenticated, diaspora.ErrPermission, diaspora.ErrNotFound, diaspora.ErrInvalid} {
 		if errors.Is(err, condition) {
 			r.condition = condition.Error()

@@ -107,7 +107,7 @@ logged again if you change one of these:
   - the path to DIR, for instance through a link
 
 If produce is killed, the files that it was logging are logged again, with the same IDs. If a file
-is too large, produce reports it and records it in the journal, and does not try it again. SIGTERM
+is too large, produce reports it, and tries it again only when it has changed. SIGTERM
 and Ctrl-C end produce --watch in the normal way: it exits with 0, with 8 if a file or a line was
 not logged, or with 130 if somebody has to solve a problem before the pending events can be sent.
 

@@ -707,7 +707,7 @@ func TestWithoutKafka(t *testing.T) {
 		t.Errorf("without Apache Kafka, the hint is %q, want %q", got, want)
 	}
 	ledger = "ok"
-	if got, want := hint(), `the fabric is on this machine: check that "diaspora up" runs, or see "diaspora doctor"`; got != want {
+	if got, want := hint(), `the fabric is on this machine: check that "diaspora up" or "diaspora serve" runs, or see "diaspora doctor"`; got != want {
 		t.Errorf("with a ledger, the hint is %q, want %q", got, want)
 	}
 }

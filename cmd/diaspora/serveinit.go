@@ -27,6 +27,7 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/apache"
 	"github.com/diaspora-streams/diaspora/internal/disk"
 	"github.com/diaspora-streams/diaspora/internal/front"
+	"github.com/diaspora-streams/diaspora/internal/globusdev"
 	"github.com/diaspora-streams/diaspora/internal/terminal"
 	"github.com/diaspora-streams/diaspora/internal/trust"
 )
@@ -69,13 +70,14 @@ init writes all files or none. It replaces no file, except a serve.toml that has
 the packages install it. If it runs as root and there is a user diaspora, that user owns the files
 with secrets, and its group can read serve.toml.`,
 	args:      arguments{max: 0},
-	exclusive: []string{"globus-scope verify-host", "globus-scope scope-suffix"},
+	exclusive: []string{"globus-scope verify-host", "globus-scope scope-suffix", "as no-browser"},
 }
 
 type initOptions struct {
 	file          string // to write the settings to
 	suffix, kafka string
 	noBrowser     bool
+	as            string // the user of a stand-in for Globus Auth
 }
 
 // initFlags are the settings that the help of init lists. The others are accepted as well.
@@ -106,6 +108,7 @@ func (e *env) serveInitCommand() *cobra.Command {
 	flags.StringVar(&o.suffix, "scope-suffix", "logging", "last part of the scope to create, as `NAME` of lower-case letters, digits and underscores")
 	flags.StringVar(&o.kafka, "kafka", "", "take the settings of Kafka from `FILE`, the cluster.json of an Apache Kafka on this machine")
 	flags.BoolVar(&o.noBrowser, "no-browser", false, "do not open a browser; ask for the code")
+	flags.StringVar(&o.as, "as", "", "log in as `USER` of the stand-in for Globus Auth that \"diaspora up\" runs, without a browser")
 	for _, s := range serveSettings {
 		flags.String(s.name, "", s.usage)
 		if !slices.Contains(initFlags, s.name) {
@@ -549,16 +552,7 @@ func (i *serviceInit) register(ctx context.Context, service *globus.Client) erro
 		return fmt.Errorf("serve init: %w", err)
 	}
 	i.say("log in at Globus as an administrator of the service's project, to create the scope %s", i.newScope())
-	login, err := client.Login(ctx, globus.LoginOptions{
-		Scopes:    []string{globus.ManageProjectsScope},
-		In:        i.stdin,
-		Out:       terminal.Writer{W: i.stderr},
-		NoBrowser: i.noBrowser,
-		Browser:   i.browser,
-		Getenv:    i.getenv,
-		Address:   func(address string) (string, error) { return i.loginAddress(client.Issuer(), address) },
-		Message:   "Register the Diaspora Streams service of " + i.values["public-url"],
-	})
+	login, err := i.logIn(ctx, client)
 	if login != nil {
 		defer i.forget(ctx, client, login)
 	}
@@ -576,6 +570,31 @@ func (i *serviceInit) register(ctx context.Context, service *globus.Client) erro
 	i.values["globus-scope"] = scope
 	i.values["operators"] = cmp.Or(i.values["operators"], login.Identity.Subject)
 	return nil
+}
+
+// logIn logs the user in, with the right to register the service.
+func (i *serviceInit) logIn(ctx context.Context, client *globus.Client) (*globus.Login, error) {
+	options := globus.LoginOptions{
+		Scopes:    []string{globus.ManageProjectsScope},
+		In:        i.stdin,
+		Out:       terminal.Writer{W: i.stderr},
+		NoBrowser: i.noBrowser,
+		Browser:   i.browser,
+		Getenv:    i.getenv,
+		Address:   func(address string) (string, error) { return i.loginAddress(client.Issuer(), address) },
+		Message:   "Register the Diaspora Streams service of " + i.values["public-url"],
+	}
+	if i.as == "" {
+		return client.Login(ctx, options)
+	}
+	secret, err := i.standInSecret(client.Issuer())
+	switch {
+	case err != nil:
+		return nil, err
+	case secret == "":
+		return nil, misuse("log in without --as", "there is no stand-in for Globus Auth of yours at %s", client.Issuer())
+	}
+	return globusdev.Login(ctx, client, secret, i.as, options)
 }
 
 // loginAddress changes the address of the login: the token is used once, so there is no need for a refresh token.

@@ -325,9 +325,6 @@ func describePerson(who globus.Identity) string {
 			text += oneLine(known) + ", "
 		}
 	}
-	if text == "" {
-		text = "a person without a name, "
-	}
 	return fmt.Sprintf("%s%s (%s)", text, oneLine(who.Username), who.Subject)
 }
 

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/diaspora-streams/diaspora"
+	"github.com/diaspora-streams/diaspora/internal/accesskey"
 	"github.com/diaspora-streams/diaspora/internal/doctor"
 	"github.com/diaspora-streams/diaspora/internal/outcome"
 	"github.com/diaspora-streams/diaspora/internal/spool"
@@ -344,11 +345,14 @@ func (e *env) status() error {
 		c, rest = yellow, rest+"; "+oneLine(other)
 	}
 	err = e.printPainted(c, head, rest+"\n")
-	if total.running && strings.Contains(total.Why, diaspora.ErrUnauthenticated.Error()) && strings.Contains(total.Why, "access key") {
+	if total.running && strings.Contains(total.Why, diaspora.ErrUnauthenticated.Error()) && strings.Contains(total.Why, "access key") && !strings.Contains(total.Why, accesskey.FaultMark) {
 		e.hint("replace the key file; the process that logs reads it again within a minute")
 	}
 	if topic := doctor.TopicOf(total.Why); topic != "" {
 		e.hint(e.discardHint(topic, total.dir, total.running))
+	}
+	if strings.HasSuffix(total.Why, notSent) {
+		e.hint(fmt.Sprintf(`to send them now: "%s"`, e.spoolCommand("drain")))
 	}
 	return err
 }
@@ -413,14 +417,24 @@ func (e *env) statusLine(d statusDocument) (c colour, head, text string) {
 	return c, head, text
 }
 
-// reasonsText says why events are pending. If the spools have different reasons, it says of how many events each is.
+// reasonsText says why events are pending. If the spools have different reasons, it says of how many events each is, the
+// latest first.
 func (e *env) reasonsText(d statusDocument) string {
 	all := d.reasons
+	latest := e.reason(d.Why, d.WhyTime)
 	if len(all) < 2 {
-		return oneLine(cmp.Or(e.reason(d.Why, d.WhyTime), "they are being sent"))
+		return oneLine(cmp.Or(latest, "they are being sent"))
 	}
 	var parts []string
-	for _, why := range slices.SortedFunc(maps.Keys(all), func(a, b string) int { return cmp.Or(cmp.Compare(all[b], all[a]), cmp.Compare(a, b)) }) {
+	for _, why := range slices.SortedFunc(maps.Keys(all), func(a, b string) int {
+		switch {
+		case a == latest:
+			return -1
+		case b == latest:
+			return 1
+		}
+		return cmp.Or(cmp.Compare(all[b], all[a]), cmp.Compare(a, b))
+	}) {
 		parts = append(parts, fmt.Sprintf("%d of them: %s", all[why], oneLine(cmp.Or(why, "being sent"))))
 	}
 	const most = 3

@@ -697,6 +697,39 @@ func TestWatchRejectedLogin(t *testing.T) {
 	d.watching(t, 0, said, "scans", "--watch", t.TempDir())
 }
 
+// TestWatchKeyIsReplaced: a watch whose key is refused says why it does not use the file that replaces the key file, and goes
+// on with one that it can use.
+func TestWatchKeyIsReplaced(t *testing.T) {
+	d := newDesk(t)
+	d.must(t, "topic", "claim", "scans")
+	dir, watched := t.TempDir(), t.TempDir()
+	gone, good, used := filepath.Join(dir, "gone.env"), filepath.Join(dir, "good.env"), filepath.Join(dir, "used.env")
+	d.must(t, "key", "create", "gone", "--topic", "scans", "--write", "--save-env", gone)
+	d.must(t, "key", "create", "good", "--topic", "scans", "--write", "--save-env", good)
+	d.must(t, "key", "revoke", "gone")
+	use := func(file string, mode os.FileMode) {
+		t.Helper()
+		testkit.Must(t, os.WriteFile(used+".new", testkit.ReadFile(t, file), mode))
+		testkit.Must(t, os.Rename(used+".new", used))
+	}
+	said := func(text string) func() bool { return func() bool { return strings.Contains(d.err.String(), text) } }
+	use(gone, 0o600)
+	put(t, watched, "a.json", "1")
+	d.vars["DIASPORA_KEY_FILE"] = used
+	d.err.Reset()
+	stop, _ := d.started(t, "produce", "scans", "--watch", watched, "--settle", "0")
+	testkit.Eventually(t, "the revoked key is reported", said("the access key was revoked; 1 event waits in "))
+	use(good, 0o644)
+	testkit.Eventually(t, "a file that others may read is reported", said("the access key was revoked; key file: DIASPORA_KEY_FILE: key file "+used+": others may read or change it (mode 0644)"))
+	use(good, 0o600)
+	testkit.Eventually(t, "the event is sent", said("that is solved: the events are sent"))
+	stop()
+	delete(d.vars, "DIASPORA_KEY_FILE")
+	if got := d.events(t, "scans"); len(got) != 1 {
+		t.Errorf("the topic has %d events, want 1", len(got))
+	}
+}
+
 // TestWatchOtherKey: a watch that is started again with another login or key than before logs all files again, and says
 // so. A topic of the same name in another fabric is another topic.
 func TestWatchOtherKey(t *testing.T) {

@@ -30,6 +30,10 @@ const (
 	FileVariable   = "DIASPORA_KEY_FILE"
 )
 
+// FaultMark is what comes before the reason why a running program does not use the key that is now in its
+// key file, in the error that says why events are pending.
+const FaultMark = "; key file: "
+
 // IsID reports whether s is the ID of an access key.
 func IsID(s string) bool {
 	letters, ok := strings.CutPrefix(s, "key-")

@@ -351,7 +351,7 @@ var faults = []fault{
 		func(w *world) { w.mistype("wether") }},
 	{"topic", "another topic, with a key", Failure, `^the access key key-\w+ has access to weather, not to aerosols$`, `^name one of these topics with --topic, or use an access key for aerosols$`, fabric.Config{},
 		func(w *world) { w.mistype("aerosols", "weather") }},
-	{"topic", "a topic that is gone, with a key", Failure, `^the access key key-\w+ is for weather, but has no access to it: the topic was released or is not shared any more, or an operator denies the access$`, `^look at it with "diaspora topic show weather"`, fabric.Config{},
+	{"topic", "a topic that is gone, with a key", Failure, `^the access key key-\w+ is for weather, but has no access to it: the topic was released or handed over, or is not shared any more, or an operator denies the access$`, `^look at it with "diaspora topic show weather"`, fabric.Config{},
 		func(w *world) { w.mistype("weather", "weather"); w.release() }},
 
 	{"topic", "one's own, which an operator denies", Failure, `^you have no access to weather, although it is yours: an operator denies it$`, `^ask an operator`, fabric.Config{},

@@ -130,7 +130,7 @@ func (v *visit) noAccessByKey(ctx context.Context, name string) Finding {
 	switch {
 	case slices.Contains(names, name):
 		return failure(fmt.Sprintf(`look at it with "diaspora topic show %s" where you are logged in; if it is yours, ask an operator of the fabric`, name),
-			"the access key %s is for %s, but has no access to it: the topic was released or is not shared any more, or an operator denies the access", v.cfg.Key.ID, name)
+			"the access key %s is for %s, but has no access to it: the topic was released or handed over, or is not shared any more, or an operator denies the access", v.cfg.Key.ID, name)
 	case len(names) == 0:
 		return failure(`compare the name with "diaspora topic list" where you are logged in`,
 			"the access key %s has no access to %s: it is mistyped, not claimed, or of another owner", v.cfg.Key.ID, name)
