@@ -127,7 +127,7 @@ const (
 	defaultClosePatience = 5 * time.Second
 	defaultMaxEventBytes = 999_000 // with overhead, fits Kafka's default batch limit of 1 MiB
 	defaultLogin         = `run "diaspora login"`
-	anotherKey           = `make another access key with "diaspora key create NAME --save-env FILE" where its owner is logged in, and `
+	anotherKey           = `make another access key with "diaspora key create NAME --save-env FILE" (and the same --topic, --read or --write) where its owner is logged in, and `
 	anotherKeyHint       = anotherKey + "use it instead"
 	minSpoolBytes        = 64 << 10
 )

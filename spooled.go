@@ -120,6 +120,15 @@ func openSpooled(ctx context.Context, cfg Config, counts *counts) (*spooled, err
 			Hint:      Hint(refused), cause: errors.Join(err, refused),
 		}
 	}
+	if errors.Is(err, spool.ErrSubject) && spool.IsUnbound(subject) && !ofUnbound(err, spool.Unbound) && !ofUnbound(err, spool.UnboundKey) {
+		// The spool may well be of the credential's owner, but who that is can only be found out later.
+		return nil, &Error{
+			Condition: ErrUnavailable,
+			Reason:    fmt.Sprintf("the events in %s wait, because the fabric cannot be asked now whether %s is of the person who logged them", cfg.SpoolDir, cfg.identityName()),
+			Hint:      "try again when the fabric can be reached",
+			cause:     err,
+		}
+	}
 	if err != nil {
 		return nil, explainSpool(err)
 	}
@@ -466,6 +475,13 @@ func refusedCredential(err error) bool {
 	return errors.Is(err, ErrPermission) || errors.Is(err, ErrUnauthenticated) && !errors.Is(err, trust.ErrUntrusted)
 }
 
+// ofUnbound reports whether a [spool.ErrSubject] says that the spool has events of a credential whose owner was not known.
+// kind is the kind of credential.
+func ofUnbound(err error, kind string) bool {
+	of, _, _ := strings.Cut(err.Error(), ", not ")
+	return strings.Contains(of, `"`+kind)
+}
+
 // explainSpool converts an error of the spool into one of this package.
 func explainSpool(err error) error {
 	for _, c := range []struct {
@@ -483,9 +499,9 @@ func explainSpool(err error) error {
 		if errors.Is(err, c.spool) {
 			switch {
 			case c.spool != spool.ErrSubject:
-			case strings.Contains(err.Error(), `"`+spool.Unbound):
+			case ofUnbound(err, spool.Unbound):
 				c.hint = "sign in with that credential, as DIASPORA_REFRESH, to send them, or use another directory"
-			case strings.Contains(err.Error(), `"`+spool.UnboundKey):
+			case ofUnbound(err, spool.UnboundKey):
 				c.hint = "sign in with that key, or with another one of the same person once the fabric can be reached, to send them, or use another directory"
 			}
 			return &Error{Condition: c.ours, Reason: err.Error(), Hint: c.hint, cause: err}

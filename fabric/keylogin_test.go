@@ -417,3 +417,32 @@ func TestKeyFileIsReplaced(t *testing.T) {
 		}
 	}
 }
+
+// TestSpoolWhoseOwnerCannotBeAsked opens a spool with the key that logged its events, on a machine that has not used the key
+// before, while the fabric is unreachable. The error must not say that the events are of another identity.
+func TestSpoolWhoseOwnerCannotBeAsked(t *testing.T) {
+	t.Parallel()
+	f := fabrictest.Start(t, fabric.Config{})
+	cfg := fabrictest.As(t, f, ada)
+	fabrictest.Claim(t, cfg, "weather")
+	key := fabrictest.CreateKey(t, cfg, diaspora.AccessKeyRequest{Name: "k", Write: true})
+	spoolDir := filepath.Join(t.TempDir(), "spool")
+	with := func() diaspora.Config { // on another machine each time
+		t.Helper()
+		env := map[string]string{"DIASPORA_URL": f.URL(), "DIASPORA_KEY_ID": key.ID, "DIASPORA_KEY_SECRET": key.Secret.Reveal(), "DIASPORA_CONFIG_DIR": t.TempDir()}
+		cfg, err := diaspora.ConfigFromEnv(func(name string) string { return env[name] })
+		testkit.Must(t, err)
+		cfg.SpoolDir, cfg.ClosePatience = spoolDir, -1
+		return cfg
+	}
+	logger, err := diaspora.OpenLogger(testkit.Within(t), with())
+	testkit.Must(t, err)
+	other := with()
+	testkit.Must(t, f.Close())
+	testkit.Must(t, logger.Log(testkit.Within(t), diaspora.Event{Topic: "weather", Value: []byte("1")}))
+	testkit.Must(t, logger.Close(testkit.Within(t)))
+	_, err = diaspora.OpenLogger(testkit.Within(t), other)
+	if !errors.Is(err, diaspora.ErrUnavailable) || !errors.Is(err, spool.ErrSubject) || strings.Contains(err.Error(), "another identity") || !strings.Contains(err.Error(), "the fabric cannot be asked now whether the access key "+key.ID+" is of the person who logged them") {
+		t.Errorf("OpenLogger: %v", err)
+	}
+}

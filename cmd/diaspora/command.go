@@ -459,7 +459,7 @@ func run(ctx context.Context, e *env, args []string) int {
 }
 
 // withoutFabric are the commands that need no fabric that is already known.
-var withoutFabric = []string{"login", "up", "doctor", "healthcheck", "serve", "init"}
+var withoutFabric = []string{"login", "up", "doctor", "healthcheck", "serve", "init", "remove"}
 
 // whenAway adds to an error of a command whose fabric is unreachable which fabric that is, and what to do next.
 func (e *env) whenAway(ctx context.Context, cmd *cobra.Command, err error) error {

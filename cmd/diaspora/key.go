@@ -184,6 +184,9 @@ func aboutKeyTopics(ctx context.Context, cfg diaspora.Config, client *diaspora.C
 		case s.Near != "":
 			text, _ := explanation(err) // the hint of the service is to list the topics
 			return &failure{errors.New(text), diaspora.ErrNotFound, []string{fmt.Sprintf("did you mean %s?", s.Near)}}
+		case s.Free:
+			text, _ := explanation(err)
+			return &failure{errors.New(text), diaspora.ErrNotFound, []string{fmt.Sprintf(`claim it with "diaspora topic claim %s"`, name)}}
 		case s.Own && !s.Topic.Released.IsZero():
 			return hinted(err, fmt.Sprintf(`you have released it; "diaspora topic restore %s" brings it back`, name))
 		case s.Foreign:

@@ -122,7 +122,7 @@ func (e *env) keyValidUntil(ctx context.Context, op string, cfg diaspora.Config,
 	}
 	if !key.Expires.IsZero() && key.Expires.Before(found.Until) {
 		return fail(diaspora.ErrUnauthenticated, fmt.Sprintf(`make another access key where you are logged in, with "%s", and use it instead`, createLike(key)),
-			"%s: the access key %s (%s) expires in %s, on %s", op, key.ID, key.Name, strings.TrimSuffix(key.Expires.Sub(e.now()).Round(time.Minute).String(), "0s"), e.clock(key.Expires))
+			"%s: the access key %s (%s) expires in %s, on %s", op, key.ID, key.Name, strings.TrimSuffix(key.Expires.Sub(e.now()).Truncate(time.Minute).String(), "0s"), e.clock(key.Expires))
 	}
 	found.Key = &key
 	if key.Expires.IsZero() {

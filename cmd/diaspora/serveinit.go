@@ -666,7 +666,11 @@ func (i *serviceInit) report() error {
 	if len(doc.Operators) == 0 {
 		i.warn("there is no operator, so nobody can block a person: set operators in %s", i.file)
 	}
-	return i.answer(doc, "%s\nOnce Kafka runs, type:\n%s\n", text, strings.Join(doc.Next, "\n"))
+	first := "Once Kafka runs"
+	if file := i.values["tls-cert-file"]; file != "" {
+		first += " and the certificate is in " + file
+	}
+	return i.answer(doc, "%s\n%s, type:\n%s\n", text, first, strings.Join(doc.Next, "\n"))
 }
 
 // singleNode returns the settings of a new Apache Kafka of one node on this host. ok is false if the cluster is another one,

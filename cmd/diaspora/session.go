@@ -14,6 +14,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/aclclient"
 	"github.com/diaspora-streams/diaspora/internal/trust"
 )
 
@@ -119,6 +120,9 @@ func (e *env) target(profiles *diaspora.Profiles, address string) (diaspora.Prof
 	}
 	if !strings.Contains(address, "://") {
 		return diaspora.Profile{}, misuse(fmt.Sprintf(`try "diaspora login %s://%s"`, likelyScheme(address), address), "login: %q is not a URL", address)
+	}
+	if u, err := aclclient.ParseURL(address); err == nil {
+		address = u.String() // without /acl, which the address of the form has
 	}
 	if named {
 		return diaspora.Profile{Name: name, URL: address}, nil

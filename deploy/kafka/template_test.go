@@ -27,6 +27,9 @@ func TestServerProperties(t *testing.T) {
 			t.Errorf("the settings do not have %q:\n%s", want, text)
 		}
 	}
+	if strings.Contains(text, "internal partitions") {
+		t.Error("the comment of settings that are left out stays")
+	}
 	for _, bad := range []string{`a"b`, `a\b`, "a b", "a\nb", "é"} {
 		values["ADMIN_PASSWORD"] = bad
 		if _, err := ServerProperties(values); err == nil || !strings.Contains(err.Error(), "@ADMIN_PASSWORD@") {

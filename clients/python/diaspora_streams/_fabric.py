@@ -164,7 +164,7 @@ class Fabric:
         reason = printable(str(said or "the access key is not accepted")[:500])
         raise Unauthenticated(
             f'sign in to {self.url}: {reason}; make another access key with "diaspora key create NAME --save-env FILE" '
-            "where its owner is logged in, and use it instead"
+            "(and the same --topic, --read or --write) where its owner is logged in, and use it instead"
         )
 
     def _ask_about_key(self) -> Optional[Answer]:
