@@ -86,7 +86,7 @@ func (k *keyFile) read(ctx context.Context) (fault string) {
 	case err != nil:
 		return "the owner of the key that is now in it cannot be looked up: " + err.Error()
 	case owner != k.subject && !(spool.IsUnbound(k.subject) && next.owns(ctx, owner, k.subject)):
-		return "the key that is now in it belongs to another person, who must not send these events; restart this program to log further events with it"
+		return "the key that is now in it belongs to another person, and is not used: replace it with a key of the person whose key was there before, or restart this program to log further events with it"
 	}
 	f, err := next.fabric()
 	if err != nil {

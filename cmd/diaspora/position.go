@@ -41,7 +41,7 @@ func parsePosition(text string, now time.Time) (diaspora.Position, error) {
 func readPosition(text string, now time.Time) (consume.Position, error) {
 	text = strings.TrimSpace(text)
 	switch strings.ToLower(text) {
-	case "start", "earliest", "beginning":
+	case "start", "earliest", "beginning", "begin":
 		return consume.Position{Kind: consume.Start}, nil
 	case "end", "latest":
 		return consume.Position{Kind: consume.End}, nil

@@ -401,8 +401,8 @@ func (e *env) otherSpools() string {
 func (e *env) statusLine(d statusDocument) (c colour, head, text string) {
 	c, head = green, "no events are pending"
 	if d.Events > 0 {
-		c, head = yellow, fmt.Sprintf("%s (%s on disk) %s", count(d.Events, "event"), terminal.Size(d.Bytes), agree(d.Events, "waits", "wait"))
-		text = fmt.Sprintf(" since %s: %s", e.age(d.Oldest), e.reasonsText(d))
+		c, head = yellow, fmt.Sprintf("%s pending (%s on disk)", count(d.Events, "event"), terminal.Size(d.Bytes))
+		text = fmt.Sprintf(", the oldest for %s: %s", e.age(d.Oldest), e.reasonsText(d))
 	}
 	if d.Losses != (spool.Losses{}) {
 		c = yellow

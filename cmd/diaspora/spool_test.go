@@ -260,7 +260,7 @@ func TestStatusOfSeveralSpools(t *testing.T) {
 	}
 	d.out.Reset()
 	d.must(t, "status")
-	if said := d.out.String(); !regexp.MustCompile(`^5 events \(.*\) wait since .*: 2 of them: .*wether.*; 3 of them: being sent`).MatchString(said) {
+	if said := d.out.String(); !regexp.MustCompile(`^5 events pending \(.*\), the oldest for .*: 2 of them: .*wether.*; 3 of them: being sent`).MatchString(said) {
 		t.Errorf("with two reasons, status says %q", said)
 	}
 }

@@ -37,7 +37,7 @@ func (w *Watcher) logFile(ctx context.Context, root *os.Root, name string) {
 		w.notifyOnce("", Notice{What: HalfLine, File: name, After: halfLineTimes * w.cfg.Settle})
 		return
 	}
-	if _, logged := w.journal.done[name]; logged {
+	if _, done := w.journal.done[name]; done && !(w.cfg.Whole && w.journal.refused[name]) { // a whole file that was refused was not logged
 		w.notifyOnce(name, Notice{What: Again, File: name})
 	}
 	f.inFlight = true

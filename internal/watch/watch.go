@@ -490,7 +490,11 @@ func (w *Watcher) complete(name string, m mark) bool {
 		f = &pendingFile{mark: m, first: now, since: now}
 		w.pending[name] = f
 	case f.mark != m:
-		f = &pendingFile{mark: m, first: f.first, since: now}
+		first := f.first
+		if f.Size == 0 { // it did not change while it was empty
+			first = now
+		}
+		f = &pendingFile{mark: m, first: first, since: now}
 		w.pending[name] = f
 		if changing := now.Sub(f.first); changing >= max(growingAfter, 2*w.cfg.Settle) {
 			w.notifyOnce(name, Notice{What: Growing, File: name, After: changing})

@@ -124,6 +124,31 @@ func TestRefused(t *testing.T) {
 	}
 }
 
+// TestRefusedWhole checks that a file that was refused as a whole is not said to be logged again once it has changed.
+func TestRefusedWhole(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	put(t, dir, "a", "1")
+	w, notices := open(t, dir, t.TempDir())
+	defer w.Close()
+	bad := errors.New("it is too large")
+	w.cfg.Whole = true
+	w.cfg.Event = func([]byte) (diaspora.Event, error) { return diaspora.Event{}, bad }
+	w.logger = &fakeLogger{answers: true}
+	w.scan(t.Context())
+	testkit.Must(t, w.record())
+	w.cfg.Event = func(content []byte) (diaspora.Event, error) { return diaspora.Event{Value: content}, nil }
+	put(t, dir, "a", "22")
+	testkit.Eventually(t, "the file is logged", func() bool {
+		w.scan(t.Context())
+		testkit.Must(t, w.record())
+		return slices.ContainsFunc(*notices, func(n Notice) bool { return n.What == Logged })
+	})
+	if slices.ContainsFunc(*notices, func(n Notice) bool { return n.What == Again }) {
+		t.Errorf("the notices are %+v", *notices)
+	}
+}
+
 // TestOrigin checks that Origin ignores headers of the same names that the user has added.
 func TestOrigin(t *testing.T) {
 	t.Parallel()
@@ -156,6 +181,13 @@ func TestGrowing(t *testing.T) {
 		}
 		if want := []Notice{{What: Growing, File: "motor.csv", After: time.Minute}}; !slices.Equal(*notices, want) {
 			t.Errorf("the notices are %+v, want %+v", *notices, want)
+		}
+		// A file that was empty for a long time has not been changing.
+		*notices = nil
+		w.complete("late.csv", mark{0, 1})
+		time.Sleep(time.Hour)
+		if w.complete("late.csv", mark{1, 2}); len(*notices) > 0 {
+			t.Errorf("of a file that was empty, it says %v", *notices)
 		}
 		// With a long Settle, a file that was changed twice is not reported.
 		*notices = nil
