@@ -140,7 +140,7 @@ func TestPythonReadme(t *testing.T) {
 	env, python := s.pythonEnv(t, topic, false), streamsEnv(t, "python3")
 	blocks := strings.Split(string(text), "```python\n")[1:]
 	const handler, read, others = 3, 4, 3 // examples, and how many Kafka clients follow
-	if want := read + 2 + others; len(blocks) != want {
+	if want := read + 1 + others; len(blocks) != want {
 		t.Fatalf("the README has %d examples, want %d", len(blocks), want)
 	}
 	for i, block := range blocks {
