@@ -271,6 +271,7 @@ func (e *env) up(ctx context.Context, o upOptions, again func(...portFlag) strin
 	if err := e.printUp(u); err != nil {
 		return err
 	}
+	e.sayUsers(o.users, u.URL)
 	topics := inside.Of(f).Topics()
 	e.tellMoved(dir, lastRun{Info: fabric.Info{URL: u.URL, Brokers: u.Brokers, Globus: u.Globus, Kafka: cluster, SyncWrites: o.syncWrites}, Topics: &topics}, again)
 	e.say("ready after %d ms; Ctrl-C stops it", time.Since(began).Milliseconds())
@@ -771,14 +772,19 @@ func (e *env) askRunning(ctx context.Context, o upOptions, u upDocument) error {
 		if err != nil {
 			return err
 		}
-		for _, username := range o.users {
-			e.say("%s can log in now: diaspora login %s --as %s", username, shellWord(u.URL), shellWord(username))
-		}
+		e.sayUsers(o.users, u.URL)
 	}
 	if !o.printAccount {
 		return nil
 	}
 	return e.answer(u, "%s", u.exports())
+}
+
+// sayUsers says how users who were added log in.
+func (e *env) sayUsers(usernames []string, address string) {
+	for _, username := range usernames {
+		e.say("%s can log in now: diaspora login %s --as %s", username, shellWord(address), shellWord(username))
+	}
 }
 
 // addUsers adds users to the stand-in for Globus Auth at issuer.
