@@ -441,5 +441,5 @@ func wrongSettings(errs ...error) error {
 	}
 	lines := strings.Split(err.Error(), "\n")
 	slices.Sort(lines)
-	return misuse(`"diaspora serve --help" lists the settings; docs/operate.md says how to make the files`, "serve: %s", strings.Join(lines, "\n  "))
+	return misuse(`"diaspora serve --help" lists the settings; docs/one-server.md and docs/operate.md say how to make the files`, "serve: %s", strings.Join(lines, "\n  "))
 }

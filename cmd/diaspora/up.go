@@ -879,7 +879,7 @@ func upError(err error, kafkaFile, dir string, again func(...portFlag) string) e
 	case kafkaFile == "":
 	case errors.Is(err, fs.ErrNotExist):
 		file, absErr := filepath.Abs(kafkaFile)
-		if _, stopped := os.Stat(filepath.Join(filepath.Dir(file), "kafka-cluster")); stopped == nil && absErr == nil {
+		if _, stopped := os.Stat(filepath.Join(filepath.Dir(file), "kafka-cluster")); stopped == nil && absErr == nil && filepath.Base(file) == "cluster.json" {
 			return hinted(fmt.Errorf("up: the Apache Kafka of %s is stopped; its events are kept", kafkaFile), fmt.Sprintf(`"%s" in the clone starts it again`, makeKafkaUp(file)))
 		}
 		return hinted(fmt.Errorf("up: %w", err), startKafka)
