@@ -148,10 +148,13 @@ func (e *env) aboutKey(ctx context.Context, cfg diaspora.Config, client *diaspor
 		text += fmt.Sprintf("the access key %s may not %s it, it may %s only", key.ID, verb, other)
 		verb = strings.TrimSuffix(verb, " to")
 		hints = append(hints, fmt.Sprintf(`use an access key that may %s ("diaspora key create NAME --topic %s --%[1]s", where somebody is logged in who may %[1]s it)%[3]s`, verb, t.Topic, e.orOwnLogin(cfg, verb)))
+		if slices.Contains(key.Topics, t.Topic) { // its name is right, so no hint to discard the events
+			return &failure{errors.New(text), condition, hints}
+		}
 	case slices.Contains(key.Topics, t.Topic):
 		text += fmt.Sprintf("the access key %s is for it, but has no access: the topic was released or handed over, or is not shared any more, or an operator of the fabric denies the access", key.ID)
 		hints = append(hints, fmt.Sprintf(`look at it with "diaspora topic show %s" where you are logged in; if it is yours, ask an operator`, t.Topic))
-		return &failure{errors.New(text), condition, append(hints, hintsOf(err)...)}
+		return &failure{errors.New(text), condition, hints}
 	case len(key.Topics) == 0:
 		text += fmt.Sprintf("no topic %s that the access key %s may %s: it is mistyped, not claimed, or not its owner's", t.Topic, key.ID, verb)
 	default:

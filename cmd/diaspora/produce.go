@@ -919,7 +919,7 @@ func (e *env) discardHint(topic, dir string, used bool) string {
 	}
 	switch {
 	case watched:
-		return text + `end the watch (a service: stop it), type "` + e.discardCommand(topic, dir) + ` --yes", and watch with the right topic, which logs the files again`
+		return text + `end the watch (a service: stop it), type "` + e.discardCommand(topic, dir) + ` --to FILE --yes", and watch with the right topic, which logs the files again`
 	case used:
 		return text + `end the process that uses the spool (a service: stop it), and take them out: "` + e.discardCommand(topic, dir) + ` --to FILE" (in a script, add --yes)`
 	}

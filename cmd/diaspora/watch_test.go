@@ -650,7 +650,7 @@ func TestWatchToldOfRefusals(t *testing.T) {
 	said := d.err.String()
 	for _, want := range []string{
 		"/state; 1 other line was not logged, as said before\n",
-		`if the name is wrong, end the watch (a service: stop it), type "DIASPORA_CONFIG_DIR=` + d.vars["DIASPORA_CONFIG_DIR"] + ` diaspora spool discard scnas --yes", and watch with the right topic`,
+		`if the name is wrong, end the watch (a service: stop it), type "DIASPORA_CONFIG_DIR=` + d.vars["DIASPORA_CONFIG_DIR"] + ` diaspora spool discard scnas --to FILE --yes", and watch with the right topic`,
 		"\ndiaspora: 1 event logged to this disk only, 1 failed; 1 event waits in ",
 		"\ndiaspora: log topic \"scnas\": permission denied", // at the end, again
 		": 1 of 2 events was not logged: bad.json line 1\n",
@@ -662,8 +662,8 @@ func TestWatchToldOfRefusals(t *testing.T) {
 	d.err.Reset()
 	put(t, dir, "bad.json", "")
 	d.must(t, "topic", "claim", "scans")
-	d.watching(t, 0, func() bool { return strings.Contains(d.err.String(), "discard scnas --yes") }, "scans", "--watch", dir, "--settle", "0")
-	if want := `diaspora spool discard scnas --yes", and watch with the right topic, which logs the files again`; !strings.Contains(d.err.String(), want) {
+	d.watching(t, 0, func() bool { return strings.Contains(d.err.String(), "discard scnas --to FILE --yes") }, "scans", "--watch", dir, "--settle", "0")
+	if want := `diaspora spool discard scnas --to FILE --yes", and watch with the right topic, which logs the files again`; !strings.Contains(d.err.String(), want) {
 		t.Errorf("the watch says\n%s\nwant %q", d.err.String(), want)
 	}
 }
@@ -676,10 +676,18 @@ func TestWatchNoRight(t *testing.T) {
 	d.err.Reset()
 	d.watching(t, 0, said("log topic \"scnas\": nobody has claimed scnas; did you mean scans?; new files wait on disk until this is solved\nhint: "), "scnas", "--watch", t.TempDir())
 	key := filepath.Join(t.TempDir(), "key.env")
-	d.must(t, "key", "create", "k", "--read", "--save-env", key)
+	d.must(t, "key", "create", "k", "--topic", "scans", "--read", "--save-env", key)
 	d.vars["DIASPORA_KEY_FILE"] = key
 	d.err.Reset()
 	d.watching(t, 0, said(" may not write to it, it may read only; new files wait on disk"), "scans", "--watch", t.TempDir())
+	// The name of the topic is right, so there is no hint to discard the events.
+	dir := t.TempDir()
+	put(t, dir, "a.json", "1")
+	d.err.Reset()
+	d.watching(t, 4, said(" may not write to it, it may read only; 1 event waits in "), "scans", "--watch", dir, "--settle", "0")
+	if strings.Contains(d.err.String(), "discard") {
+		t.Errorf("the watch says\n%s", d.err.String())
+	}
 }
 
 // TestWatchRejectedLogin: a watch reports a revoked key also while there is nothing to log.
