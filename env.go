@@ -27,7 +27,8 @@ import (
 //	DIASPORA_CLIENT_ID        the ID of a Globus client to sign in as
 //	DIASPORA_CLIENT_SECRET    the secret of that client
 //	DIASPORA_KEY_FILE         a file that holds an access key to sign in with and the URL of its
-//	                          fabric, as written by "diaspora key create --save-env"
+//	                          fabric, as written by "diaspora key create --save-env"; a Logger with
+//	                          a spool reads it again when it signs in
 //	DIASPORA_KEY_ID           the ID of an access key to sign in with, if there is no such file
 //	DIASPORA_KEY_SECRET       the secret of that access key
 //	DIASPORA_BOOTSTRAP        bootstrap servers, as host:port,host:port
