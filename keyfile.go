@@ -3,6 +3,7 @@ package diaspora
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -86,7 +87,8 @@ func (k *keyFile) read(ctx context.Context) (fault string) {
 	case err != nil:
 		return "the owner of the key that is now in it cannot be looked up: " + err.Error()
 	case owner != k.subject && !(spool.IsUnbound(k.subject) && next.owns(ctx, owner, k.subject)):
-		return "the key that is now in it belongs to another person, and is not used: replace it with a key of the person whose key was there before, or restart this program to log further events with it"
+		return fmt.Sprintf("the key that is now in it, %s, belongs to another person than %s, with which the pending events were logged; restart this program to use %[1]s (these events then wait for a key of their person)",
+			next.Key.ID, k.cfg.Key.ID)
 	}
 	f, err := next.fabric()
 	if err != nil {

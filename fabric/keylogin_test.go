@@ -388,7 +388,7 @@ func TestKeyFileIsReplaced(t *testing.T) {
 	write("DIASPORA_KEY_ID=" + second.ID + "\n")
 	write(keyFile(graces))
 	testkit.Eventually(t, "the key of another user is refused", func() bool {
-		return strings.Contains(said.String(), "belongs to another person, and is not used")
+		return strings.Contains(said.String(), "belongs to another person than ")
 	})
 	if n := pending(); n != 1 {
 		t.Errorf("%d events wait, want 1", n)

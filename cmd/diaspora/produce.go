@@ -242,6 +242,10 @@ func (e *env) produce(ctx context.Context, o produceOptions, topic string, files
 		}
 	}
 	p.about = func(err error) error {
+		if strings.Contains(err.Error(), accesskey.FaultMark) { // what is wrong with the key file matters more than what it caused
+			text, _ := explanation(err)
+			return errors.New(text)
+		}
 		if t := (*diaspora.TopicError)(nil); p.spool && errors.As(err, &t) && !errors.Is(err, diaspora.ErrUnauthenticated) {
 			err = hinted(err, p.env.discardHint(t.Topic, p.dirs[0], p.watch != nil))
 		}

@@ -738,6 +738,30 @@ func TestWatchKeyIsReplaced(t *testing.T) {
 	}
 }
 
+// TestWatchForeignKey: a watch was started with a key of another person. It says that the right key, which replaces that one,
+// is not used, because the events belong to the other person now.
+func TestWatchForeignKey(t *testing.T) {
+	d := newDesk(t)
+	d.must(t, "topic", "claim", "scans")
+	dir, watched := t.TempDir(), t.TempDir()
+	used := filepath.Join(dir, "used.env")
+	foreign := fabrictest.CreateKey(t, fabrictest.As(t, d.fabric, "grace@example.org"), diaspora.AccessKeyRequest{Name: "g", Write: true})
+	text := fmt.Sprintf("DIASPORA_URL=%s\nDIASPORA_KEY_ID=%s\nDIASPORA_KEY_SECRET=%s\n", d.fabric.URL(), foreign.ID, foreign.Secret.Reveal())
+	testkit.Must(t, os.WriteFile(used, []byte(text), 0o600))
+	good := filepath.Join(dir, "good.env")
+	d.must(t, "key", "create", "good", "--topic", "scans", "--write", "--save-env", good)
+	put(t, watched, "a.json", "1")
+	d.vars["DIASPORA_KEY_FILE"] = used
+	d.err.Reset()
+	stop, _ := d.started(t, "produce", "scans", "--watch", watched, "--settle", "0")
+	said := func(text string) func() bool { return func() bool { return strings.Contains(d.err.String(), text) } }
+	testkit.Eventually(t, "the missing right is reported", said("1 event waits in "))
+	d.err.Reset()
+	testkit.Must(t, os.Rename(good, used))
+	testkit.Eventually(t, "the key that is not used is reported", said(" belongs to another person than "+foreign.ID+", with which the pending events were logged; restart this program to use key-"))
+	stop()
+}
+
 // TestWatchOtherKey: a watch that is started again with another login or key than before logs all files again, and says
 // so. A topic of the same name in another fabric is another topic.
 func TestWatchOtherKey(t *testing.T) {

@@ -479,7 +479,7 @@ var faults = []fault{
 		func(w *world) { w.service("not authenticated: the access key was revoked") }},
 	{"backlog", "of a service while the cluster is away", Warning, `: unavailable: no broker`, `^nothing to do for these events: the process that logs sends them once the cluster is reachable$`, fabric.Config{},
 		func(w *world) { w.service("unavailable: no broker") }},
-	{"backlog", "somebody else's", Warning, `of another identity`, `log in as`, fabric.Config{},
+	{"backlog", "somebody else's", Warning, `of another identity`, `log in as the person`, fabric.Config{},
 		func(w *world) {
 			w.spool(spool.Options{Subject: "00000000-0000-4000-8000-000000000001"}, func(s *spool.Spool) { w.append(s, "a") })
 		}},

@@ -172,7 +172,7 @@ func checkBacklog(_ context.Context, v *visit) Finding {
 	unauthenticated := strings.Contains(why, diaspora.ErrUnauthenticated.Error())
 	switch {
 	case foreign != "":
-		return warning("log in as who logged them; nobody else may send them", "%s, of another identity: %s", text, foreign)
+		return warning(`log in as the person who logged them, because nobody else may send them; or take them out with "diaspora spool discard TOPIC --to FILE"`, "%s, of another identity: %s", text, foreign)
 	case owned && age < backlogWarns && why == "":
 		return ok("%s, on their way", text)
 	case of != "": // most likely, no other check is about this topic
