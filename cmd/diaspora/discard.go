@@ -112,6 +112,9 @@ func (e *env) spoolDiscard(ctx context.Context, args []string, to string, yes bo
 		}{topic, discarded, to})
 	}
 	text, saved := count(discarded, "event")+" discarded", to != "" && to != "-"
+	if saved {
+		text = fmt.Sprintf("%s taken out, and saved in %s", count(discarded, "event"), to)
+	}
 	if saved && watched < discarded {
 		text += fmt.Sprintf(`; "diaspora produce TOPIC --input ndjson %s" logs them to another topic`, to)
 	}

@@ -63,7 +63,7 @@ func TestDiscardWatched(t *testing.T) {
 			t.Errorf("it says %q, and so %q", d.err.String(), never)
 		}
 	}
-	discarded([]string{"2 events discarded\n", "to log the files that they came from to another topic, watch " + dir + " with that topic; do not log " + saved + " to it as well. A watch with topic \"scnas\" does not log them again: for that, log " + saved}, "--input ndjson", "--to", saved)
+	discarded([]string{"2 events taken out, and saved in " + saved + "\n", "to log the files that they came from to another topic, watch " + dir + " with that topic; do not log " + saved + " to it as well. A watch with topic \"scnas\" does not log them again: for that, log " + saved}, "--input ndjson", "--to", saved)
 
 	// Events that came from elsewhere are told apart.
 	put(t, dir, "a.json", "changed")
@@ -71,7 +71,7 @@ func TestDiscardWatched(t *testing.T) {
 	if code := d.types(t.Context(), "produce", "scnas", "--input", "file", filepath.Join(elsewhere, "c.json")); code != 5 {
 		t.Fatalf("produce exits with %d, want 5", code)
 	}
-	discarded([]string{"2 events discarded; ", "the files that 1 of them came from", "--input ndjson " + saved + "2"}, "they came from", "--to", saved+"2")
+	discarded([]string{"2 events taken out, and saved in " + saved + "2; ", "the files that 1 of them came from", "--input ndjson " + saved + "2"}, "they came from", "--to", saved+"2")
 	if code := d.types(t.Context(), "produce", "scnas", "--input", "file", filepath.Join(elsewhere, "c.json")); code != 5 {
 		t.Fatalf("produce exits with %d, want 5", code)
 	}
