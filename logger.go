@@ -243,7 +243,7 @@ func (f *fabric) topicError(op, verb, topic string, err error) error {
 	err = explain(err)
 	claim := fmt.Sprintf("claim it with \"diaspora topic claim %s\"", clip(topic))
 	if ValidTopic(topic) != nil { // it may exist nevertheless, made with Kafka's own tools
-		claim = "correct the name, because nobody can claim a topic of this name,"
+		claim = "correct the name, because nobody can claim a topic of this name"
 	}
 	right, other := "--read", "--write"
 	if verb == "write to" {
@@ -254,7 +254,9 @@ func (f *fabric) topicError(op, verb, topic string, err error) error {
 	access := fmt.Sprintf(`%s if nobody has, or ask its owner to share it with you: %s, with %s as well if you have that right now; if it is yours, "diaspora doctor --topic %s" says why`,
 		claim, aclclient.ShareCommand(clip(topic), []string{f.Identity.Username, f.Identity.Subject}, right), other, clip(topic))
 	if f.Key != (Key{}) {
-		claim += " where you are logged in"
+		if ValidTopic(topic) == nil {
+			claim += " where you are logged in"
+		}
 		access = "use an access key that may, or " + claim
 	}
 	if denied, ok := err.(*Error); ok && denied.Condition == ErrPermission && !kafka.NotAdmitted(err) {

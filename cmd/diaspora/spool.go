@@ -350,7 +350,7 @@ func (e *env) status() error {
 	}
 	if topic := doctor.TopicOf(total.Why); topic != "" {
 		e.hint(e.discardHint(topic, total.dir, total.running))
-	} else if _, wrong := e.config(); strings.HasSuffix(total.Why, notSent) && wrong == nil {
+	} else if _, wrong := e.config(); strings.HasSuffix(total.Why, notSent) && !strings.Contains(total.Why, diaspora.ErrPermission.Error()) && wrong == nil {
 		e.hint(fmt.Sprintf(`to send them now: "%s"`, e.spoolCommand("drain")))
 	}
 	return err

@@ -675,6 +675,11 @@ func TestWatchNoRight(t *testing.T) {
 	said := func(text string) func() bool { return func() bool { return strings.Contains(d.err.String(), text) } }
 	d.err.Reset()
 	d.watching(t, 0, said("log topic \"scnas\": nobody has claimed scnas; did you mean scans?; new files wait on disk until this is solved\nhint: "), "scnas", "--watch", t.TempDir())
+	// A name that no topic can have is never solved, so the watch ends.
+	d.err.Reset()
+	if code := d.types(t.Context(), "produce", "my-scans", "--watch", t.TempDir()); code != 2 || !said("a topic's name has only letters, digits and underscores")() {
+		t.Errorf("a watch with a name that nobody can claim exits with %d and says\n%s", code, d.err.String())
+	}
 	key := filepath.Join(t.TempDir(), "key.env")
 	d.must(t, "key", "create", "k", "--topic", "scans", "--read", "--save-env", key)
 	d.vars["DIASPORA_KEY_FILE"] = key
