@@ -386,6 +386,7 @@ func TestKeyFileIsReplaced(t *testing.T) {
 	log("1")
 	testkit.Eventually(t, "the revoked key is reported", func() bool { return errors.Is(logger.Stats().Spool.Why, diaspora.ErrUnauthenticated) })
 	write("DIASPORA_KEY_ID=" + second.ID + "\n")
+	testkit.Eventually(t, "the incomplete file is reported", func() bool { return strings.Contains(said.String(), "belong together; one of them is not set") })
 	write(keyFile(graces))
 	testkit.Eventually(t, "the key of another user is refused", func() bool {
 		return strings.Contains(said.String(), "belongs to another person than ")

@@ -458,7 +458,7 @@ func run(ctx context.Context, e *env, args []string) int {
 	return exitCode(ctx, err)
 }
 
-// withoutFabric are the commands that need no fabric that is already known.
+// withoutFabric are the commands that need no fabric that is already known, or that name another one than the one in use.
 var withoutFabric = []string{"login", "up", "doctor", "healthcheck", "serve", "init", "remove"}
 
 // whenAway adds to an error of a command whose fabric is unreachable which fabric that is, and what to do next.

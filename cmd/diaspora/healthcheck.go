@@ -76,7 +76,7 @@ func (e *env) healthcheck(ctx context.Context, flags *pflag.FlagSet, which strin
 	switch {
 	case which == "" && len(settings) == 0:
 		what, err := e.healthcheckURL(ctx, upURL)
-		return what + noSettings, err
+		return what + " (" + noSettings + ")", err
 	case which == "" && (set("acl-listen") || set("acl-bootstrap")):
 		which = "acl"
 	case which == "" && set("gateway-broker"):
@@ -96,7 +96,7 @@ func (e *env) healthcheck(ctx context.Context, flags *pflag.FlagSet, which strin
 		}
 	}
 	if len(settings) == 0 { // the default address may be that of another fabric
-		return which, errors.New("serve has no settings here: name its file with --config")
+		return which, errors.New(noSettings)
 	}
 	p := front.Probe{Listen: d.acl.Listen, CertFile: d.certFile, TrustedProxies: d.TrustedProxies}
 	if which == "gateway" {
@@ -106,8 +106,7 @@ func (e *env) healthcheck(ctx context.Context, flags *pflag.FlagSet, which strin
 	return "the ACL endpoint at " + p.Listen, p.ACL(ctx)
 }
 
-// noSettings says why the address is the default one.
-const noSettings = " (serve has no settings here: name its file with --config)"
+const noSettings = "serve has no settings here: name its file with --config"
 
 func (e *env) healthcheckURL(ctx context.Context, address string) (what string, err error) {
 	roots, err := trust.Roots(nil, nil, e.getenv("DIASPORA_CA_FILE"))

@@ -592,7 +592,7 @@ func (i *serviceInit) logIn(ctx context.Context, client *globus.Client) (*globus
 	case err != nil:
 		return nil, err
 	case secret == "":
-		return nil, misuse("log in without --as", "there is no stand-in for Globus Auth of yours at %s", client.Issuer())
+		return nil, misuse("log in without --as", "you run no stand-in for Globus Auth at %s", client.Issuer())
 	}
 	return globusdev.Login(ctx, client, secret, i.as, options)
 }

@@ -241,7 +241,7 @@ func (p *produceRun) startRightsCheck(ctx context.Context, cfg diaspora.Config) 
 		} else {
 			err = p.about(err)
 		}
-		if named := diaspora.ValidTopic(p.topic); rejected && named != nil { // no claim and no share will ever solve this
+		if named := diaspora.ValidTopic(p.topic); rejected && named != nil { // nobody can claim or share such a topic
 			p.giveUp(fmt.Errorf("produce: %w", named))
 			return
 		}
