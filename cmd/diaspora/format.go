@@ -12,15 +12,15 @@ import (
 
 // formatHelp describes the formats that parseFormat accepts, for help texts. They are those of kcat, plus %I.
 const formatHelp = `A FORMAT is text with any of these tokens
-  %s  %k                  the value and the key
-  %S  %K                  their lengths in bytes; -1 if there is none
+  %s %k                   the value and the key
+  %S %K                   their lengths in bytes; -1 if there is none
   %R                      the value's length as four bytes, big endian
-  %t  %p  %o              topic, partition, offset
+  %t %p %o                topic, partition, offset
   %T                      when the cluster received the record, in milliseconds since 1970
   %h                      the headers, as name=value,name=value
   %I                      the ID of the event; kcat has no such token
   %%                      a percent sign
-  \n  \r  \t  \\          line feed, carriage return, tab, backslash
+  \n \r \t \\             line feed, carriage return, tab, backslash
   \x1f                    the byte with these hexadecimal digits`
 
 // recordFormat appends a formatted record to buf.

@@ -55,7 +55,8 @@ func TestEscape(t *testing.T) {
 	for text, want := range map[string]string{
 		`a <b> * _c_ \t`: `a \<b> \* _c_ \\t`,
 		`run "diaspora topic list -o json" with --from-start`: "run `diaspora topic list -o json` with `--from-start`",
-		`"other" -- and -o`: `"other" -- and -o`,
+		`"other" -- and -o`:                 `"other" -- and -o`,
+		"use --producer.config. Or --exit.": "use `--producer.config`. Or `--exit`.",
 	} {
 		if got := markdownText(text); got != want {
 			t.Errorf("markdownText(%q) = %q, want %q", text, got, want)

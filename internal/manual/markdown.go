@@ -48,7 +48,7 @@ func (b Block) markdown() string {
 }
 
 // asCode matches what becomes code: commands in quotes, and flags.
-var asCode = regexp.MustCompile(`"(diaspora [^"]*)"|--[a-z][a-z-]*[a-z]`)
+var asCode = regexp.MustCompile(`"(diaspora [^"]*)"|--[a-z][a-z.-]*[a-z]`)
 
 // markdownText escapes what Markdown would take for markup.
 func markdownText(text string) string {
