@@ -131,7 +131,7 @@ func init() {
 	inside.Running = func(dir string) (any, bool) { return running(dir) }
 	inside.Of = func(fabric any) inside.Parts {
 		f := fabric.(*Fabric)
-		return inside.Parts{Globus: f.globus, GlobusSecret: f.secret, Admin: slices.Clip(f.admin), Gateways: f.gateways, Topics: f.service.Topics}
+		return inside.Parts{Globus: f.globus, GlobusSecret: f.secret, Admin: slices.Clip(f.admin), Gateways: f.gateways}
 	}
 }
 

@@ -116,7 +116,7 @@ func (e *env) doctorOperator() string {
 	if secret, err := e.standInSecret(cfg.Discovery.Globus.Issuer); err != nil || secret == "" {
 		return ""
 	}
-	return `look at what your "diaspora up" says (with --kafka, "make kafka-up" starts Apache Kafka again)`
+	return `look at what your "diaspora up" says`
 }
 
 // doctorSpools returns the folder for spools of the current profile, and all spools of this user.

@@ -70,7 +70,7 @@ func TestDoctorOfTheOperator(t *testing.T) {
 	t.Parallel()
 	d := newDesk(t)
 	d.vars["DIASPORA_BOOTSTRAP"] = closing(t)
-	const others, own = "tell the operator", `look at what your "diaspora up" says (with --kafka, "make kafka-up" starts Apache Kafka again)`
+	const others, own = "tell the operator", `look at what your "diaspora up" says`
 	advice := func(want, other string) {
 		t.Helper()
 		d.out.Reset()

@@ -68,9 +68,9 @@ running, the command adds the user to it.
 If the fabric is already running, the command prints where, and exits. It fails if flags differ from
 what runs, or if the profile belongs to another fabric that is running.
 
-Without flags for ports, a later start uses the ports of the last one, because logins, profiles and
-key files contain them. Choose numbers below 32768: the system uses higher ones for outgoing
-connections.
+Without flags, a later start runs the same fabric again: with the ports of the last run, because
+logins, profiles and key files contain them, and with its --kafka or --sync. Choose ports below 32768:
+the system uses higher ones for outgoing connections.
 
 With --print-service-account, the command also prints environment variables with which a script can
 sign in as a service account. If the fabric is already running, the command prints only these
@@ -78,8 +78,9 @@ variables, for eval, and exits.
 
 With --kafka, there is no embedded broker. Events are stored in the Apache Kafka cluster that
 "make kafka-up" has started. A gateway runs in front of each node of the cluster, at the address
-that this node announces to clients. Use --kafka each time that you run up for this cluster: without
-it, up starts the embedded broker, which has none of the cluster's topics, events and keys.
+that this node announces to clients. Later starts use this cluster without the flag. Use
+"diaspora up --kafka none" to return to the embedded broker, which has topics, events and keys of its
+own.
 
 The fabric runs until Ctrl-C. Acknowledged events are available again after the next start, even
 after kill -9, except with --memory.`,
@@ -108,7 +109,7 @@ func (e *env) upCommand() *cobra.Command {
 	o.given = flags.Changed
 	flags.StringVar(&o.data, "data", "", "keep all data in `FOLDER` (default: a folder below ~/.local/share)")
 	flags.BoolVar(&o.memory, "memory", false, "keep all data in memory; it is lost when the command ends")
-	flags.StringVar(&o.kafka, "kafka", "", "use the Apache Kafka cluster described in `FILE` (a cluster.json)")
+	flags.StringVar(&o.kafka, "kafka", "", "use the Apache Kafka cluster described in `FILE` (a cluster.json); none selects the embedded broker")
 	flags.Uint16Var(&o.kafkaPort, kafkaPort, 9092, "listen on `PORT` for Kafka clients; 0 selects a free one; not with --kafka, because its file sets the ports")
 	flags.Uint16Var(&o.httpPort, httpPort, 9090, "listen on `PORT` for the ACL endpoint; 0 selects a free one")
 	flags.Uint16Var(&o.globusPort, globusPort, 9091, "listen on `PORT` for the Globus Auth stand-in; 0 selects a free one")
@@ -136,19 +137,13 @@ func flagsLine(flags *pflag.FlagSet, omitted func(name string) bool) (line strin
 // flag.
 type portFlag struct{ name, value string }
 
-const switchedOn = "true" // the value of a flag that takes none
-
 // upLine returns the command line of an up with the same flags, but with other ports or another cluster.
 func upLine(flags *pflag.FlagSet, ports []portFlag) string {
 	line := "diaspora up" + flagsLine(flags, func(name string) bool {
 		return name == "user" || slices.ContainsFunc(ports, func(p portFlag) bool { return p.name == name }) // users stay
 	})
 	for _, p := range ports {
-		switch p.value {
-		case "":
-		case switchedOn:
-			line += " --" + p.name
-		default:
+		if p.value != "" {
 			line += " --" + p.name + " " + shellWord(p.value)
 		}
 	}
@@ -175,12 +170,8 @@ func (e *env) up(ctx context.Context, o upOptions, again func(...portFlag) strin
 	if err != nil {
 		return err
 	}
-	o.kafka = clusterFile(o.kafka)
-	cluster := o.kafka // as an absolute path
-	if cluster != "" {
-		if cluster, err = filepath.Abs(cluster); err != nil {
-			return err
-		}
+	if o.kafka = clusterFile(o.kafka); o.kafka == noCluster {
+		o.kafka = ""
 	}
 	running, here := inside.Running(dir)
 	info, _ := running.(fabric.Info)
@@ -203,7 +194,16 @@ func (e *env) up(ctx context.Context, o upOptions, again func(...portFlag) strin
 	case err == nil:
 		defer func() { err = errors.Join(err, leave()) }()
 	}
-	o.useLastPorts(dir)
+	last, _ := readLastRun(dir)
+	if err := o.useLast(last); err != nil {
+		return err
+	}
+	cluster := o.kafka // as an absolute path
+	if cluster != "" {
+		if cluster, err = filepath.Abs(cluster); err != nil {
+			return err
+		}
+	}
 	username := e.username()
 	var log slog.Handler = slog.NewTextHandler(e.stderr, &slog.HandlerOptions{Level: slog.LevelWarn})
 	if cluster != "" {
@@ -216,7 +216,7 @@ func (e *env) up(ctx context.Context, o upOptions, again func(...portFlag) strin
 		GlobusAddr:  loopback(o.globusPort),
 		Username:    username,
 		Operators:   []string{username},
-		SyncWrites:  o.syncWrites,
+		SyncWrites:  o.syncWrites && cluster == "",
 		Version:     programVersion(),
 		Diagnostics: slog.New(log),
 	}
@@ -235,7 +235,10 @@ func (e *env) up(ctx context.Context, o upOptions, again func(...portFlag) strin
 		return nil // stopped while it started
 	}
 	if err != nil {
-		return upError(err, o.kafka, dir, again)
+		if err = upError(err, o.kafka, last, again); cluster != "" && !o.given("kafka") {
+			err = hinted(err, fmt.Sprintf(`"%s" runs the embedded broker instead, which has topics, events and access keys of its own`, again(portFlag{"kafka", noCluster})))
+		}
+		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
 
@@ -272,14 +275,15 @@ func (e *env) up(ctx context.Context, o upOptions, again func(...portFlag) strin
 		return err
 	}
 	e.sayUsers(o.users, u.URL)
-	topics := inside.Of(f).Topics()
-	e.tellMoved(dir, lastRun{Info: fabric.Info{URL: u.URL, Brokers: u.Brokers, Globus: u.Globus, Kafka: cluster, SyncWrites: o.syncWrites}, Topics: &topics}, again)
+	e.tellMoved(dir, last, lastRun{Info: fabric.Info{URL: u.URL, Brokers: u.Brokers, Globus: u.Globus, Kafka: cluster, SyncWrites: o.syncWrites}}, again)
 	e.say("ready after %d ms; Ctrl-C stops it", time.Since(began).Milliseconds())
 	<-ctx.Done()
-	recount(dir, inside.Of(f).Topics())
 	e.say("stopping; requests in flight are finished first")
 	return nil
 }
+
+// noCluster is the value of --kafka for the embedded broker.
+const noCluster = "none"
 
 // clusterFile returns the file of a cluster in a folder, where "make kafka-up" writes it. Any other name is unchanged.
 func clusterFile(name string) string {
@@ -330,17 +334,9 @@ func (h kafkaHinter) WithGroup(name string) slog.Handler {
 const addressesFile = "addresses.json"
 
 // lastRun says where the fabric last ran: its addresses, and the file of its Apache Kafka, if it had one.
+// SyncWrites is kept while it runs with an Apache Kafka.
 type lastRun struct {
 	fabric.Info
-
-	// Topics is how many topics there were, when it was last counted. It is nil in files of earlier versions.
-	Topics *int `json:"topics,omitempty"`
-
-	// Before is the Kafka of the last run that had another one than this. Nil means that there was no such run.
-	Before *string `json:"before,omitempty"`
-
-	// BeforeTopics is how many topics there were at that run. It is nil if that is not known.
-	BeforeTopics *int `json:"before_topics,omitempty"`
 
 	// Ports are those of earlier runs, as in portsOf.
 	Ports [][3]string `json:"ports,omitempty"`
@@ -354,12 +350,22 @@ func brokerName(kafka string) string {
 	return "--kafka " + shellWord(kafka)
 }
 
-// useLastPorts sets the ports that the user has not chosen to those of the last run with this data, because logins,
-// profiles and key files contain them.
-func (o *upOptions) useLastPorts(dir string) {
-	last, ok := readLastRun(dir)
-	if !ok {
-		return
+// useLast sets what the user has not chosen as in the last run with this data. Logins, profiles and key files contain its
+// ports, and with another broker, all topics would seem to be lost.
+func (o *upOptions) useLast(last lastRun) error {
+	if !o.given("kafka") && !o.memory {
+		o.kafka = last.Kafka
+	}
+	if o.kafka != "" && !o.given("kafka") {
+		for _, flag := range []string{kafkaPort, "sync"} {
+			if o.given(flag) {
+				return misuse(fmt.Sprintf(`leave it out, or use the embedded broker with "--kafka %s", which has topics, events and access keys of its own`, noCluster),
+					"up: --%s is for the embedded broker, and the last run used --kafka %s", flag, shellWord(o.kafka))
+			}
+		}
+	}
+	if !o.given("sync") {
+		o.syncWrites = last.SyncWrites
 	}
 	ports := portsOf(last.Info)
 	for _, p := range []struct {
@@ -371,39 +377,26 @@ func (o *upOptions) useLastPorts(dir string) {
 			*p.port = uint16(n)
 		}
 	}
+	return nil
 }
 
 // maxEarlierPorts is how many earlier ports a [lastRun] has at most.
 const maxEarlierPorts = 10
 
-// tellMoved warns if the fabric ran before with another broker that had more topics, because everything then seems to be
-// lost, or on other ports, because key files and profiles from then contain the old addresses. A user who goes back to
-// earlier ports is not told. It records the current run for the next start. Errors are ignored: the fabric works without
-// this file.
-func (e *env) tellMoved(dir string, now lastRun, again func(...portFlag) string) {
-	if last, ok := readLastRun(dir); ok {
-		was, is := portsOf(last.Info), portsOf(now.Info)
-		at := func(ports [3]string) string { return again(last.withSync(flagsOf(ports, now.Kafka != ""))...) }
-		now.Before, now.BeforeTopics, now.Ports = last.Before, last.BeforeTopics, last.Ports
+// tellMoved warns if the fabric ran before with another broker, because everything then seems to be lost, or on other
+// ports, because key files and profiles from then contain the old addresses. A user who goes back to earlier ports is not
+// told. It records the current run for the next start. Errors are ignored: the fabric works without this file.
+func (e *env) tellMoved(dir string, last, now lastRun, again func(...portFlag) string) {
+	if was, is := portsOf(last.Info), portsOf(now.Info); was != [3]string{} {
+		at := func(ports [3]string) string { return again(flagsOf(ports, now.Kafka != "")...) }
+		now.Ports = last.Ports
 		if was != is && !slices.Contains(now.Ports, was) {
 			now.Ports = append(now.Ports, was)[max(0, len(now.Ports)+1-maxEarlierPorts):]
 		}
-		tellBroker := func(which, kafka, kafkaPortThen string) {
-			port := portFlag{name: kafkaPort}
-			if kafka == "" {
-				port.value = kafkaPortThen
-			}
-			e.warn("%s run used %s; this one uses %s, which has none of the topics, events and access keys of that one", which, brokerName(kafka), brokerName(now.Kafka))
-			e.hint(fmt.Sprintf(`to use them again, end this, and type "%s"`, again(portFlag{"kafka", kafka}, port, portFlag{name: "sync"})))
-		}
 		switch {
 		case last.Kafka != now.Kafka:
-			now.Before, now.BeforeTopics = &last.Kafka, last.Topics
-			if last.leftBehind(now) {
-				tellBroker("the last", last.Kafka, was[1])
-			}
-		case now.Before != nil && now.BeforeTopics != nil && now.Topics != nil && *now.Topics < *now.BeforeTopics:
-			tellBroker("an earlier", *now.Before, "")
+			e.warn("the last run used %s, and this one uses %s; each has topics, events and access keys of its own", brokerName(last.Kafka), brokerName(now.Kafka))
+			e.hint(fmt.Sprintf(`to return to those of the last run, end this, and type "%s"`, again(portFlag{"kafka", cmp.Or(last.Kafka, noCluster)}, portFlag{name: kafkaPort}, portFlag{name: "sync"})))
 		case slices.Contains(last.Ports, is):
 		case now.Kafka != "" && was[0] == is[0] && was[2] == is[2]: // the ports of its gateways were chosen when the cluster was made
 			if was[1] != is[1] {
@@ -425,29 +418,8 @@ func (e *env) tellMoved(dir string, now lastRun, again func(...portFlag) string)
 			e.warn("it last ran on %s, %s and %s; key files and profiles from then have those addresses%s", was[0], was[1], was[2], text)
 			e.hint(hint)
 		}
-		if last.SyncWrites && !now.SyncWrites && last.Kafka == now.Kafka {
-			e.warn("the last run used --sync; without it, acknowledged events may be lost in a power failure")
-		}
 	}
 	now.write(dir)
-}
-
-// withSync adds the flag for synchronous writes if the run had it.
-func (r lastRun) withSync(flags []portFlag) []portFlag {
-	if r.SyncWrites && r.Kafka == "" {
-		return append(flags, portFlag{"sync", switchedOn})
-	}
-	return flags
-}
-
-// leftBehind reports whether a start with another broker seems to lose what the last run had. A user who has forgotten
-// --kafka, or has used a wrong file, and then goes back, should not be told to go on with the mistake.
-func (r lastRun) leftBehind(now lastRun) bool {
-	if r.Topics == nil || now.Topics == nil {
-		return true
-	}
-	back := r.Before != nil && *r.Before == now.Kafka
-	return *now.Topics < *r.Topics || *now.Topics == *r.Topics && !back
 }
 
 // readLastRun reads what the last run has recorded in the data folder.
@@ -463,14 +435,6 @@ func readLastRun(dir string) (last lastRun, ok bool) {
 func (r lastRun) write(dir string) {
 	if text, err := json.Marshal(r); err == nil && dir != "" {
 		_ = os.WriteFile(filepath.Join(dir, addressesFile), append(text, '\n'), 0o600)
-	}
-}
-
-// recount records how many topics there are at the end of a run.
-func recount(dir string, topics int) {
-	if last, ok := readLastRun(dir); ok {
-		last.Topics = &topics
-		last.write(dir)
 	}
 }
 
@@ -684,11 +648,11 @@ func (o upOptions) hasNoEffect(info fabric.Info, again func(...portFlag) string)
 		name    string
 		differs bool
 	}{
-		{"kafka", o.kafka != "" && !sameFile(o.kafka, info.Kafka)},
+		{"kafka", o.given("kafka") && o.kafka != info.Kafka && !sameFile(o.kafka, info.Kafka)},
 		{httpPort, other(httpPort, o.httpPort, ports[0])},
 		{globusPort, other(globusPort, o.globusPort, ports[2])},
 		{kafkaPort, other(kafkaPort, o.kafkaPort, kafkaPorts...)},
-		{"sync", o.syncWrites && !info.SyncWrites},
+		{"sync", o.given("sync") && o.syncWrites != info.SyncWrites},
 	} {
 		if f.differs {
 			flags = append(flags, "--"+f.name)
@@ -700,8 +664,8 @@ func (o upOptions) hasNoEffect(info fabric.Info, again func(...portFlag) string)
 	broker, line := "the embedded broker", again()
 	if info.Kafka != "" {
 		broker = "the Apache Kafka of " + info.Kafka
-		if o.kafka == "" { // without --kafka, all topics would seem to be lost
-			line = again(portFlag{"kafka", info.Kafka}, portFlag{name: kafkaPort}, portFlag{name: "sync"})
+		if !o.given("kafka") { // the next start has this cluster again, for which there are no such flags
+			line = again(portFlag{name: kafkaPort}, portFlag{name: "sync"})
 		}
 	}
 	n := len(flags)
@@ -872,8 +836,8 @@ const (
 // portFlags maps the parts of a fabric to the flags with their ports.
 var portFlags = map[string]string{"the Kafka gateway": kafkaPort, "the ACL endpoint": httpPort, "Globus Auth": globusPort}
 
-// upError adds hints to the error of a fabric that did not start. dir is its data folder, and again is as in up.
-func upError(err error, kafkaFile, dir string, again func(...portFlag) string) error {
+// upError adds hints to the error of a fabric that did not start. last is zero if there was no run before, and again is as in up.
+func upError(err error, kafkaFile string, last lastRun, again func(...portFlag) string) error {
 	const startKafka = `"make kafka-up" in a clone starts an Apache Kafka, and says where its file is`
 	switch {
 	case kafkaFile == "":
@@ -888,7 +852,6 @@ func upError(err error, kafkaFile, dir string, again func(...portFlag) string) e
 		return hinted(fmt.Errorf("up: the Apache Kafka of %s does not answer: %w", kafkaFile, err), fmt.Sprintf(`"%s" in the clone starts it again, with its events`, makeKafkaUp(file)))
 	}
 	if taken := takenPorts(err); len(taken) > 0 {
-		last, _ := readLastRun(dir)
 		return takenError(taken, last, kafkaFile != "", again)
 	}
 	if e := (*fabric.InUseError)(nil); errors.As(err, &e) {
@@ -918,13 +881,6 @@ func takenPorts(err error) (taken []*fabric.ListenError) {
 // takenError says which ports are taken, and how to choose others. last is zero if there was no run before. fixed means
 // that the ports of the gateways cannot be chosen.
 func takenError(taken []*fabric.ListenError, last lastRun, fixed bool, again func(...portFlag) string) error {
-	if last.Kafka != "" && !fixed { // the user has most likely forgotten --kafka
-		asTyped := again
-		again = func(flags ...portFlag) string {
-			flags = slices.DeleteFunc(flags, func(f portFlag) bool { return f.name == kafkaPort })
-			return asTyped(append(flags, portFlag{"kafka", last.Kafka}, portFlag{name: kafkaPort}, portFlag{name: "sync"})...)
-		}
-	}
 	var texts, hints []string
 	var free []portFlag
 	chosen := map[string]bool{}
@@ -955,9 +911,9 @@ func takenError(taken []*fabric.ListenError, last lastRun, fixed bool, again fun
 		hints = append(hints, fmt.Sprintf("end the other %s, because logins, profiles and key files have %s", agree(len(taken), "program", "programs"), agree(len(taken), "this port", "these ports")),
 			fmt.Sprintf(`if you cannot: "%s" uses %s; keep those from then on, and have everybody log in again there and make new key files`, again(free...), agree(len(free), "a free port", "free ports")))
 	case known && !stuck && portFree(was[0]) && portFree(was[2]) && (fixed || portFree(was[1])):
-		hints = append(hints, fmt.Sprintf(`logins, profiles and key files have the ports of the last run: "%s" uses them again`, again(last.withSync(flagsOf(was, fixed))...)))
+		hints = append(hints, fmt.Sprintf(`logins, profiles and key files have the ports of the last run: "%s" uses them again`, again(flagsOf(was, fixed)...)))
 	case known && !stuck:
-		hints = append(hints, fmt.Sprintf(`logins, profiles and key files have the ports of the last run, some of which are taken, too: try "%s" again in a minute`, again(last.withSync(flagsOf(was, fixed))...)),
+		hints = append(hints, fmt.Sprintf(`logins, profiles and key files have the ports of the last run, some of which are taken, too: try "%s" again in a minute`, again(flagsOf(was, fixed)...)),
 			fmt.Sprintf(`otherwise "%s" uses %s; keep those from then on, and have everybody log in again there and make new key files`, again(free...), agree(len(free), "a free port", "free ports")))
 	default:
 		hints = append(hints, fmt.Sprintf(`"%s" uses %s`, again(free...), agree(len(free), "a free port", "free ports")))

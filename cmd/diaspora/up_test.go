@@ -21,6 +21,12 @@ import (
 	"github.com/diaspora-streams/diaspora/internal/testkit"
 )
 
+// tell calls tellMoved for a run after those that the folder has records of.
+func tell(d *desk, dir string, now lastRun, again func(...portFlag) string) {
+	last, _ := readLastRun(dir)
+	d.tellMoved(dir, last, now, again)
+}
+
 // TestMoved: a fabric that runs on other ports than last time says so. If another program has the former ports, it does
 // not suggest to go back to them, because that is why the user has chosen others.
 func TestMoved(t *testing.T) {
@@ -39,7 +45,7 @@ func TestMoved(t *testing.T) {
 		testkit.Must(t, err)
 		testkit.Must(t, os.WriteFile(filepath.Join(dir, addressesFile), last, 0o600))
 		for range 2 { // the second time, it has not moved
-			d.tellMoved(dir, fabricAt("1"), func(ports ...portFlag) string { return upLine(cmd.Flags(), ports) })
+			tell(d, dir, fabricAt("1"), func(ports ...portFlag) string { return upLine(cmd.Flags(), ports) })
 		}
 		return d.err.String()
 	}
@@ -67,34 +73,9 @@ func TestMovedBack(t *testing.T) {
 	}{{"1", false}, {"4", true}, {"1", false}, {"4", false}, {"5", true}, {"1", false}} {
 		d.err.Reset()
 		now := lastRun{Info: fabric.Info{URL: "http://127.0.0.1:" + start.port, Brokers: []string{"127.0.0.1:2"}, Globus: "http://127.0.0.1:3"}}
-		d.tellMoved(dir, now, func(...portFlag) string { return "diaspora up" })
+		tell(d, dir, now, func(...portFlag) string { return "diaspora up" })
 		if told := strings.Contains(d.err.String(), "it last ran on"); told != start.told {
 			t.Errorf("start %d, on port %s, tells %t, want %t: %s", n+1, start.port, told, start.told, d.err.String())
-		}
-	}
-}
-
-// TestSyncForgotten: a fabric that ran with --sync says so when it runs without, and the way back to its ports has the flag.
-func TestSyncForgotten(t *testing.T) {
-	t.Parallel()
-	d, dir := emptyDesk(t), t.TempDir()
-	run := func(port string, sync bool) string {
-		d.err.Reset()
-		info := fabric.Info{URL: "http://127.0.0.1:" + port, Brokers: []string{"127.0.0.1:2"}, Globus: "http://127.0.0.1:3", SyncWrites: sync}
-		d.tellMoved(dir, lastRun{Info: info}, func(ports ...portFlag) string { return upLine(new(env).upCommand().Flags(), ports) })
-		return d.err.String()
-	}
-	const lost = "diaspora: the last run used --sync; without it, acknowledged events may be lost in a power failure\n"
-	for n, step := range []struct{ said, want string }{
-		{run("1", true), ""},
-		{run("1", false), lost},
-		{run("1", false), ""},
-		{run("1", true), ""},
-		{run("4", false), "diaspora: it last ran on 1, 2 and 3; key files and profiles from then have those addresses\n" +
-			"hint: \"diaspora up --http-port 1 --kafka-port 2 --globus-port 3 --sync\" runs it there again\n" + lost},
-	} {
-		if step.said != step.want {
-			t.Errorf("run %d says\n%s\nwant\n%s", n+1, step.said, step.want)
 		}
 	}
 }
@@ -105,7 +86,7 @@ func TestOtherCluster(t *testing.T) {
 	d, dir := emptyDesk(t), t.TempDir()
 	for _, gateway := range []string{"2", "5"} {
 		info := fabric.Info{URL: "http://127.0.0.1:1", Brokers: []string{"127.0.0.1:" + gateway}, Globus: "http://127.0.0.1:3", Kafka: "/k/cluster.json"}
-		d.tellMoved(dir, lastRun{Info: info}, func(...portFlag) string { return "" })
+		tell(d, dir, lastRun{Info: info}, func(...portFlag) string { return "" })
 	}
 	want := "diaspora: the gateway of the last run was at port 2, and this one is at 5: /k/cluster.json is another cluster, without the topics, events and access keys of that one\n" +
 		"hint: have everybody log in again, claim the topics, and make new key files\n"
@@ -114,8 +95,8 @@ func TestOtherCluster(t *testing.T) {
 	}
 }
 
-// TestOtherBroker: after a run with --kafka, an up without it has none of the topics, and looks as if all was lost. So it
-// says so, and how to get them back.
+// TestOtherBroker: a start with another broker than the last one has none of its topics, and looks as if all was lost. So
+// it says so, and how to get them back.
 func TestOtherBroker(t *testing.T) {
 	t.Parallel()
 	d, dir := emptyDesk(t), t.TempDir()
@@ -125,17 +106,17 @@ func TestOtherBroker(t *testing.T) {
 		testkit.Must(t, cmd.ParseFlags(flags))
 		d.err.Reset()
 		info := fabric.Info{URL: "http://127.0.0.1:1", Brokers: []string{"127.0.0.1:2"}, Globus: "http://127.0.0.1:3", Kafka: kafka}
-		d.tellMoved(dir, lastRun{Info: info}, func(ports ...portFlag) string { return upLine(cmd.Flags(), ports) })
+		tell(d, dir, lastRun{Info: info}, func(ports ...portFlag) string { return upLine(cmd.Flags(), ports) })
 		return d.err.String()
 	}
-	const none = ", which has none of the topics, events and access keys of that one\nhint: to use them again, end this, and type "
+	const own = "; each has topics, events and access keys of its own\nhint: to return to those of the last run, end this, and type "
 	for n, step := range []struct{ said, want string }{
 		{run("/k/cluster.json", "--kafka", "/k/cluster.json"), ""},
-		{run("/k/cluster.json", "--kafka", "/k/cluster.json"), ""},
-		{run("", "--kafka-port", "0", "--http-port", "1", "--sync"), "diaspora: the last run used --kafka /k/cluster.json; this one uses the embedded broker" + none + "\"diaspora up --http-port 1 --kafka /k/cluster.json\"\n"},
+		{run("/k/cluster.json"), ""},
+		{run("", "--kafka", "none", "--kafka-port", "0", "--http-port", "1", "--sync"), "diaspora: the last run used --kafka /k/cluster.json, and this one uses the embedded broker" + own + "\"diaspora up --http-port 1 --kafka /k/cluster.json\"\n"},
 		{run("", "--kafka-port", "0", "--http-port", "1"), ""},
-		{run("/k/cluster.json", "--kafka", "cluster.json"), "diaspora: the last run used the embedded broker; this one uses --kafka /k/cluster.json" + none + "\"diaspora up --kafka-port 2\"\n"},
-		{run("/l/cluster.json", "--kafka", "/l/cluster.json"), "diaspora: the last run used --kafka /k/cluster.json; this one uses --kafka /l/cluster.json" + none + "\"diaspora up --kafka /k/cluster.json\"\n"},
+		{run("/k/cluster.json", "--kafka", "cluster.json"), "diaspora: the last run used the embedded broker, and this one uses --kafka /k/cluster.json" + own + "\"diaspora up --kafka none\"\n"},
+		{run("/l/cluster.json", "--kafka", "/l/cluster.json"), "diaspora: the last run used --kafka /k/cluster.json, and this one uses --kafka /l/cluster.json" + own + "\"diaspora up --kafka /k/cluster.json\"\n"},
 	} {
 		if step.said != step.want {
 			t.Errorf("run %d says\n%s\nwant\n%s", n+1, step.said, step.want)
@@ -143,34 +124,64 @@ func TestOtherBroker(t *testing.T) {
 	}
 }
 
-// TestOtherBrokerAgain: a user who has forgotten --kafka, and then follows the hint, is not told to go back. A broker with
-// fewer topics than the last one is told of each time.
-func TestOtherBrokerAgain(t *testing.T) {
+// TestSameFabric: without flags, a start has the ports, the broker and --sync of the last run. Flags for the embedded broker
+// are refused if the last run had an Apache Kafka.
+func TestSameFabric(t *testing.T) {
 	t.Parallel()
-	const apache = "/k/cluster.json"
+	embedded := lastRun{Info: fabric.Info{URL: "http://127.0.0.1:1", Brokers: []string{"127.0.0.1:2"}, Globus: "http://127.0.0.1:3", SyncWrites: true}}
+	apache := embedded
+	apache.Kafka = "/k/cluster.json"
 	type start struct {
-		kafka  string
-		topics int
-		told   bool
+		kafka              string
+		http, port, globus uint16
+		sync               bool
+		refused            string
 	}
-	for name, starts := range map[string][]start{
-		"forgotten":                  {{apache, 7, false}, {"", 0, true}, {"", 0, true}, {apache, 7, false}, {apache, 7, false}},
-		"forgotten after a trial":    {{"", 2, false}, {apache, 0, true}, {apache, 9, false}, {"", 2, true}, {apache, 9, false}},
-		"forgotten at once":          {{apache, 0, false}, {"", 0, true}, {apache, 0, false}},
-		"forgotten, then used":       {{apache, 7, false}, {"", 0, true}, {"", 8, false}, {apache, 7, true}, {apache, 9, false}},
-		"from the embedded broker":   {{"", 3, false}, {apache, 0, true}},
-		"from one cluster to others": {{apache, 3, false}, {"/l/cluster.json", 0, true}, {"/m/cluster.json", 0, true}},
+	for _, c := range []struct {
+		last  lastRun
+		flags string
+		want  start
+	}{
+		{lastRun{}, "", start{"", 9090, 9092, 9091, false, ""}},
+		{embedded, "", start{"", 1, 2, 3, true, ""}},
+		{embedded, "--sync=false --kafka-port 4", start{"", 1, 4, 3, false, ""}},
+		{embedded, "--kafka /l/cluster.json", start{"/l/cluster.json", 1, 2, 3, true, ""}},
+		{apache, "", start{"/k/cluster.json", 1, 9092, 3, true, ""}},
+		{apache, "--http-port 5", start{"/k/cluster.json", 5, 9092, 3, true, ""}},
+		{apache, "--kafka none", start{"", 1, 9092, 3, true, ""}}, // --sync, if it had it before
+		{apache, "--memory", start{"", 1, 9092, 3, true, ""}},
+		{apache, "--kafka none --kafka-port 4 --sync=false", start{"", 1, 4, 3, false, ""}},
+		{apache, "--kafka-port 4", start{refused: "up: --kafka-port is for the embedded broker, and the last run used --kafka /k/cluster.json"}},
+		{apache, "--sync", start{refused: "up: --sync is for the embedded broker, and the last run used --kafka /k/cluster.json"}},
 	} {
-		d, dir := emptyDesk(t), t.TempDir()
-		for i, s := range starts {
-			d.err.Reset()
-			info := fabric.Info{URL: "http://127.0.0.1:1", Brokers: []string{"127.0.0.1:2"}, Globus: "http://127.0.0.1:3", Kafka: s.kafka}
-			d.tellMoved(dir, lastRun{Info: info, Topics: &s.topics}, func(...portFlag) string { return "diaspora up" })
-			if told := strings.Contains(d.err.String(), " run used "); told != s.told {
-				t.Errorf("%s: start %d tells %t, want %t: %s", name, i+1, told, s.told, d.err.String())
+		o := upFlags(t, c.flags)
+		switch err := o.useLast(c.last); {
+		case err != nil:
+			if text, hints := explanation(err); text != c.want.refused || len(hints) != 1 || !strings.Contains(hints[0], "--kafka none") {
+				t.Errorf("up %s: %q and %q, want %q and a hint at --kafka none", c.flags, text, hints, c.want.refused)
 			}
+		case (start{o.kafka, o.httpPort, o.kafkaPort, o.globusPort, o.syncWrites, ""}) != c.want:
+			t.Errorf("up %s: %+v, want %+v", c.flags, o, c.want)
 		}
 	}
+}
+
+// upFlags returns the options of an up with these flags, as up has them when it looks for the last run.
+func upFlags(t *testing.T, line string) upOptions {
+	t.Helper()
+	cmd := new(env).upCommand()
+	testkit.Must(t, cmd.ParseFlags(strings.Fields(line)))
+	o := upOptions{given: cmd.Flags().Changed}
+	o.kafka, _ = cmd.Flags().GetString("kafka")
+	if o.kafka == noCluster {
+		o.kafka = ""
+	}
+	o.memory, _ = cmd.Flags().GetBool("memory")
+	o.kafkaPort, _ = cmd.Flags().GetUint16(kafkaPort)
+	o.httpPort, _ = cmd.Flags().GetUint16(httpPort)
+	o.globusPort, _ = cmd.Flags().GetUint16(globusPort)
+	o.syncWrites, _ = cmd.Flags().GetBool("sync")
+	return o
 }
 
 // TestTakenPortsOfAGroup: logins and key files contain the ports of the last run. So if others are taken, up suggests the
@@ -185,20 +196,16 @@ func TestTakenPortsOfAGroup(t *testing.T) {
 		free = append(free, port)
 		l.Close()
 	}
-	dir := t.TempDir()
 	last := func(http, kafka, globus string) lastRun {
 		return lastRun{Info: fabric.Info{URL: "http://127.0.0.1:" + http, Brokers: []string{"127.0.0.1:" + kafka}, Globus: "http://127.0.0.1:" + globus}}
 	}
 	hints := func(was lastRun, flags ...string) []string {
-		text, err := json.Marshal(was)
-		testkit.Must(t, err)
-		testkit.Must(t, os.WriteFile(filepath.Join(dir, addressesFile), text, 0o600))
 		cmd := new(env).upCommand()
 		testkit.Must(t, cmd.ParseFlags(flags))
 		kafka, _ := cmd.Flags().GetString("kafka")
 		taken := errors.Join(&fabric.ListenError{Service: "the ACL endpoint", Addr: "127.0.0.1:9090", Err: syscall.EADDRINUSE},
 			&fabric.ListenError{Service: "Globus Auth", Addr: "127.0.0.1:9091", Err: syscall.EADDRINUSE})
-		_, hints := explanation(upError(taken, kafka, dir, func(ports ...portFlag) string { return upLine(cmd.Flags(), ports) }))
+		_, hints := explanation(upError(taken, kafka, was, func(ports ...portFlag) string { return upLine(cmd.Flags(), ports) }))
 		return hints
 	}
 	back := []string{`logins, profiles and key files have the ports of the last run: "diaspora up --http-port ` + free[0] + ` --kafka-port ` + free[1] + ` --globus-port ` + free[2] + `" uses them again`}
@@ -208,12 +215,6 @@ func TestTakenPortsOfAGroup(t *testing.T) {
 	back = []string{`logins, profiles and key files have the ports of the last run: "diaspora up --kafka c.json --http-port ` + free[0] + ` --globus-port ` + free[2] + `" uses them again`}
 	if got := hints(last(free[0], free[1], free[2]), "--kafka", "c.json"); !slices.Equal(got, back) {
 		t.Errorf("after such a run with --kafka, the hints are %q, want %q", got, back)
-	}
-	with := last(free[0], free[1], free[2])
-	with.Kafka = "/k/cluster.json"
-	back = []string{`logins, profiles and key files have the ports of the last run: "diaspora up --http-port ` + free[0] + ` --globus-port ` + free[2] + ` --kafka /k/cluster.json" uses them again`}
-	if got := hints(with, "--kafka-port", "7", "--sync"); !slices.Equal(got, back) {
-		t.Errorf("after a run with --kafka, which is forgotten now, the hints are %q, want %q", got, back)
 	}
 	// One of the last ports is taken, by an outgoing connection for instance, but not those that this start wanted.
 	l, err := net.Listen("tcp", "127.0.0.1:"+free[1])
@@ -238,7 +239,7 @@ func TestMovedWithKafka(t *testing.T) {
 	testkit.Must(t, cmd.ParseFlags([]string{"--kafka", "/k/cluster.json", "--http-port", "0"}))
 	for _, http := range []string{"1", "4"} {
 		info := fabric.Info{URL: "http://127.0.0.1:" + http, Brokers: []string{"127.0.0.1:2"}, Globus: "http://127.0.0.1:3", Kafka: "/k/cluster.json"}
-		d.tellMoved(dir, lastRun{Info: info}, func(ports ...portFlag) string { return upLine(cmd.Flags(), ports) })
+		tell(d, dir, lastRun{Info: info}, func(ports ...portFlag) string { return upLine(cmd.Flags(), ports) })
 	}
 	want := "diaspora: it last ran on 1, 2 and 3; key files and profiles from then have those addresses\n" +
 		"hint: \"diaspora up --kafka /k/cluster.json --http-port 1 --globus-port 3\" runs it there again\n"
@@ -259,7 +260,7 @@ func TestTakenGateway(t *testing.T) {
 	if err := cmd.ParseFlags([]string{"--kafka", ".kafka/cluster.json"}); err != nil {
 		t.Fatal(err)
 	}
-	err := upError(all, ".kafka/cluster.json", "", func(ports ...portFlag) string { return upLine(cmd.Flags(), ports) })
+	err := upError(all, ".kafka/cluster.json", lastRun{}, func(ports ...portFlag) string { return upLine(cmd.Flags(), ports) })
 	text, hints := explanation(err)
 	if want := "up: port 19092, for the Kafka gateway, and port 9090, for the ACL endpoint, are taken by other programs"; text != want || !errors.Is(err, diaspora.ErrConflict) {
 		t.Errorf("upError = %q, want %q", text, want)
@@ -277,11 +278,11 @@ func TestStoppedKafka(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "cluster.json")
 	missing := fmt.Errorf("find Apache Kafka: %w", fs.ErrNotExist)
-	if text, _ := explanation(upError(missing, file, "", nil)); text != "up: find Apache Kafka: file does not exist" {
+	if text, _ := explanation(upError(missing, file, lastRun{}, nil)); text != "up: find Apache Kafka: file does not exist" {
 		t.Errorf("without a cluster, up says %q", text)
 	}
 	testkit.Must(t, os.WriteFile(filepath.Join(dir, "kafka-cluster"), nil, 0o600))
-	text, hints := explanation(upError(missing, file, "", nil))
+	text, hints := explanation(upError(missing, file, lastRun{}, nil))
 	if want := `"KAFKA_DIR=` + dir + ` make kafka-up" in the clone starts it again`; text != "up: the Apache Kafka of "+file+" is stopped; its events are kept" || !slices.Equal(hints, []string{want}) {
 		t.Errorf("with a stopped cluster, up says %q and %q, want %q", text, hints, want)
 	}
@@ -335,19 +336,16 @@ func TestFlagsWithoutEffect(t *testing.T) {
 		{embedded, "--http-port 9 --globus-port 1", "--http-port and --globus-port have no effect"},
 		{embedded, "--sync", "--sync has no effect"},
 		{synced, "--sync", ""},
+		{synced, "--sync=false", "--sync has no effect"},
+		{apache, "--kafka none", "with the Apache Kafka of " + file + ", at http://127.0.0.1:1; --kafka has no effect on it"},
+		{embedded, "--kafka none", ""},
 		{synced, "", ""},
 	} {
 		cmd := new(env).upCommand()
 		testkit.Must(t, cmd.ParseFlags(strings.Fields(c.flags)))
-		o := upOptions{given: cmd.Flags().Changed}
-		o.kafka, _ = cmd.Flags().GetString("kafka")
-		o.kafkaPort, _ = cmd.Flags().GetUint16(kafkaPort)
-		o.httpPort, _ = cmd.Flags().GetUint16(httpPort)
-		o.globusPort, _ = cmd.Flags().GetUint16(globusPort)
-		o.syncWrites, _ = cmd.Flags().GetBool("sync")
-		err := o.hasNoEffect(c.runs, func(ports ...portFlag) string { return upLine(cmd.Flags(), ports) })
-		if c.runs.Kafka != "" && err != nil { // the suggestion must not be to run it without its Apache Kafka
-			if _, hints := explanation(err); !strings.Contains(hints[0], "diaspora up --kafka ") || strings.Contains(hints[0], kafkaPort) {
+		err := upFlags(t, c.flags).hasNoEffect(c.runs, func(ports ...portFlag) string { return upLine(cmd.Flags(), ports) })
+		if c.runs.Kafka != "" && err != nil { // the suggestion must be one that this cluster can have
+			if _, hints := explanation(err); strings.Contains(hints[0], kafkaPort) {
 				t.Errorf("up %s: the hints are %q", c.flags, hints)
 			}
 		}

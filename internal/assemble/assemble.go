@@ -105,15 +105,6 @@ type Service struct {
 	ports    []*Port // of the gateways, then of the ACL endpoint
 }
 
-// Topics returns how many topics are claimed. It is 0 without an ACL endpoint, because a [claims.Follower] does not
-// count them.
-func (s *Service) Topics() int {
-	if rules, ok := s.ledger.(*claims.Service); ok {
-		return rules.Stats().Topics
-	}
-	return 0
-}
-
 // ledger is a [claims.Service] or a [claims.Follower].
 type ledger interface {
 	keys.Keys

@@ -28,9 +28,6 @@ type Parts struct {
 
 	// Gateways are the ports of the gateways, in the order of fabric.Fabric.Brokers.
 	Gateways []*assemble.Port
-
-	// Topics returns how many topics are claimed.
-	Topics func() int
 }
 
 // Of returns the parts of a *fabric.Fabric. Package fabric sets this variable when it is initialized. It
