@@ -98,7 +98,7 @@ func ExampleLogger_Log() {
 	fmt.Println(diaspora.Hint(err))
 	// Output:
 	// <nil>
-	// claim it with "diaspora topic claim weather" if nobody has, or ask its owner to share it with you: diaspora topic share weather --with ada@example.edu --write, with --read as well if you have that right now; if it is yours, "diaspora doctor --topic weather" says why
+	// it may be mistyped, not claimed, or not shared with you: "diaspora doctor --topic weather" says why
 }
 
 func ExampleLogger_Send() {

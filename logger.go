@@ -10,7 +10,6 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
-	"github.com/diaspora-streams/diaspora/internal/aclclient"
 	"github.com/diaspora-streams/diaspora/internal/bulk"
 	"github.com/diaspora-streams/diaspora/internal/kafka"
 	"github.com/diaspora-streams/diaspora/internal/trust"
@@ -242,22 +241,16 @@ func (f *fabric) logError(topic string, err error) error {
 func (f *fabric) topicError(op, verb, topic string, err error) error {
 	err = explain(err)
 	claim := fmt.Sprintf("claim it with \"diaspora topic claim %s\"", clip(topic))
-	if ValidTopic(topic) != nil { // it may exist nevertheless, made with Kafka's own tools
-		claim = "correct the name, because nobody can claim a topic of this name"
-	}
-	right, other := "--read", "--write"
-	if verb == "write to" {
-		right, other = other, right
-	}
 	// The cluster does not say which of these it is: the topic may also be the caller's own, released or
 	// denied by an operator.
-	access := fmt.Sprintf(`%s if nobody has, or ask its owner to share it with you: %s, with %s as well if you have that right now; if it is yours, "diaspora doctor --topic %s" says why`,
-		claim, aclclient.ShareCommand(clip(topic), []string{f.Identity.Username, f.Identity.Subject}, right), other, clip(topic))
-	if f.Key != (Key{}) {
-		if ValidTopic(topic) == nil {
-			claim += " where you are logged in"
-		}
-		access = "use an access key that may, or " + claim
+	access := fmt.Sprintf(`it may be mistyped, not claimed, or not shared with you: "diaspora doctor --topic %s" says why`, clip(topic))
+	switch {
+	case ValidTopic(topic) != nil: // it may exist nevertheless, made with Kafka's own tools
+		claim = "correct the name, because nobody can claim a topic of this name"
+		access = claim
+	case f.Key != (Key{}):
+		claim += " where you are logged in"
+		access = fmt.Sprintf(`use an access key that may; "diaspora doctor --topic %s" says why this one may not`, clip(topic))
 	}
 	if denied, ok := err.(*Error); ok && denied.Condition == ErrPermission && !kafka.NotAdmitted(err) {
 		err = &Error{

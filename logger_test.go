@@ -142,7 +142,7 @@ func TestLogSaysWhichEventsFailed(t *testing.T) {
 		t.Errorf("Log = %v, want ErrPermission about yours", err)
 	}
 	want := `2 of 4 events failed, the first at index 1: log topic "yours": permission denied: ada@example.edu may not write to it; ` +
-		`claim it with "diaspora topic claim yours" if nobody has, or ask its owner to share it with you: diaspora topic share yours --with ada@example.edu --write, with --read as well if you have that right now; if it is yours, "diaspora doctor --topic yours" says why`
+		`it may be mistyped, not claimed, or not shared with you: "diaspora doctor --topic yours" says why`
 	if err.Error() != want {
 		t.Errorf("Log = %q\nwant  %q", err, want)
 	}

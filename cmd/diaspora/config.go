@@ -163,8 +163,8 @@ func (e *env) aboutKey(ctx context.Context, cfg diaspora.Config, client *diaspor
 			text += fmt.Sprintf("; did you mean %s?", near)
 		}
 	}
-	if hint := diaspora.Hint(err); hint != "" && may {
-		hints = append(hints, hint)
+	if may {
+		hints = append(hints, fmt.Sprintf(`use an access key that may, or claim it with "diaspora topic claim %s" where you are logged in`, t.Topic))
 	}
 	return &failure{errors.New(text), condition, append(hints, hintsOf(err)...)}
 }

@@ -308,7 +308,7 @@ func TestEndedWhileReading(t *testing.T) {
 			d.must(t, "produce", "weather", "--value", "snow")
 		case err == nil:
 			t.Fatalf("after the share has ended, the consumer reads %q", record.Value)
-		case !errors.Is(err, diaspora.ErrPermission) || !strings.Contains(err.Error(), "ask its owner to share it with you: diaspora topic share weather --with grace@example.org --read"):
+		case !errors.Is(err, diaspora.ErrPermission) || !strings.Contains(err.Error(), `"diaspora doctor --topic weather" says why`):
 			t.Fatalf("after %d records the consumer fails with %v, want ErrPermission that names the command", seen, err)
 		default:
 			return

@@ -107,7 +107,7 @@ func (v *visit) noAccess(ctx context.Context, name string, err error) Finding {
 	}
 	switch s := AskStanding(ctx, v.client, name); {
 	case s.Free && s.Near != "":
-		return failure("claim it: diaspora topic claim "+name, "nobody has claimed %s; did you mean %s?", name, s.Near)
+		return failure("correct the name, or claim it: diaspora topic claim "+name, "nobody has claimed %s; did you mean %s?", name, s.Near)
 	case s.Free:
 		return failure("claim it: diaspora topic claim "+name, "nobody has claimed %s", name)
 	case s.Own && !s.Topic.Released.IsZero():
