@@ -490,9 +490,14 @@ func (e *env) whenAway(ctx context.Context, cmd *cobra.Command, err error) error
 	here := trust.IsLoopback(u.Hostname())
 	switch noKafka := !globusAway && e.noKafka(ctx, address); {
 	case noKafka && here:
-		return hinted(err, text+` runs, but its Apache Kafka does not answer: whoever runs it starts it again with "make kafka-up"`)
+		return hinted(err, text+` runs, but its Apache Kafka does not answer: the output of "diaspora up" says how to start it again`)
 	case noKafka:
 		return hinted(err, text+" runs, but its Apache Kafka does not answer: tell its operators")
+	}
+	moved := e.moved(ctx)
+	switch {
+	case moved != "":
+		return hinted(err, moved)
 	case here:
 		return hinted(err, text+` is on this machine: check that "diaspora up" or "diaspora serve" runs, or see "diaspora doctor"`)
 	}
@@ -513,6 +518,30 @@ func (e *env) noKafka(ctx context.Context, address string) bool {
 	defer cancel()
 	err = front.ProbeURL(ctx, address, roots)
 	return err != nil && strings.Contains(err.Error(), "ledger: unavailable")
+}
+
+// moved returns what to do if the fabric now has other brokers than at the login, which has stored their addresses.
+// Otherwise, or if the fabric cannot be asked, it returns "".
+func (e *env) moved(ctx context.Context) string {
+	cfg, client, err := e.client()
+	if err != nil || cfg.Discovery == nil || len(cfg.Brokers) > 0 {
+		return ""
+	}
+	const limit = 2 * time.Second
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	found, err := client.Discover(ctx)
+	if err != nil || slices.Equal(slices.Sorted(slices.Values(found.Brokers)), slices.Sorted(slices.Values(cfg.Discovery.Brokers))) {
+		return ""
+	}
+	again := "diaspora login"
+	if e.profile != "" {
+		again += " --profile " + e.profile
+	}
+	if hasStandIn(cfg) {
+		again += " --as " + shellWord(cfg.Identity.Username)
+	}
+	return fmt.Sprintf(`the fabric now has other brokers than at your login: log in again with "%s"`, again)
 }
 
 // settled waits until no renewal of a token is in flight: the response may contain a rotated refresh token,

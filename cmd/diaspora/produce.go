@@ -804,11 +804,22 @@ func (p *produceRun) summary(ctx context.Context, readErr, closeErr error) error
 	if left > 0 && (err == nil || errors.Is(err, outcome.ErrIncomplete)) && why != nil && !earlier {
 		text, _ := explanation(why)
 		p.env.say("%s", text)
+		if moved := p.movedSince(ctx, why); moved != "" {
+			p.env.hint(moved)
+		}
 	}
 	if left > 0 && err == nil && p.skippedWait {
 		p.env.say("the cluster could not be reached %v ago, so produce did not wait for it; use --wait 5s to wait", max(p.lastOutage, time.Second).Round(time.Second))
 	}
 	return err
+}
+
+// movedSince returns what to do if events are pending because the fabric has other brokers than at the login, or "".
+func (p *produceRun) movedSince(ctx context.Context, why error) string {
+	if !errors.Is(why, diaspora.ErrUnavailable) || p.skippedWait {
+		return ""
+	}
+	return p.env.moved(context.WithoutCancel(ctx))
 }
 
 // setAside returns how many events were set aside since the run began because the cluster does not accept them: those of

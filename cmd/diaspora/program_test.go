@@ -682,6 +682,29 @@ func TestOpeningIsNotSilent(t *testing.T) {
 	})
 }
 
+// TestMovedFabric: a login stores the addresses of the brokers. If the fabric has others now, a client that cannot reach the
+// old ones is told to log in again, and not to look for a fabric that is down.
+func TestMovedFabric(t *testing.T) {
+	t.Parallel()
+	d := newDesk(t)
+	d.must(t, "topic", "claim", "weather")
+	profiles := diaspora.OpenProfiles(d.vars["DIASPORA_CONFIG_DIR"])
+	profile, err := profiles.Load("home")
+	testkit.Must(t, err)
+	profile.Discovery.Brokers = []string{testkit.FreeAddress(t)}
+	testkit.Must(t, profiles.Save(profile))
+	const hint = `the fabric now has other brokers than at your login: log in again with "diaspora login --as ada@example.edu"`
+	d.vars["DIASPORA_STATE_DIR"] = t.TempDir()
+	d.err.Reset()
+	if code := d.types(t.Context(), "produce", "weather", "--value", "1", "--wait", "1s"); code != 0 || strings.Count(d.err.String(), "hint: "+hint+"\n") != 1 {
+		t.Errorf("produce exits with %d and says\n%s\nwant 0 and once %q", code, d.err.String(), hint)
+	}
+	_, hints := explanation(d.whenAway(t.Context(), &cobra.Command{Use: "consume"}, diaspora.ErrUnavailable))
+	if !slices.Equal(hints, []string{hint}) {
+		t.Errorf("the hints of another command are %q, want %q", hints, hint)
+	}
+}
+
 // TestWithoutKafka: while the fabric runs without its Apache Kafka, a client is told so, and not to look for a fabric that is down.
 func TestWithoutKafka(t *testing.T) {
 	t.Parallel()
@@ -703,7 +726,7 @@ func TestWithoutKafka(t *testing.T) {
 		_, hints := explanation(d.whenAway(t.Context(), produce, diaspora.ErrUnavailable))
 		return strings.Join(hints, "\n")
 	}
-	if got, want := hint(), `the fabric runs, but its Apache Kafka does not answer: whoever runs it starts it again with "make kafka-up"`; got != want {
+	if got, want := hint(), `the fabric runs, but its Apache Kafka does not answer: the output of "diaspora up" says how to start it again`; got != want {
 		t.Errorf("without Apache Kafka, the hint is %q, want %q", got, want)
 	}
 	ledger = "ok"

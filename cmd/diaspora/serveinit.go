@@ -710,5 +710,9 @@ func (i *serviceInit) next() []string {
 	if start == "diaspora serve" {
 		start += config
 	}
-	return []string{check + config, start, "diaspora login " + shellWord(i.values["public-url"])}
+	login := "diaspora login " + shellWord(i.values["public-url"])
+	if i.as != "" {
+		login += " --as " + shellWord(i.as)
+	}
+	return []string{check + config, start, login}
 }

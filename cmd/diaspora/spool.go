@@ -824,7 +824,7 @@ func pendingError(left int64, why error) error {
 	case why != nil:
 		hint := ""
 		if errors.Is(why, diaspora.ErrUnavailable) {
-			hint = `check that the fabric runs; "diaspora doctor" finds out why it cannot be reached`
+			hint = `"diaspora doctor" finds out why the fabric cannot be reached`
 		}
 		return fail(outcome.ErrSpooled, hint, "%s in the spool: %v", waiting(left), why)
 	}

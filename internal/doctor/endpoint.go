@@ -174,7 +174,7 @@ func networkAdvice(err error, what string) string {
 	case describeNetworkError(err) == "no answer":
 		return "a firewall may drop it: check the network or VPN, and ask which ports are open"
 	case isRefused(err):
-		return "the machine is there, but not " + what + ": is it running? On this machine: diaspora up, with the same flags as before, such as --kafka FILE"
+		return "the machine is there, but not " + what + ": is it running? On this machine: diaspora up"
 	}
 	return "check the network or VPN"
 }
@@ -203,7 +203,7 @@ func checkFreshness(_ context.Context, v *visit) Finding {
 		name string
 		same bool
 	}{
-		{"brokers", slices.Equal(sorted(old.Brokers), sorted(v.live.Brokers))},
+		{"brokers", sameBrokers(old, v.live)},
 		{"security", old.Security == v.live.Security},
 		{"CA", strings.TrimSpace(old.CA) == strings.TrimSpace(v.live.CA)},
 		{"Globus Auth", v.sameGlobus(old.Globus, v.live.Globus)},
@@ -225,6 +225,10 @@ func (v *visit) sameGlobus(old, live diaspora.DiscoveryGlobus) bool {
 		old.Issuer = live.Issuer
 	}
 	return old == live
+}
+
+func sameBrokers(a, b *diaspora.Discovery) bool {
+	return slices.Equal(sorted(a.Brokers), sorted(b.Brokers))
 }
 
 func sorted(list []string) []string { return slices.Sorted(slices.Values(list)) }

@@ -291,6 +291,12 @@ var faults = []fault{
 
 	{"gateway TCP", "stopped", Failure, `^` + here + `: connection refused$`, `but not the gateway`, fabric.Config{},
 		func(w *world) { testkit.Must(w, w.fabric.StopGateway()) }},
+	{"gateway TCP", "elsewhere since the login", Failure, `: connection refused$`, `^the fabric has other gateways than at the login: run "diaspora login --profile home"$`, fabric.Config{},
+		func(w *world) {
+			d := w.fabric.Discovery()
+			d.Brokers = []string{testkit.FreeAddress(w)}
+			w.store(w.fabric.URL(), d)
+		}},
 	{"gateway TCP", "one of two", Warning, `^1 of 2: ` + here + `: connection refused$`, `but not the gateway`, fabric.Config{},
 		func(w *world) { w.bootstrap(testkit.FreeAddress(w), w.fabric.Brokers()[0]) }},
 

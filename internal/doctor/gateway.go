@@ -104,7 +104,7 @@ func checkGatewayTCP(ctx context.Context, v *visit) Finding {
 		conn.close()
 		return attempt{text: address + " takes connections"}
 	})
-	f := summarize(attempts, describeNetworkError, func(err error) string { return networkAdvice(err, "the gateway") })
+	f := summarize(attempts, describeNetworkError, v.gatewayAdvice)
 	return f.and(func() {
 		for _, o := range attempts {
 			if o.err == nil {
@@ -112,6 +112,14 @@ func checkGatewayTCP(ctx context.Context, v *visit) Finding {
 			}
 		}
 	})
+}
+
+// gatewayAdvice returns what to do if no connection to a gateway is possible.
+func (v *visit) gatewayAdvice(err error) string {
+	if old := v.cfg.Discovery; len(v.cfg.Brokers) == 0 && old != nil && v.live != nil && !sameBrokers(old, v.live) {
+		return "the fabric has other gateways than at the login: " + v.loginAdvice()
+	}
+	return networkAdvice(err, "the gateway")
 }
 
 // checkGatewayTLS decides whether TLS is used, in the same way as the library, and performs the
@@ -132,7 +140,7 @@ func checkGatewayTLS(ctx context.Context, v *visit) Finding {
 		conn.close()
 		return attempt{conn: conn, text: fmt.Sprintf("%s is certified by %s", address, trust.Issuer(conn.leaf))}
 	})
-	f := summarize(attempts, describeNetworkError, func(err error) string { return networkAdvice(err, "the gateway") })
+	f := summarize(attempts, describeNetworkError, v.gatewayAdvice)
 	if f.Status == OK {
 		first := slices.MinFunc(attempts, func(a, b attempt) int { return a.conn.leaf.NotAfter.Compare(b.conn.leaf.NotAfter) })
 		f = v.certificate(first.address, first.conn.leaf, f)
