@@ -127,7 +127,7 @@ class DiasporaLogger:
         if fabric._key is None:
             near = self._near(topic)
             hint = f"; did you mean {near}? otherwise" if near else ";"
-            return f'{hint} run "diaspora topic claim {topic}", or ask its owner to share it'
+            return f'{hint} run "diaspora topic claim {topic}" if nobody has claimed it, or ask its owner to share it'
         try:
             answer = fabric._ask_about_key()
         except DiasporaError:

@@ -102,9 +102,9 @@ class LostTest(Case):
 
     def test_a_similar_topic_is_suggested(self):
         topics = {"topics": [{"name": "weather"}, {"name": "beam"}], "shared": [{"name": "humidity"}]}
-        claim = '; run "diaspora topic claim {}", or ask its owner to share it;'
+        claim = '; run "diaspora topic claim {}" if nobody has claimed it, or ask its owner to share it;'
         for topic, answer, want in (
-            ("wether", topics, '; did you mean weather? otherwise run "diaspora topic claim wether", or'),
+            ("wether", topics, '; did you mean weather? otherwise run "diaspora topic claim wether" if nobody has claimed it, or'),
             ("humidty", topics, "; did you mean humidity? otherwise run"),
             ("wether", None, claim.format("wether")),
             ("wether", {"topics": [7, {"name": "wether\x1b"}], "shared": "x"}, claim.format("wether")),

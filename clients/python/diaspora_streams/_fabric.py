@@ -70,7 +70,10 @@ class Fabric:
         if self._discovery is None:
             # Whom a refresh token goes to must not be open to forgery.
             url = check_private(self.url, "DIASPORA_URL") + "/.well-known/diaspora"
-            answer = call(f"discover the fabric at {self.url}", url, tls=self._tls_context("") if url.startswith("https") else None)
+            try:
+                answer = call(f"discover the fabric at {self.url}", url, tls=self._tls_context("") if url.startswith("https") else None)
+            except Unavailable as e:
+                raise Unavailable(f'{e}; "diaspora doctor" finds out why') from None
             if answer.status != 200:
                 raise DiasporaError(f"discover the fabric at {self.url}: status {answer.status}")
             self._discovery = _checked(answer.document)
