@@ -190,6 +190,11 @@ func (e *env) aboutOwnTopic(ctx context.Context, cfg diaspora.Config, op, name s
 	if t, ok := err.(*diaspora.TopicError); ok && t.Topic == name { // it may be of a step of the operation
 		err = &diaspora.TopicError{Op: op, Topic: name, Err: t.Err}
 	}
+	if refused, ok := err.(*diaspora.Error); ok { // the endpoint names the step that it has refused
+		if reason, found := strings.CutPrefix(refused.Reason, fmt.Sprintf("show topic %q: ", name)); found {
+			refused.Reason = fmt.Sprintf("%s topic %q: %s", op, name, reason)
+		}
+	}
 	switch {
 	case errors.Is(err, diaspora.ErrNotFound):
 		more := e.aboutTopic(ctx, cfg, &diaspora.TopicError{Op: op, Topic: name, Err: err})
