@@ -5,5 +5,5 @@ import "embed"
 
 // Pages has the pages, by the names of their files.
 //
-//go:embed guide.md share.md instruments.md batch.md clients.md errors.md one-server.md operate.md tutorial-operator.md
+//go:embed guide.md share.md instruments.md batch.md clients.md doctor.md errors.md one-server.md operate.md tutorial-operator.md
 var Pages embed.FS

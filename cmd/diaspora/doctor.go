@@ -32,7 +32,7 @@ diaspora doctor --bundle ticket.tar.gz`,
 doctor checks what events need on their way to the fabric, and prints one line per check:
 environment, login, network, TLS, gateway, rights, a test event that is written and read back,
 spool, disk. If a check fails, the checks that depend on it are skipped. Begin with the first
-failure. docs/doctor.md explains each check.
+failure. "diaspora help checks" explains each check.
 
 doctor writes one small test event to the topic in --topic or, without --topic, to your topic named
 "doctor", if you have one. Otherwise it writes no event and changes nothing.

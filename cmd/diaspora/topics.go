@@ -21,6 +21,7 @@ var pageTopics = []struct{ name, short, file string }{
 	{"instruments", "log the files of an instrument, monitor it, check that all files have arrived", "instruments.md"},
 	{"batch", "log from a Slurm array, find out which tasks are complete", "batch.md"},
 	{"clients", "access keys, and settings for other Kafka clients", "clients.md"},
+	{"checks", "the checks of \"diaspora doctor\", and what to do if one fails", "doctor.md"},
 	{"errors", "how errors of the cluster are handled, and tokens that are not sent", "errors.md"},
 	{"operator", "try out operating a fabric, on one machine", "tutorial-operator.md"},
 	{"server", "run a fabric for a small group on one server", "one-server.md"},
