@@ -95,6 +95,9 @@ func (w *outageWatch) see(err error, detail func() string) {
 	}
 }
 
+// hasTold reports whether the user was told that events are pending for this reason, and not yet that it is over.
+func (w *outageWatch) hasTold(err error) bool { return w.told != nil && *w.told == reasonOf(err) }
+
 // errSilent says that the cluster has not responded. The user is told after a single failure, because a
 // response that takes longer than checkTimeout is not a coincidence.
 var errSilent = fail(diaspora.ErrUnavailable, "", "the cluster has not answered for %v", checkTimeout)

@@ -11,7 +11,7 @@ import (
 
 // positionHelp describes the positions that parsePosition accepts, for help texts.
 const positionHelp = `A POSITION is one of
-  start                   the oldest record; earliest and beginning also work
+  start                   the oldest record; earliest, beginning and begin also work
   end                     the position after the newest record; latest also works
   -10                     the last ten records of each partition
   4711                    this offset, in each partition

@@ -443,7 +443,7 @@ func (p *produceRun) run(ctx context.Context, do func(reading context.Context) e
 				err = cmp.Or(err, journalFailure(p.watch.Close()))
 			}
 			hide()
-			return p.summary(ctx, readErr, err)
+			return p.summary(ctx, readErr, err, &w)
 		case <-interrupted:
 			interrupted = nil
 			time.AfterFunc(interruptedFlush, cancel)
@@ -755,8 +755,9 @@ func (p *produceRun) failure() error {
 	return p.fatal
 }
 
-// summary prints the result of the run, and returns the error that determines the exit code.
-func (p *produceRun) summary(ctx context.Context, readErr, closeErr error) error {
+// summary prints the result of the run, and returns the error that determines the exit code. told knows what the user was
+// told already.
+func (p *produceRun) summary(ctx context.Context, readErr, closeErr error, told *outageWatch) error {
 	outErr := p.out.flush()
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -802,8 +803,9 @@ func (p *produceRun) summary(ctx context.Context, readErr, closeErr error) error
 	}
 	p.env.say("%s", text)
 	if left > 0 && (err == nil || errors.Is(err, outcome.ErrIncomplete)) && why != nil && !earlier {
-		text, _ := explanation(why)
-		p.env.say("%s", text)
+		if text, _ := explanation(why); !told.hasTold(why) {
+			p.env.say("%s", text)
+		}
 		if moved := p.movedSince(ctx, why); moved != "" {
 			p.env.hint(moved)
 		}

@@ -425,6 +425,7 @@ func (e *env) reasonsText(d statusDocument) string {
 		return oneLine(cmp.Or(latest, "they are being sent"))
 	}
 	var parts []string
+	said := map[string]bool{}
 	for _, why := range slices.SortedFunc(maps.Keys(all), func(a, b string) int {
 		switch {
 		case a == latest:
@@ -434,7 +435,13 @@ func (e *env) reasonsText(d statusDocument) string {
 		}
 		return cmp.Or(cmp.Compare(all[b], all[a]), cmp.Compare(a, b))
 	}) {
-		parts = append(parts, fmt.Sprintf("%d of them: %s", all[why], oneLine(cmp.Or(why, "being sent"))))
+		text := oneLine(cmp.Or(why, "being sent"))
+		cause, when, _ := strings.Cut(text, " (noted ")
+		if when != "" && said[cause] {
+			text = "the same reason (noted " + when
+		}
+		said[cause] = true
+		parts = append(parts, fmt.Sprintf("%d of them: %s", all[why], text))
 	}
 	const most = 3
 	if rest := len(parts) - most; rest > 0 {

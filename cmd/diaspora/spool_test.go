@@ -462,6 +462,10 @@ func TestLatestReason(t *testing.T) {
 	if got := d.out.String(); !regexp.MustCompile(`(?s) refused again \(noted by the last process, \d+s ago\); no process sends them\n.* at work \(noted \d+s ago\)\n`).MatchString(got) {
 		t.Errorf("spool ls says %s", got)
 	}
+	testkit.Must(t, used.Note("refused again"))
+	if status("refused again" + at); !regexp.MustCompile(`; 3 of them: the same reason` + past + `\n$`).MatchString(d.out.String()) {
+		t.Errorf("with the same reason twice, status says %q", d.out.String())
+	}
 	testkit.Must(t, used.Close())
 }
 

@@ -271,7 +271,7 @@ func watchIntroduction(w *watch.Watcher, pattern string, s watch.Survey, err err
 	case s.Matching == 0:
 		text += fmt.Sprintf(": none of its %s matches the pattern '%s'", count(s.Files, "file"), pattern)
 		if !strings.ContainsAny(pattern, "*?[") {
-			note("a pattern must match the whole name, like '*.%s'", strings.TrimPrefix(pattern, "."))
+			note("a pattern must match the whole name, like '*.%s', and be in quotes: without them, the shell replaces it by names of files in the current folder", pattern[strings.LastIndex(pattern, ".")+1:])
 		}
 		if s.OtherCase {
 			note("%s does not match%s", s.Unmatched, otherCase)
