@@ -235,10 +235,10 @@ func (e *env) up(ctx context.Context, o upOptions, again func(...portFlag) strin
 		return nil // stopped while it started
 	}
 	if err != nil {
-		if err = upError(err, o.kafka, last, again); cluster != "" && !o.given("kafka") {
-			err = hinted(err, fmt.Sprintf(`"%s" runs the embedded broker instead, which has topics, events and access keys of its own`, again(portFlag{"kafka", noCluster})))
+		if cluster != "" && !o.given("kafka") && len(takenPorts(err)) == 0 {
+			err = hinted(err, fmt.Sprintf(`or "%s" runs the embedded broker, which has topics, events and access keys of its own`, again(portFlag{"kafka", noCluster})))
 		}
-		return err
+		return upError(err, o.kafka, last, again)
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
 
@@ -844,7 +844,7 @@ func upError(err error, kafkaFile string, last lastRun, again func(...portFlag) 
 	case errors.Is(err, fs.ErrNotExist):
 		file, absErr := filepath.Abs(kafkaFile)
 		if _, stopped := os.Stat(filepath.Join(filepath.Dir(file), "kafka-cluster")); stopped == nil && absErr == nil && filepath.Base(file) == "cluster.json" {
-			return hinted(fmt.Errorf("up: the Apache Kafka of %s is stopped; its events are kept", kafkaFile), fmt.Sprintf(`"%s" in the clone starts it again`, makeKafkaUp(file)))
+			return hinted(fmt.Errorf("up: the Apache Kafka of %s is stopped; its events are kept", kafkaFile), append([]string{fmt.Sprintf(`"%s" in the clone starts it again`, makeKafkaUp(file))}, hintsOf(err)...)...)
 		}
 		return hinted(fmt.Errorf("up: %w", err), startKafka)
 	case errors.Is(err, diaspora.ErrUnavailable):

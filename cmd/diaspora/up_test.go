@@ -282,8 +282,9 @@ func TestStoppedKafka(t *testing.T) {
 		t.Errorf("without a cluster, up says %q", text)
 	}
 	testkit.Must(t, os.WriteFile(filepath.Join(dir, "kafka-cluster"), nil, 0o600))
-	text, hints := explanation(upError(missing, file, lastRun{}, nil))
-	if want := `"KAFKA_DIR=` + dir + ` make kafka-up" in the clone starts it again`; text != "up: the Apache Kafka of "+file+" is stopped; its events are kept" || !slices.Equal(hints, []string{want}) {
+	text, hints := explanation(upError(hinted(missing, "or use another broker"), file, lastRun{}, nil))
+	want := []string{`"KAFKA_DIR=` + dir + ` make kafka-up" in the clone starts it again`, "or use another broker"}
+	if text != "up: the Apache Kafka of "+file+" is stopped; its events are kept" || !slices.Equal(hints, want) {
 		t.Errorf("with a stopped cluster, up says %q and %q, want %q", text, hints, want)
 	}
 }
