@@ -60,6 +60,9 @@ func (r *rampUp) wait(ctx context.Context, position uint64, n int) bool {
 	return backoff.Sleep(ctx, time.Until(r.due(position, n, time.Now())))
 }
 
+// reconnectIn returns how long to wait after a number of failed attempts to reach the cluster.
+func reconnectIn(tries int) time.Duration { return backoff.Delay(tries, retryFirst, reconnectMost) }
+
 // retryIn returns how long to wait after a number of failed attempts.
 func retryIn(tries int, first time.Duration) time.Duration {
 	return backoff.Delay(tries, first, retryMost)

@@ -47,3 +47,14 @@ func TestRampUp(t *testing.T) {
 		t.Errorf("a hundred programs begin at %d different times", len(starts))
 	}
 }
+
+// TestReconnectBeforeClosing: a program that ends just after an outage tries to connect before it gives up.
+func TestReconnectBeforeClosing(t *testing.T) {
+	t.Parallel()
+	const patience = 5 * time.Second // of a Logger that is closed, by default
+	for tries := range 100 {
+		if d := reconnectIn(tries); d <= 0 || d > patience-time.Second {
+			t.Errorf("after %d failures, the pause is %v, want at least a second less than %v", tries, d, patience)
+		}
+	}
+}

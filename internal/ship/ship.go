@@ -71,7 +71,7 @@ func ClientOpts() []kgo.Opt {
 		kgo.ManualFlushing(),
 		kgo.ProducerLinger(0),
 		kgo.MaxBufferedRecords(math.MaxInt32),
-		kgo.RetryBackoffFn(func(tries int) time.Duration { return retryIn(tries-1, retryFirst) }),
+		kgo.RetryBackoffFn(func(tries int) time.Duration { return reconnectIn(tries - 1) }),
 	}
 }
 
@@ -93,6 +93,9 @@ const (
 	retryFirst  = 250 * time.Millisecond
 	personFirst = time.Second
 	retryMost   = 30 * time.Second
+	// While the cluster is unreachable, the limit is reconnectMost. It is less than the time for which
+	// closing waits by default: a program that ends just after an outage still sends its events.
+	reconnectMost = 4 * time.Second
 
 	// revokedWithin is a little longer than a gateway may accept an access key that was
 	// revoked.
@@ -230,7 +233,7 @@ func (s *Shipper) connect(ctx context.Context) bool {
 			return true
 		}
 		s.note(s.Reason())
-		if !backoff.Sleep(ctx, retryIn(attempt, retryFirst)) {
+		if !backoff.Sleep(ctx, reconnectIn(attempt)) {
 			return false
 		}
 	}
