@@ -124,7 +124,7 @@ func openSpooled(ctx context.Context, cfg Config, counts *counts) (*spooled, err
 		// The spool may well be of the credential's owner, but who that is can only be found out later.
 		return nil, &Error{
 			Condition: ErrUnavailable,
-			Reason:    fmt.Sprintf("the fabric cannot be reached, so it is not known whether %s is of the person who logged the events in %s; they wait", cfg.identityName(), cfg.SpoolDir),
+			Reason:    fmt.Sprintf("the fabric cannot be reached; the events in %s wait, because it is not known yet whether %s belongs to the person who logged them", cfg.SpoolDir, cfg.identityName()),
 			Hint:      "try again when the fabric can be reached",
 			cause:     err,
 		}

@@ -443,7 +443,7 @@ func TestSpoolWhoseOwnerCannotBeAsked(t *testing.T) {
 	testkit.Must(t, logger.Log(testkit.Within(t), diaspora.Event{Topic: "weather", Value: []byte("1")}))
 	testkit.Must(t, logger.Close(testkit.Within(t)))
 	_, err = diaspora.OpenLogger(testkit.Within(t), other)
-	if !errors.Is(err, diaspora.ErrUnavailable) || !errors.Is(err, spool.ErrSubject) || strings.Contains(err.Error(), "another identity") || !strings.Contains(err.Error(), "the fabric cannot be reached, so it is not known whether the access key "+key.ID+" is of the person who logged the events") {
+	if !errors.Is(err, diaspora.ErrUnavailable) || !errors.Is(err, spool.ErrSubject) || strings.Contains(err.Error(), "another identity") || !strings.Contains(err.Error(), " wait, because it is not known yet whether the access key "+key.ID+" belongs to the person who logged them") {
 		t.Errorf("OpenLogger: %v", err)
 	}
 }

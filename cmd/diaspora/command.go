@@ -490,7 +490,7 @@ func (e *env) whenAway(ctx context.Context, cmd *cobra.Command, err error) error
 	here := trust.IsLoopback(u.Hostname())
 	switch noKafka := !globusAway && e.noKafka(ctx, address); {
 	case noKafka && here:
-		return hinted(err, text+` runs, but its Apache Kafka does not answer: the output of "diaspora up" says how to start it again`)
+		return hinted(err, text+` runs, but its Apache Kafka does not answer: whoever runs "diaspora up" finds in its output how to start it again`)
 	case noKafka:
 		return hinted(err, text+" runs, but its Apache Kafka does not answer: tell its operators")
 	}

@@ -153,7 +153,7 @@ func (e *env) aboutKey(ctx context.Context, cfg diaspora.Config, client *diaspor
 		}
 	case slices.Contains(key.Topics, t.Topic):
 		text += fmt.Sprintf("the access key %s is for it, but has no access: the topic was released or handed over, or is not shared any more, or an operator of the fabric denies the access", key.ID)
-		hints = append(hints, fmt.Sprintf(`look at it with "diaspora topic show %s" where you are logged in; if it is yours, ask an operator`, t.Topic))
+		hints = append(hints, fmt.Sprintf(`look at it with "diaspora topic show %s" where you are logged in; ask its owner to share it, or if it is yours, ask an operator`, t.Topic))
 		return &failure{errors.New(text), condition, hints}
 	case len(key.Topics) == 0:
 		text += fmt.Sprintf("no topic %s that the access key %s may %s: it is mistyped, not claimed, or not its owner's", t.Topic, key.ID, verb)
@@ -164,7 +164,7 @@ func (e *env) aboutKey(ctx context.Context, cfg diaspora.Config, client *diaspor
 		}
 	}
 	if may {
-		hints = append(hints, fmt.Sprintf(`use an access key that may, or claim it with "diaspora topic claim %s" where you are logged in`, t.Topic))
+		hints = append(hints, fmt.Sprintf(`use an access key that may, or claim it with "diaspora topic claim %s" where you are logged in, if nobody has`, t.Topic))
 	}
 	return &failure{errors.New(text), condition, append(hints, hintsOf(err)...)}
 }

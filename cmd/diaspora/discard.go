@@ -67,12 +67,13 @@ func (e *env) spoolDiscard(ctx context.Context, args []string, to string, yes bo
 		return err
 	}
 	if !yes {
-		fate := "permanently deletes them; --to FILE saves them to a file first"
+		them := agree(n, "it", "them")
+		fate := "permanently deletes " + them + "; --to FILE saves " + them + " to a file first"
 		if to != "" {
-			fate = "moves them from the spool to " + to
+			fate = "moves " + them + " from the spool to " + to
 		}
 		e.warn("%s for topic %s %s; discarding %s", count(n, "event"), topic, agree(n, "waits", "wait"), fate)
-		if err := e.confirm(ctx, "discard them", topic, "spool discard"); err != nil {
+		if err := e.confirm(ctx, "discard "+them, topic, "spool discard"); err != nil {
 			return err
 		}
 	}
@@ -128,9 +129,9 @@ func (e *env) spoolDiscard(ctx context.Context, args []string, to string, yes bo
 	}
 	text = fmt.Sprintf("to log %s to another topic, watch %s with that topic", which, folder)
 	if saved {
-		text += fmt.Sprintf("; do not log %s to it as well. A watch with topic %q does not log them again: for that, log %s", to, topic, to)
+		text += fmt.Sprintf("; do not log %s to it as well. A watch with topic %q and the same DIASPORA_STATE_DIR does not log them again: for that, log %s", to, topic, to)
 	} else {
-		text += fmt.Sprintf("; a watch with topic %q does not log them again", topic)
+		text += fmt.Sprintf("; a watch with topic %q and the same DIASPORA_STATE_DIR does not log them again", topic)
 	}
 	e.say("%s", text)
 	return nil

@@ -63,7 +63,7 @@ func TestDiscardWatched(t *testing.T) {
 			t.Errorf("it says %q, and so %q", d.err.String(), never)
 		}
 	}
-	discarded([]string{"2 events taken out, and saved in " + saved + "\n", "to log the files that they came from to another topic, watch " + dir + " with that topic; do not log " + saved + " to it as well. A watch with topic \"scnas\" does not log them again: for that, log " + saved}, "--input ndjson", "--to", saved)
+	discarded([]string{"2 events taken out, and saved in " + saved + "\n", "to log the files that they came from to another topic, watch " + dir + " with that topic; do not log " + saved + " to it as well. A watch with topic \"scnas\" and the same DIASPORA_STATE_DIR does not log them again: for that, log " + saved}, "--input ndjson", "--to", saved)
 
 	// Events that came from elsewhere are told apart.
 	put(t, dir, "a.json", "changed")

@@ -110,6 +110,14 @@ func (e *env) tokenValidFor(ctx context.Context, text string) error {
 	return e.answer(found, "%s (%s) stays signed in for the next %s, until %s or longer.\n%s", who, found.Origin, text, e.clock(found.Until), e.lifetimeText(l))
 }
 
+// leftText says how long something is still valid: to the minute, or to the second if it is less than a minute.
+func leftText(left time.Duration) string {
+	if left < time.Minute {
+		return max(0, left).Truncate(time.Second).String()
+	}
+	return strings.TrimSuffix(left.Truncate(time.Minute).String(), "0s")
+}
+
 // keyValidUntil fails unless the access key is valid until found.Until.
 func (e *env) keyValidUntil(ctx context.Context, op string, cfg diaspora.Config, found validDocument) error {
 	client, err := diaspora.NewClient(cfg)
@@ -122,7 +130,7 @@ func (e *env) keyValidUntil(ctx context.Context, op string, cfg diaspora.Config,
 	}
 	if !key.Expires.IsZero() && key.Expires.Before(found.Until) {
 		return fail(diaspora.ErrUnauthenticated, fmt.Sprintf(`make another access key where you are logged in, with "%s", and use it instead`, createLike(key)),
-			"%s: the access key %s (%s) expires in %s, on %s", op, key.ID, key.Name, strings.TrimSuffix(key.Expires.Sub(e.now()).Truncate(time.Minute).String(), "0s"), e.clock(key.Expires))
+			"%s: the access key %s (%s) expires in %s, on %s", op, key.ID, key.Name, leftText(key.Expires.Sub(e.now())), e.clock(key.Expires))
 	}
 	found.Key = &key
 	if key.Expires.IsZero() {

@@ -68,3 +68,16 @@ func TestLifetime(t *testing.T) {
 		t.Errorf("without a time: %+v", l)
 	}
 }
+
+// TestLeftText: the rest of a minute is told, too.
+func TestLeftText(t *testing.T) {
+	t.Parallel()
+	for left, want := range map[time.Duration]string{
+		-time.Second: "0s", 10500 * time.Millisecond: "10s", time.Minute: "1m", 90 * time.Second: "1m", time.Hour: "1h0m",
+		12*time.Hour - time.Second: "11h59m",
+	} {
+		if got := leftText(left); got != want {
+			t.Errorf("leftText(%v) = %q, want %q", left, got, want)
+		}
+	}
+}

@@ -104,7 +104,7 @@ folder, topic and profile; all key files of a fabric count as one profile. So al
 logged again if you change one of these:
   - the topic, the profile or DIASPORA_STATE_DIR
   - a login to a key file, or a key file to a login
-  - the path to DIR, for instance through a link
+  - the path of DIR, after symbolic links are resolved
 
 If produce is killed, the files that it was logging are logged again, with the same IDs. If a file
 is too large, produce reports it, and tries it again only when it has changed. SIGTERM
@@ -796,14 +796,14 @@ func (p *produceRun) summary(ctx context.Context, readErr, closeErr error, told 
 	switch {
 	case errors.Is(err, outcome.ErrSpooled): // its hint says how to send them
 	case earlier:
-		reason, _ := explanation(why)
+		reason, _ := explanation(p.about(why))
 		text += fmt.Sprintf(". From earlier runs, %s: %s", pending, reason)
 	case left > 0 && !permanent(why): // otherwise the error says what a person has to do first
 		text += fmt.Sprintf("; the next produce sends %s, or %q", agree(left, "it", "them"), p.env.spoolCommand("drain"))
 	}
 	p.env.say("%s", text)
 	if left > 0 && (err == nil || errors.Is(err, outcome.ErrIncomplete)) && why != nil && !earlier {
-		if text, _ := explanation(why); !told.hasTold(why) {
+		if text, _ := explanation(why); !told.hasTold(why) || p.watch != nil { // of a watch, that may be weeks old
 			p.env.say("%s", text)
 		}
 		if moved := p.movedSince(ctx, why); moved != "" {

@@ -726,7 +726,7 @@ func TestWithoutKafka(t *testing.T) {
 		_, hints := explanation(d.whenAway(t.Context(), produce, diaspora.ErrUnavailable))
 		return strings.Join(hints, "\n")
 	}
-	if got, want := hint(), `the fabric runs, but its Apache Kafka does not answer: the output of "diaspora up" says how to start it again`; got != want {
+	if got, want := hint(), `the fabric runs, but its Apache Kafka does not answer: whoever runs "diaspora up" finds in its output how to start it again`; got != want {
 		t.Errorf("without Apache Kafka, the hint is %q, want %q", got, want)
 	}
 	ledger = "ok"

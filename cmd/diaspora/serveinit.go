@@ -219,7 +219,7 @@ func (i *serviceInit) checkPlace() error {
 	case err == nil && setsNothing(name):
 		i.replaces = true
 	case err == nil:
-		return fail(diaspora.ErrConflict, "edit that file, or name another one with --config", "serve init: %s exists; nothing has changed", name)
+		return fail(diaspora.ErrConflict, "edit that file, or name another one with --config; to begin again, delete it and the files beside it that it names", "serve init: %s exists; nothing has changed", name)
 	case !errors.Is(err, fs.ErrNotExist):
 		return i.placeError(err)
 	}
@@ -394,8 +394,6 @@ func newClusterID() string {
 	}
 }
 
-var addressList = []string{"kafka-brokers", "acl-bootstrap"}
-
 // faults returns what is wrong with the settings, one line for each fault.
 func (i *serviceInit) faults() (lines []string) {
 	d := &serveDraft{gateway: front.Gateway{Listen: ":9092"}, acl: front.ACL{Listen: ":9090"}}
@@ -415,14 +413,6 @@ func (i *serviceInit) faults() (lines []string) {
 		}
 	}
 	errs = append(errs, placeholders("", settings)...)
-	for _, name := range addressList {
-		for address := range strings.SplitSeq(values[name], ",") {
-			host, port, err := net.SplitHostPort(strings.TrimSpace(address))
-			if n, bad := strconv.ParseUint(port, 10, 16); err != nil || bad != nil || host == "" || n == 0 {
-				errs = append(errs, fmt.Errorf("%s: %q is not HOST:PORT", name, address))
-			}
-		}
-	}
 	d.PublicURL = strings.TrimRight(d.PublicURL, "/")
 	d.Gateway, d.ACL = &d.gateway, &d.acl
 	if values["tls-cert-file"] != "" {

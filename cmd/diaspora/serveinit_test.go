@@ -275,7 +275,7 @@ func TestServeInitKeeps(t *testing.T) {
 	d.givenSecret(t, d.secret)
 	testkit.Must(t, os.WriteFile(d.file("serve.toml"), []byte("mine"), 0o600))
 	code := d.types(t.Context(), d.line()...)
-	want := "diaspora: serve init: " + d.file("serve.toml") + " exists; nothing has changed\nhint: edit that file, or name another one with --config\n"
+	want := "diaspora: serve init: " + d.file("serve.toml") + " exists; nothing has changed\nhint: edit that file, or name another one with --config; to begin again, delete it and the files beside it that it names\n"
 	if said := d.err.String(); code != outcome.ExitCode(diaspora.ErrConflict) || said != want {
 		t.Errorf("init exits with %d, and says %q", code, said)
 	}

@@ -286,6 +286,9 @@ func (e *env) fileSettings(flags *pflag.FlagSet) (map[string]given, error) {
 	if err == nil {
 		_, err = toml.DecodeFile(name, &entries)
 	}
+	if syntax := (toml.ParseError{}); errors.As(err, &syntax) {
+		return nil, misuse(`a setting has the form NAME = "VALUE"; text must be in quotes`, "serve: read %s: %v", name, innermost(err))
+	}
 	if err != nil {
 		return nil, misuse("", "serve: read %s: %v", name, innermost(err))
 	}

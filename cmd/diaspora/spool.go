@@ -180,6 +180,16 @@ func (e *env) spoolsAt(args []string) (dirs []string, err error) {
 	return dirs, err
 }
 
+// spoolsFor is spoolsAt for a command that does something with each of them. It says where there is none.
+func (e *env) spoolsFor(args []string) (dirs []string, err error) {
+	if dirs, err = e.spoolsAt(args); err == nil && len(dirs) == 0 {
+		var text string
+		text, _, err = e.noSpool()
+		e.say("%s", text)
+	}
+	return dirs, err
+}
+
 // spoolDocument describes a spool.
 type spoolDocument struct {
 	Dir       string    `json:"dir"`
@@ -470,7 +480,7 @@ func lossesText(l spool.Losses) string {
 
 // spoolDismiss ends the report of losses.
 func (e *env) spoolDismiss(args []string) error {
-	dirs, err := e.spoolsAt(args)
+	dirs, err := e.spoolsFor(args)
 	if err != nil {
 		return err
 	}
@@ -490,7 +500,7 @@ func (e *env) spoolDismiss(args []string) error {
 }
 
 func (e *env) spoolCat(args []string, quarantine bool) error {
-	dirs, err := e.spoolsAt(args)
+	dirs, err := e.spoolsFor(args)
 	if err != nil {
 		return err
 	}
@@ -560,7 +570,7 @@ func (e *env) catQuarantine(dir string) error {
 }
 
 func (e *env) spoolVerify(args []string) error {
-	dirs, err := e.spoolsAt(args)
+	dirs, err := e.spoolsFor(args)
 	if err != nil {
 		return err
 	}

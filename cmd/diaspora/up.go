@@ -846,7 +846,11 @@ func upError(err error, kafkaFile string, last lastRun, again func(...portFlag) 
 		if _, stopped := os.Stat(filepath.Join(filepath.Dir(file), "kafka-cluster")); stopped == nil && absErr == nil && filepath.Base(file) == "cluster.json" {
 			return hinted(fmt.Errorf("up: the Apache Kafka of %s is stopped; its events are kept", kafkaFile), append([]string{fmt.Sprintf(`"%s" in the clone starts it again`, makeKafkaUp(file))}, hintsOf(err)...)...)
 		}
-		return hinted(fmt.Errorf("up: %w", err), startKafka)
+		start := startKafka
+		if absErr == nil && filepath.Base(file) == "cluster.json" {
+			start = fmt.Sprintf(`"%s" in a clone starts an Apache Kafka there`, makeKafkaUp(file))
+		}
+		return hinted(fmt.Errorf("up: %w", err), start)
 	case errors.Is(err, diaspora.ErrUnavailable):
 		file, _ := filepath.Abs(kafkaFile)
 		return hinted(fmt.Errorf("up: the Apache Kafka of %s does not answer: %w", kafkaFile, err), fmt.Sprintf(`"%s" in the clone starts it again, with its events`, makeKafkaUp(file)))

@@ -186,6 +186,7 @@ func (cfg *Config) Validate() error {
 		require("", "kafka-brokers")
 	}
 	for _, b := range cfg.Kafka.Brokers {
+		errs = append(errs, checkAddress("kafka-brokers", b))
 		if cfg.localBrokersOnly() && !isLoopback(b) {
 			errs = append(errs, fmt.Errorf("kafka-brokers: %s is another machine, so kafka-ca-file is required; otherwise the password of %s would be sent unencrypted (kafka-insecure-allow-plaintext permits that)", b, cfg.user().Name))
 		}
@@ -202,6 +203,9 @@ func (cfg *Config) Validate() error {
 		require(g.Audience, "gateway-audience")
 		require(g.KeysFile, "gateway-keys-file")
 		require(g.JWKSFile, "gateway-jwks-file")
+		if g.Broker != "" {
+			errs = append(errs, checkAddress("gateway-broker", g.Broker))
+		}
 		if g.Broker != "" && !isLoopback(g.Broker) {
 			errs = append(errs, fmt.Errorf("gateway-broker %s is not on this host: the listener is plaintext, so the gateway must run on the broker's host", g.Broker))
 		}
@@ -211,6 +215,9 @@ func (cfg *Config) Validate() error {
 		require(cfg.Globus.LoginClientID, "globus-login-client-id")
 		if len(a.Bootstrap) == 0 {
 			require("", "acl-bootstrap")
+		}
+		for _, b := range a.Bootstrap {
+			errs = append(errs, checkAddress("acl-bootstrap", b))
 		}
 		errs = append(errs, cfg.checkListen("acl-listen", a.Listen))
 	}
@@ -257,11 +264,24 @@ func (g Globus) check() error {
 	return errors.Join(errs...)
 }
 
-// checkListen returns an error if clients on other machines would have to send their tokens to
-// address unencrypted.
+// checkAddress returns an error if a client cannot connect to address.
+func checkAddress(name, address string) error {
+	host, port, err := net.SplitHostPort(address)
+	if n, bad := strconv.ParseUint(port, 10, 16); err != nil || bad != nil || host == "" || n == 0 {
+		return fmt.Errorf("%s: %q is not HOST:PORT", name, address)
+	}
+	return nil
+}
+
+// checkListen returns an error if a server cannot listen on address, or if clients on other machines
+// would have to send their tokens to it unencrypted.
 func (cfg *Config) checkListen(name, address string) error {
-	if _, _, err := net.SplitHostPort(address); err != nil {
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
 		return fmt.Errorf("%s %q is not HOST:PORT", name, address)
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return fmt.Errorf("%s %q has no port from 0 to 65535", name, address)
 	}
 	if cfg.TLS == nil && !cfg.InsecureAllowPlaintext && !isLoopback(address) {
 		return fmt.Errorf("%s %s is reachable from other machines, so it needs tls-cert-file and tls-key-file (or insecure-allow-plaintext, behind a proxy that terminates TLS)", name, address)
