@@ -494,14 +494,16 @@ func (e *env) whenAway(ctx context.Context, cmd *cobra.Command, err error) error
 	case noKafka:
 		return hinted(err, text+" runs, but its Apache Kafka does not answer: tell its operators")
 	}
-	moved := e.moved(ctx)
+	moved := ""
+	if !globusAway {
+		moved = e.moved(ctx)
+	}
 	switch {
 	case moved != "":
 		return hinted(err, moved)
 	case here:
 		return hinted(err, text+` is on this machine: check that "diaspora up" or "diaspora serve" runs, or see "diaspora doctor"`)
-	}
-	if globusAway { // it is not part of the fabric
+	case globusAway: // it is not part of the fabric
 		return err
 	}
 	return hinted(err, `"diaspora doctor" finds out why `+text+" cannot be reached")

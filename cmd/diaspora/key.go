@@ -306,8 +306,8 @@ diaspora key list
 # only the IDs of keys that were never used
 diaspora key list -o json | jq -r '.keys[] | select(.last_used == null) | .id'`,
 	long: `
-LAST USED is known to the day. MAY is what a key may do. "no access now" marks topics on which you have lost the rights of the key,
-for instance because a topic is not shared with you any more.`,
+LAST USED is known to the day. MAY is what a key may do. "no access now" marks topics on which you
+have lost the rights of the key, for instance because a topic is not shared with you any more.`,
 }
 
 func (e *env) keyList(ctx context.Context, client *diaspora.Client, _ []string) error {

@@ -338,8 +338,19 @@ const addressesFile = "addresses.json"
 type lastRun struct {
 	fabric.Info
 
+	// EmbeddedPort is the port of the embedded broker when it last ran, or "".
+	EmbeddedPort string `json:"embedded_port,omitempty"`
+
 	// Ports are those of earlier runs, as in portsOf.
 	Ports [][3]string `json:"ports,omitempty"`
+}
+
+// embeddedPort returns the port of the embedded broker when it last ran, or "".
+func (r lastRun) embeddedPort() string {
+	if r.Kafka == "" { // in files of earlier versions, there is no other record of it
+		return portsOf(r.Info)[1]
+	}
+	return r.EmbeddedPort
 }
 
 // brokerName says where the events of a run are. kafka is the file of its Apache Kafka, if it had one.
@@ -371,9 +382,8 @@ func (o *upOptions) useLast(last lastRun) error {
 	for _, p := range []struct {
 		flag, last string
 		port       *uint16
-	}{{httpPort, ports[0], &o.httpPort}, {kafkaPort, ports[1], &o.kafkaPort}, {globusPort, ports[2], &o.globusPort}} {
-		ofCluster := p.flag == kafkaPort && last.Kafka != "" // an address of its gateways, and not the embedded broker's
-		if n, err := strconv.ParseUint(p.last, 10, 16); err == nil && n > 0 && !o.given(p.flag) && !ofCluster {
+	}{{httpPort, ports[0], &o.httpPort}, {kafkaPort, last.embeddedPort(), &o.kafkaPort}, {globusPort, ports[2], &o.globusPort}} {
+		if n, err := strconv.ParseUint(p.last, 10, 16); err == nil && n > 0 && !o.given(p.flag) {
 			*p.port = uint16(n)
 		}
 	}
@@ -389,7 +399,7 @@ const maxEarlierPorts = 10
 func (e *env) tellMoved(dir string, last, now lastRun, again func(...portFlag) string) {
 	if was, is := portsOf(last.Info), portsOf(now.Info); was != [3]string{} {
 		at := func(ports [3]string) string { return again(flagsOf(ports, now.Kafka != "")...) }
-		now.Ports = last.Ports
+		now.Ports, now.EmbeddedPort = last.Ports, last.embeddedPort()
 		if was != is && !slices.Contains(now.Ports, was) {
 			now.Ports = append(now.Ports, was)[max(0, len(now.Ports)+1-maxEarlierPorts):]
 		}

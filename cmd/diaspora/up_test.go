@@ -122,6 +122,9 @@ func TestOtherBroker(t *testing.T) {
 			t.Errorf("run %d says\n%s\nwant\n%s", n+1, step.said, step.want)
 		}
 	}
+	if last, _ := readLastRun(dir); last.embeddedPort() != "2" {
+		t.Errorf("the port of the embedded broker is %q, want 2", last.embeddedPort())
+	}
 }
 
 // TestSameFabric: without flags, a start has the ports, the broker and --sync of the last run. Flags for the embedded broker
@@ -131,6 +134,8 @@ func TestSameFabric(t *testing.T) {
 	embedded := lastRun{Info: fabric.Info{URL: "http://127.0.0.1:1", Brokers: []string{"127.0.0.1:2"}, Globus: "http://127.0.0.1:3", SyncWrites: true}}
 	apache := embedded
 	apache.Kafka = "/k/cluster.json"
+	formerly := apache // embedded
+	formerly.EmbeddedPort = "6"
 	type start struct {
 		kafka              string
 		http, port, globus uint16
@@ -149,6 +154,7 @@ func TestSameFabric(t *testing.T) {
 		{apache, "", start{"/k/cluster.json", 1, 9092, 3, true, ""}},
 		{apache, "--http-port 5", start{"/k/cluster.json", 5, 9092, 3, true, ""}},
 		{apache, "--kafka none", start{"", 1, 9092, 3, true, ""}}, // --sync, if it had it before
+		{formerly, "--kafka none", start{"", 1, 6, 3, true, ""}},
 		{apache, "--memory", start{"", 1, 9092, 3, true, ""}},
 		{apache, "--kafka none --kafka-port 4 --sync=false", start{"", 1, 4, 3, false, ""}},
 		{apache, "--kafka-port 4", start{refused: "up: --kafka-port is for the embedded broker, and the last run used --kafka /k/cluster.json"}},
