@@ -467,46 +467,63 @@ func (e *env) whenAway(ctx context.Context, cmd *cobra.Command, err error) error
 	if !errors.Is(err, diaspora.ErrUnavailable) && !globusAway || slices.Contains(withoutFabric, cmd.Name()) {
 		return err
 	}
-	address, wrong := e.address()
-	text := "the fabric"
-	if address == "" && wrong == nil {
-		profiles, name, wrong := e.profiles()
-		if wrong != nil || name == "" {
-			return err
-		}
-		p, wrong := profiles.Load(name)
-		if wrong != nil {
-			return err
-		}
-		address, text = p.URL, "the fabric of the profile "+name
-		if len(storedProfiles(profiles)) > 1 {
-			text += ` ("diaspora profile list" shows the others)`
-		}
-	}
-	u, wrong := url.Parse(address)
-	if wrong != nil || address == "" {
+	address, text, here := e.whichFabric()
+	if address == "" {
 		return err
 	}
-	here := trust.IsLoopback(u.Hostname())
-	switch noKafka := !globusAway && e.noKafka(ctx, address); {
-	case noKafka && here:
-		return hinted(err, text+` runs, but its Apache Kafka does not answer: whoever runs "diaspora up" finds in its output how to start it again`)
-	case noKafka:
-		return hinted(err, text+" runs, but its Apache Kafka does not answer: tell its operators")
-	}
-	moved := ""
+	hint := ""
 	if !globusAway {
-		moved = e.moved(ctx)
+		if hint = e.withoutKafka(ctx); hint == "" {
+			hint = e.moved(ctx)
+		}
 	}
 	switch {
-	case moved != "":
-		return hinted(err, moved)
+	case hint != "":
+		return hinted(err, hint)
 	case here:
 		return hinted(err, text+` is on this machine: check that "diaspora up" or "diaspora serve" runs, or see "diaspora doctor"`)
 	case globusAway: // it is not part of the fabric
 		return err
 	}
 	return hinted(err, `"diaspora doctor" finds out why `+text+" cannot be reached")
+}
+
+// whichFabric returns the address of the fabric in use, what to call it, and whether it is on this machine. The address is
+// "" if it is not known.
+func (e *env) whichFabric() (address, text string, here bool) {
+	address, err := e.address()
+	text = "the fabric"
+	if address == "" && err == nil {
+		profiles, name, err := e.profiles()
+		if err != nil || name == "" {
+			return "", "", false
+		}
+		p, err := profiles.Load(name)
+		if err != nil {
+			return "", "", false
+		}
+		address, text = p.URL, "the fabric of the profile "+name
+		if len(storedProfiles(profiles)) > 1 {
+			text += ` ("diaspora profile list" shows the others)`
+		}
+	}
+	u, err := url.Parse(address)
+	if err != nil {
+		return "", "", false
+	}
+	return address, text, trust.IsLoopback(u.Hostname())
+}
+
+// withoutKafka returns what to do if the fabric runs, but its Apache Kafka does not answer. Otherwise it returns "".
+func (e *env) withoutKafka(ctx context.Context) string {
+	address, text, here := e.whichFabric()
+	switch {
+	case address == "" || !e.noKafka(ctx, address):
+		return ""
+	case here:
+		return text + ` runs, but its Apache Kafka does not answer: whoever runs "diaspora up" finds in its output how to start it again`
+	}
+	return text + " runs, but its Apache Kafka does not answer: tell its operators"
 }
 
 // noKafka reports whether an ACL endpoint says that it cannot reach its cluster. A gateway cannot say so to a client.

@@ -806,8 +806,8 @@ func (p *produceRun) summary(ctx context.Context, readErr, closeErr error, told 
 		if text, _ := explanation(why); !told.hasTold(why) || p.watch != nil { // of a watch, that may be weeks old
 			p.env.say("%s", text)
 		}
-		if moved := p.movedSince(ctx, why); moved != "" {
-			p.env.hint(moved)
+		if hint := p.awayHint(ctx, why); hint != "" {
+			p.env.hint(hint)
 		}
 	}
 	if left > 0 && err == nil && p.skippedWait {
@@ -816,12 +816,19 @@ func (p *produceRun) summary(ctx context.Context, readErr, closeErr error, told 
 	return err
 }
 
-// movedSince returns what to do if events are pending because the fabric has other brokers than at the login, or "".
-func (p *produceRun) movedSince(ctx context.Context, why error) string {
+// awayHint returns what to do if events are pending because the fabric has other brokers than at the login, or runs without
+// its Apache Kafka. Otherwise, it returns "".
+func (p *produceRun) awayHint(ctx context.Context, why error) string {
 	if !errors.Is(why, diaspora.ErrUnavailable) || p.skippedWait {
 		return ""
 	}
-	return p.env.moved(context.WithoutCancel(ctx))
+	const limit = 3 * time.Second // for both
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
+	defer cancel()
+	if hint := p.env.moved(ctx); hint != "" {
+		return hint
+	}
+	return p.env.withoutKafka(ctx)
 }
 
 // setAside returns how many events were set aside since the run began because the cluster does not accept them: those of

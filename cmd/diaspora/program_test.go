@@ -729,6 +729,9 @@ func TestWithoutKafka(t *testing.T) {
 	if got, want := hint(), `the fabric runs, but its Apache Kafka does not answer: whoever runs "diaspora up" finds in its output how to start it again`; got != want {
 		t.Errorf("without Apache Kafka, the hint is %q, want %q", got, want)
 	}
+	if got, want := (&produceRun{env: d.env}).awayHint(t.Context(), diaspora.ErrUnavailable), hint(); got != want {
+		t.Errorf("the hint of produce is %q, want %q", got, want)
+	}
 	ledger = "ok"
 	if got, want := hint(), `the fabric is on this machine: check that "diaspora up" or "diaspora serve" runs, or see "diaspora doctor"`; got != want {
 		t.Errorf("with a ledger, the hint is %q, want %q", got, want)
