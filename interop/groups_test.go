@@ -137,10 +137,10 @@ func groupMember(t *testing.T, cfg diaspora.Config, topic, group string, opts ..
 	reading.Go(func() {
 		for ctx.Err() == nil {
 			client.PollFetches(ctx).EachRecord(func(record *kgo.Record) {
-				r.mu.Lock()
-				r.read = append(r.read, string(record.Value))
-				r.mu.Unlock()
 				_ = client.CommitRecords(ctx, record) // fails if the member was removed
+				r.mu.Lock()
+				r.read = append(r.read, string(record.Value)) // once it is committed: the test may stop the member as soon as it is here
+				r.mu.Unlock()
 			})
 		}
 	})
