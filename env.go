@@ -307,12 +307,3 @@ func (e environment) tokens(cfg Config, d DiscoveryGlobus) (globus.TokenSource, 
 	}
 	return client.ClientCredentialsSource(d.ResourceServer, d.Scope), nil
 }
-
-func notConfigured(cause error) error {
-	return &Error{
-		Condition: ErrNoProfile,
-		Reason:    "no profile is stored and neither DIASPORA_URL nor DIASPORA_PROFILE is set",
-		Hint:      `run "diaspora login URL" for an existing fabric, or "diaspora up" for one on this machine; in a batch job, set DIASPORA_KEY_FILE to a file made by "diaspora key create NAME --save-env FILE"`,
-		cause:     cause,
-	}
-}

@@ -87,7 +87,7 @@ func (k *keyFile) read(ctx context.Context) (fault string) {
 	case err != nil:
 		return "the owner of the key that is now in it cannot be looked up: " + err.Error()
 	case owner != k.subject && !(spool.IsUnbound(k.subject) && next.owns(ctx, owner, k.subject)):
-		return fmt.Sprintf("the key that is now in it, %s, belongs to another person than %s, with which the pending events were logged; restart this program to use %[1]s (these events then wait for a key of their person)",
+		return fmt.Sprintf("the key that is now in it, %s, belongs to another person than %s, with which the pending events were logged; put a key of the same person into it (or restart this program to use %[1]s; these events then wait for a key of their person)",
 			next.Key.ID, k.cfg.Key.ID)
 	}
 	f, err := next.fabric()

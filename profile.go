@@ -219,7 +219,7 @@ func (p *Profiles) Names() ([]string, error) {
 func (p *Profiles) Current() (string, error) {
 	data, err := p.read(filepath.Join(p.dir, "current"), 1<<10)
 	if errors.Is(err, fs.ErrNotExist) {
-		return "", notConfigured(err)
+		return "", p.notConfigured(err)
 	}
 	if err != nil {
 		return "", fmt.Errorf("current profile: %w", err)
@@ -229,6 +229,20 @@ func (p *Profiles) Current() (string, error) {
 		return "", fmt.Errorf("current profile: %s: %w", filepath.Join(p.dir, "current"), err)
 	}
 	return name, nil
+}
+
+func (p *Profiles) notConfigured(cause error) error {
+	e := &Error{
+		Condition: ErrNoProfile,
+		Reason:    "no profile is stored and neither DIASPORA_URL nor DIASPORA_PROFILE is set",
+		Hint:      `run "diaspora login URL" for an existing fabric, or "diaspora up" for one on this machine; in a batch job, set DIASPORA_KEY_FILE to a file made by "diaspora key create NAME --save-env FILE"`,
+		cause:     cause,
+	}
+	if names, err := p.Names(); err == nil && len(names) > 0 { // the current one was removed
+		e.Reason = "no profile is the current one, and neither DIASPORA_URL nor DIASPORA_PROFILE is set"
+		e.Hint = fmt.Sprintf(`"diaspora profile use %s" makes one the current one; "diaspora profile list" shows them all`, names[0])
+	}
+	return e
 }
 
 // Use makes a profile the default.

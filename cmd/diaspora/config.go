@@ -101,6 +101,9 @@ func (e *env) aboutTopic(ctx context.Context, cfg diaspora.Config, err error) er
 			text += fmt.Sprintf("; did you mean %s?", s.Near)
 		}
 		hint := fmt.Sprintf(`claim it with "diaspora topic claim %s"`, t.Topic)
+		if t.Op == "consume" {
+			hint = "check the name, or " + hint
+		}
 		if slices.Contains([]string{"accept", "release", "restore", "set", "share", "show", "transfer", "unshare"}, t.Op) || t.Op == "consume" && s.Near != "" {
 			hint = `"diaspora topic list" shows your topics` // there is no sense in claiming a topic in order to release it, or a typo in order to read it
 		}

@@ -328,7 +328,7 @@ func (c *consumeRun) watch(ctx context.Context, stop func()) {
 				return c.out.flushed(func() error { return c.consumer.Commit(ctx) })
 			})
 			if err != nil && ctx.Err() == nil {
-				outage.see(err, func() string { return "how far the group has read will be saved when it does" })
+				outage.see(err, 0, 0, func() string { return "how far the group has read will be saved when it does" })
 			}
 		}
 		read := c.read.Load()
@@ -346,7 +346,7 @@ func (c *consumeRun) watch(ctx context.Context, stop func()) {
 		if ctx.Err() != nil {
 			return
 		}
-		outage.see(err, func() string { return "waiting for it" })
+		outage.see(err, 0, 0, func() string { return "waiting for it" })
 		if err != nil || len(progress) > 0 {
 			idle, toldIdle = time.Time{}, false
 		} else if idle.IsZero() {

@@ -22,6 +22,7 @@ type outageWatch struct {
 	told  *pendingReason    // what the user was told last, or nil
 	next  pendingReason     // a reason other than told
 	count int               // for how many consecutive checks it has been next
+	acked int64             // how many events were acknowledged when the user was told
 }
 
 // toldAfter is the number of consecutive failures after which the user is told. A single failed attempt to
@@ -52,10 +53,13 @@ func reasonOf(err error) (r pendingReason) {
 	return r
 }
 
-// see records whether the cluster is reachable: err is nil, or says why it is not. detail says what that means
-// for the command.
-func (w *outageWatch) see(err error, detail func() string) {
+// see records whether the cluster is reachable: err is nil, or says why it is not. pending and acked are the numbers of
+// events that are pending and were acknowledged. detail says what err means for the command.
+func (w *outageWatch) see(err error, pending, acked int64, detail func() string) {
 	if err == nil {
+		if w.told != nil && w.told.condition != "" && pending > 0 && acked == w.acked {
+			return // what a person had to do may not be done: another attempt has just begun
+		}
 		if w.told != nil && w.told.condition == "" {
 			w.env.warn("the cluster is back")
 		} else if w.told != nil {
@@ -83,7 +87,7 @@ func (w *outageWatch) see(err error, detail func() string) {
 			w.env.warn("the cluster is back")
 		}
 	}
-	w.told, w.count = &reason, 0
+	w.told, w.count, w.acked = &reason, 0, acked
 	mend := w.about != nil && permanent(err)
 	if mend {
 		err = w.about(err)

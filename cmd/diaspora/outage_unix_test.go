@@ -152,6 +152,7 @@ func TestSignalTwice(t *testing.T) {
 func TestOutageWatch(t *testing.T) {
 	t.Parallel()
 	away, silent := fail(diaspora.ErrUnavailable, "", "connection refused"), errSilent
+	attempt := errors.New("there is no reason now, but no event was acknowledged yet either")
 	topic := func(name string) error {
 		return hinted(&diaspora.TopicError{Op: "log to", Topic: name, Err: diaspora.ErrPermission}, "claim "+name)
 	}
@@ -170,6 +171,7 @@ func TestOutageWatch(t *testing.T) {
 		"a topic":            {[]error{away, away, topic("scans"), topic("scans"), topic("scans")}, gone + back + scans},
 		"another topic":      {[]error{topic("scans"), topic("scans"), topic("scnas"), topic("scnas")}, scans + scnas},
 		"a mended topic":     {[]error{topic("scans"), topic("scans"), nil}, scans + solved},
+		"attempts":           {[]error{topic("scans"), topic("scans"), attempt, attempt, topic("scans"), attempt, nil}, scans + solved},
 		"offline meanwhile":  {[]error{topic("scans"), topic("scans"), away, away, topic("scans"), topic("scans")}, scans + gone + back + scans},
 		"a moment":           {[]error{topic("scans"), topic("scans"), away, topic("scans"), away, topic("scans")}, scans},
 		"a moment of others": {[]error{away, away, revoked, away, revoked, away, away, nil}, gone + back},
@@ -178,7 +180,14 @@ func TestOutageWatch(t *testing.T) {
 		d := emptyDesk(t)
 		w := outageWatch{env: d.env, about: func(err error) error { return err }}
 		for _, err := range tt.see {
-			w.see(err, func() string { return "1 waits" })
+			switch detail := func() string { return "1 waits" }; err {
+			case attempt:
+				w.see(nil, 1, 0, detail)
+			case nil:
+				w.see(nil, 1, 1, detail)
+			default:
+				w.see(err, 1, 0, detail)
+			}
 		}
 		if got := d.err.String(); got != tt.want {
 			t.Errorf("%s: the user is told\n%s\nwant\n%s", name, got, tt.want)

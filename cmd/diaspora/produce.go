@@ -186,6 +186,9 @@ func (e *env) produceCommand() *cobra.Command {
 
 func (e *env) produce(ctx context.Context, o produceOptions, topic string, files []string) error {
 	collectLess()
+	if err := validTopic("produce to", topic); err != nil { // nobody could ever let the events in
+		return err
+	}
 	parse, err := o.parser(topic)
 	if err != nil {
 		return err
@@ -246,8 +249,13 @@ func (e *env) produce(ctx context.Context, o produceOptions, topic string, files
 			text, _ := explanation(err)
 			return errors.New(text)
 		}
-		if t := (*diaspora.TopicError)(nil); p.spool && errors.As(err, &t) && !errors.Is(err, diaspora.ErrUnauthenticated) {
-			err = hinted(err, p.env.discardHint(t.Topic, p.dirs[0], p.watch != nil))
+		t := (*diaspora.TopicError)(nil)
+		if p.spool && errors.As(err, &t) && !errors.Is(err, diaspora.ErrUnauthenticated) {
+			hint := p.env.discardHint(t.Topic, p.dirs[0], p.watch != nil)
+			if t.Topic == p.topic && p.acknowledgedByCluster() > 0 { // the name of the topic is right
+				hint = "the events are sent once that is allowed"
+			}
+			err = hinted(err, hint)
 		}
 		if errors.Is(err, diaspora.ErrUnauthenticated) && e.getenv(accesskey.FileVariable) != "" {
 			err = hinted(err, "while this program runs, it sends the events within a minute after that")
@@ -525,7 +533,7 @@ func (p *produceRun) look(w *outageWatch, full *fullWatch) {
 			defer p.mu.Unlock()
 			return fmt.Sprintf("the first %s of the input %s in the spool or sent; reading continues when there is room", count(p.acknowledged, "event"), agree(p.acknowledged, "is", "are"))
 		})
-		w.see(p.stall.see(p.env.now(), stats.Spool.Why, stats.Spool.Events, stats.Acknowledged+stats.Failed), func() string {
+		w.see(p.stall.see(p.env.now(), stats.Spool.Why, stats.Spool.Events, stats.Acknowledged+stats.Failed), stats.Spool.Events, stats.Acknowledged, func() string {
 			if t := (*diaspora.TopicError)(nil); errors.As(stats.Spool.Why, &t) && t.Topic != p.topic && stats.Spool.Held[p.topic] == nil {
 				return fmt.Sprintf("older events for %s stay in the spool; events for other topics are sent", t.Topic)
 			}
@@ -547,7 +555,7 @@ func (p *produceRun) look(w *outageWatch, full *fullWatch) {
 	if stats.Pending == 0 && stats.Err != nil {
 		return // the error does not delay any event
 	}
-	w.see(p.stall.see(p.env.now(), stats.Err, stats.Pending, stats.Acknowledged+stats.Failed), func() string {
+	w.see(p.stall.see(p.env.now(), stats.Err, stats.Pending, stats.Acknowledged+stats.Failed), stats.Pending, stats.Acknowledged, func() string {
 		text := waiting(max(1, stats.Pending))
 		if lost := p.notLogged(); lost > 0 {
 			return fmt.Sprintf("%s, and %s lost if you stop this program; %s %s not logged, as said before",

@@ -541,7 +541,9 @@ func (i *serviceInit) register(ctx context.Context, service *globus.Client) erro
 	if err != nil {
 		return fmt.Errorf("serve init: %w", err)
 	}
-	i.say("log in at Globus as an administrator of the service's project, to create the scope %s", i.newScope())
+	if i.as == "" {
+		i.say("log in at Globus as an administrator of the service's project, to create the scope %s", i.newScope())
+	}
 	login, err := i.logIn(ctx, client)
 	if login != nil {
 		defer i.forget(ctx, client, login)

@@ -314,7 +314,7 @@ func (e *env) confirmYes(ctx context.Context, question, command, denied string, 
 	case err == nil && (strings.EqualFold(answer, "yes") || strings.EqualFold(answer, "y")):
 		return nil
 	}
-	return fail(nil, hint, "%s: %s; nothing has changed", command, denied)
+	return fail(nil, "", "%s: %s; nothing has changed", command, denied)
 }
 
 // describePerson returns who somebody is: name, organization, username and subject.

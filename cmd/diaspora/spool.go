@@ -360,10 +360,25 @@ func (e *env) status() error {
 	}
 	if topic := doctor.TopicOf(total.Why); topic != "" {
 		e.hint(e.discardHint(topic, total.dir, total.running))
-	} else if _, wrong := e.config(); strings.HasSuffix(total.Why, notSent) && !strings.Contains(total.Why, diaspora.ErrPermission.Error()) && wrong == nil {
-		e.hint(fmt.Sprintf(`to send them now: "%s"`, e.spoolCommand("drain")))
+	} else if strings.HasSuffix(total.Why, notSent) && !strings.Contains(total.Why, diaspora.ErrPermission.Error()) {
+		e.hintDrain(latest)
 	}
 	return err
+}
+
+// hintDrain says how to send the events of a spool that no process sends, if the login or key in use may do so.
+func (e *env) hintDrain(d spoolDocument) {
+	cfg, err := e.config()
+	known := cfg.Identity.Subject != "" && d.Subject != "" && !spool.IsUnbound(d.Subject)
+	switch drain := e.spoolCommand("drain"); {
+	case err != nil:
+	case known && cfg.Identity.Subject != d.Subject:
+		e.hint("another identity logged them: only that one can send them")
+	case strings.Contains(d.Why, diaspora.ErrUnauthenticated.Error()):
+		e.hint(fmt.Sprintf(`then send them: "%s"`, drain))
+	default:
+		e.hint(fmt.Sprintf(`to send them now: "%s"`, drain))
+	}
 }
 
 // noSpool says in which folder there is no spool. elsewhere means that folders in it have spools.

@@ -572,3 +572,31 @@ func TestDeadKeyInAFreshHome(t *testing.T) {
 		t.Errorf("the spools are %s, want two with an event each", d.out.String())
 	}
 }
+
+// TestStatusHints: status suggests to drain a spool only if that can work.
+func TestStatusHints(t *testing.T) {
+	d := newDesk(t)
+	p, err := d.currentPool()
+	testkit.Must(t, err)
+	cfg, err := d.config()
+	testkit.Must(t, err)
+	for _, c := range []struct{ subject, why, want string }{
+		{cfg.Identity.Subject, "unavailable: no broker", "hint: to send them now: \""},
+		{cfg.Identity.Subject, "not authenticated: the access key was revoked; replace the key file", "hint: then send them: \""},
+		{spool.UnboundKey + "x", "unavailable: no broker", "hint: to send them now: \""},
+		{"00000000-0000-4000-8000-000000000001", "unavailable: no broker", "hint: another identity logged them: only that one can send them\n"},
+		{cfg.Identity.Subject, "log topic \"weather\": permission denied: no", "hint: the events are sent once that is allowed"},
+	} {
+		dir := filepath.Join(p.Dir, "1")
+		testkit.Must(t, os.RemoveAll(dir))
+		s, err := spool.Open(t.Context(), spool.Options{Dir: dir, Subject: c.subject})
+		testkit.Must(t, err)
+		testkit.Must(t, s.Append(t.Context(), spool.Entry{Topic: "weather", ID: "id"}))
+		testkit.Must(t, s.Note(c.why))
+		testkit.Must(t, s.Close())
+		d.err.Reset()
+		if d.must(t, "status"); !strings.HasPrefix(d.err.String(), c.want) || strings.Count(d.err.String(), "\n") != 1 {
+			t.Errorf("%q of %s: status says %q, want %q", c.why, c.subject, d.err.String(), c.want)
+		}
+	}
+}

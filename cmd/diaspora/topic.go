@@ -29,9 +29,9 @@ underscore. As soon as the command returns, you can log events to the topic and 
 are kept for 7 days and then deleted, unless --retention or the fabric's operator sets another time.
 The command prints how long they are kept.
 
-If you claim your own topic again with the same settings, nothing changes, and the command says that
-the topic is yours. If the settings differ, the command fails: "diaspora topic set" changes them. The
-command also fails if somebody else owns the topic.`,
+If you claim your own topic again, nothing changes, and the command says that the topic is yours. If
+you name settings that differ from those of the topic, the command fails: "diaspora topic set" changes
+them. The command also fails if somebody else owns the topic.`,
 	args: arguments{min: 1, max: 1, missing: "the topic is missing"},
 }
 

@@ -764,7 +764,7 @@ func TestWatchForeignKey(t *testing.T) {
 	testkit.Eventually(t, "the missing right is reported", said("1 event waits in "))
 	d.err.Reset()
 	testkit.Must(t, os.Rename(good, used))
-	testkit.Eventually(t, "the key that is not used is reported", said(" belongs to another person than "+foreign.ID+", with which the pending events were logged; restart this program to use key-"))
+	testkit.Eventually(t, "the key that is not used is reported", said(" belongs to another person than "+foreign.ID+", with which the pending events were logged; put a key of the same person into it"))
 	stop()
 }
 

@@ -5,6 +5,8 @@ No error shows a secret.
 
 from __future__ import annotations
 
+import difflib
+import logging
 import os
 import re
 import stat
@@ -17,6 +19,7 @@ MAX_FILE_BYTES = 64 << 10
 
 _VARIABLES = ("DIASPORA_URL", "DIASPORA_BOOTSTRAP", "DIASPORA_CA_FILE", "DIASPORA_KEY_ID", "DIASPORA_KEY_SECRET")
 _CREDENTIALS = ("DIASPORA_KEY_FILE", "DIASPORA_KEY_ID", "DIASPORA_KEY_SECRET", "DIASPORA_CLIENT_ID", "DIASPORA_REFRESH")
+_KNOWN = {*_VARIABLES, *_CREDENTIALS, "DIASPORA_CLIENT_SECRET", "DIASPORA_PROFILE", "DIASPORA_CONFIG_DIR", "DIASPORA_STATE_DIR"}
 _ANOTHER = 'make one with "diaspora key create NAME --save-env FILE" where you are logged in'
 _QUOTES, _SPECIAL = "\"'`", "'\"`\\$"
 _ID = re.compile(r"key-[a-z2-7]{16}", re.ASCII)
@@ -34,6 +37,13 @@ class Key:
 def credential(env: Mapping[str, str]) -> str:
     """Return the variable that says who signs in, or "" if that is the login of a profile."""
     return next((name for name in _CREDENTIALS if env.get(name)), "")
+
+
+def warn_of_misspelt(env: Mapping[str, str]) -> None:
+    """Warn of variables that are probably misspelt: without them, the program may sign in as somebody else."""
+    for name in sorted(env):
+        if name.startswith("DIASPORA") and name not in _KNOWN and (near := difflib.get_close_matches(name, _KNOWN, 1, 0.85)):
+            logging.getLogger("diaspora_streams").warning("%s is set, but there is no such variable; did you mean %s?", name, near[0])
 
 
 def from_env(env: Mapping[str, str]) -> tuple[Mapping[str, str], dict[str, str]]:

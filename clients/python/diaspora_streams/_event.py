@@ -22,6 +22,7 @@ MAX_ID_BYTES = 256
 Headers = Union[Mapping[str, Union[str, bytes]], Iterable[tuple[str, Union[str, bytes]]]]
 
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}", re.ASCII)
+_CLAIMABLE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_]{0,248}", re.ASCII)
 _DIGITS = "0123456789abcdefghjkmnpqrstvwxyz"  # of base 32, as in the Go library
 
 
@@ -96,6 +97,13 @@ class IDs:
 def check_topic(topic: str) -> str:
     if not isinstance(topic, str) or not _TOPIC.fullmatch(topic):
         raise Invalid("the topic's name is not one: it has letters, digits and underscores, and at most 249 characters")
+    return topic
+
+
+def check_claimable(topic: str) -> str:
+    """Check the name of a topic to log to. Others than these may exist on a cluster, but nobody can claim them or get a right on them."""
+    if not isinstance(topic, str) or not _CLAIMABLE.fullmatch(topic):
+        raise Invalid(f"{topic!r} cannot be a topic: a name has letters, digits and underscores, does not begin with an underscore, and has at most 249 characters")
     return topic
 
 

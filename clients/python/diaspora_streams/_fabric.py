@@ -342,7 +342,9 @@ def from_env(environ: Optional[Mapping[str, str]] = None) -> Fabric:
     DIASPORA_PROFILE. The rules for tokens do not apply to a fabric that runs entirely on this
     machine. If a secret may not be sent, Untrusted is raised.
     """
-    env, file = _accesskey.from_env(os.environ if environ is None else environ)
+    given = os.environ if environ is None else environ
+    _accesskey.warn_of_misspelt(given)
+    env, file = _accesskey.from_env(given)
     by = _accesskey.credential(env)
     if by in ("DIASPORA_KEY_FILE", "DIASPORA_KEY_ID", "DIASPORA_KEY_SECRET") and not env.get("DIASPORA_URL") and not env.get("DIASPORA_PROFILE"):
         raise NoProfile(

@@ -13,7 +13,7 @@ from typing import Any, Callable, Iterable, Mapping, Optional, Protocol, Union
 
 from . import _accesskey, _spool
 from ._errors import Closed, DiasporaError, EventError, Invalid, SpoolFull, TimedOut, Unauthenticated
-from ._event import Encoded, Event, Headers, IDs, check_topic, encode
+from ._event import Encoded, Event, Headers, IDs, check_claimable, encode
 
 MAX_PENDING_BYTES = 64 << 20  # as in the Go library
 EVENT_OVERHEAD = 512
@@ -62,7 +62,7 @@ class Logger:
         close_wait: float = 5.0,
         environ: Optional[Mapping[str, str]] = None,
     ) -> None:
-        self.topic = check_topic(topic)
+        self.topic = check_claimable(topic)
         self.transport = choose(transport)
         if key_file := (os.environ if environ is None else environ).get("DIASPORA_KEY_FILE"):
             _accesskey.read(key_file)  # if it cannot be used, that is an error now, and not at the first event

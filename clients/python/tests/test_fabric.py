@@ -4,6 +4,7 @@ import asyncio
 import base64
 import http.server
 import json
+import logging
 import os
 import re
 import sys
@@ -292,6 +293,20 @@ class OtherLoginsTest(Case):
 
 
 class EnvironmentTest(Case):
+    def test_a_misspelt_variable_is_named(self):
+        for name, near in (
+            ("DIASPORA_KEYFILE", "DIASPORA_KEY_FILE"),
+            ("DIASPORA_KEY_FIEL", "DIASPORA_KEY_FILE"),
+            ("DIASPORA_SERVE_ACL_LISTEN", ""),
+            ("DIASPORA_ENDURANCE", ""),
+            ("HOME", ""),
+        ):
+            with self.assertLogs("diaspora_streams", "INFO") as said, self.assertRaises(DiasporaError):
+                logging.getLogger("diaspora_streams").info("%s follows", name)  # assertLogs wants at least one
+                from_env({"DIASPORA_CONFIG_DIR": self.dir, name: "x"})
+            said = [r.getMessage() for r in said.records[1:]]
+            self.assertEqual(said, [f"{name} is set, but there is no such variable; did you mean {near}?"] if near else [])
+
     def test_what_is_missing_is_said(self):
         for env, words in (
             ({}, "diaspora login"),
