@@ -171,7 +171,7 @@ func TestOutageWatch(t *testing.T) {
 		"a topic":            {[]error{away, away, topic("scans"), topic("scans"), topic("scans")}, gone + back + scans},
 		"another topic":      {[]error{topic("scans"), topic("scans"), topic("scnas"), topic("scnas")}, scans + scnas},
 		"a mended topic":     {[]error{topic("scans"), topic("scans"), nil}, scans + solved},
-		"attempts":           {[]error{topic("scans"), topic("scans"), attempt, attempt, topic("scans"), attempt, nil}, scans + solved},
+		"attempts":           {[]error{topic("scans"), topic("scans"), attempt, topic("scans"), topic("scans"), attempt, nil}, scans + solved},
 		"offline meanwhile":  {[]error{topic("scans"), topic("scans"), away, away, topic("scans"), topic("scans")}, scans + gone + back + scans},
 		"a moment":           {[]error{topic("scans"), topic("scans"), away, topic("scans"), away, topic("scans")}, scans},
 		"a moment of others": {[]error{away, away, revoked, away, revoked, away, away, nil}, gone + back},
