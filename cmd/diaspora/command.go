@@ -550,7 +550,7 @@ func (e *env) moved(ctx context.Context) string {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	found, err := client.Discover(ctx)
-	if err != nil || slices.Equal(slices.Sorted(slices.Values(found.Brokers)), slices.Sorted(slices.Values(cfg.Discovery.Brokers))) {
+	if err != nil || doctor.SameBrokers(&found, cfg.Discovery) {
 		return ""
 	}
 	again := "diaspora login"

@@ -227,7 +227,7 @@ func TestServeInitRefused(t *testing.T) {
 		"the same client":        {[]string{"--globus-login-client-id", globusdev.ResourceServerID}, "", "", 2, "globus-login-client-id is the service's own client"},
 		"no https":               {[]string{"--public-url", "http://diaspora.lab.test"}, "", "", 2, "public-url: "},
 		"a placeholder":          {[]string{"--public-url", "https://diaspora.streams.example.org"}, "", "", 2, "public-url (--public-url): diaspora.streams.example.org is a placeholder; write your own"},
-		"no port":                {[]string{"--kafka-brokers", "kafka1.lab.test"}, "", "", 2, `kafka-brokers: "kafka1.lab.test" is not HOST:PORT`},
+		"no port":                {[]string{"--kafka-brokers", "kafka1.lab.test"}, "", "", 2, `kafka-brokers: broker "kafka1.lab.test" is not host:port`},
 		"no number":              {[]string{"--max-topics", "many"}, "", "", 2, "max-topics: it is not a number of 1 or more"},
 		"wrong suffix":           {[]string{"--scope-suffix", "Log-ging"}, "", "", 2, `scope-suffix: "Log-ging" does not consist of lower-case letters, digits and underscores`},
 		"host of others":         {[]string{"--verify-host", "other.lab.test", "--public-url", "https://diaspora.lab.test"}, "", "", 2, "verify-host: at Globus, the scope https://auth.globus.org/scopes/other.lab.test/logging belongs to other.lab.test, and diaspora.lab.test is not below"},

@@ -286,11 +286,12 @@ func (e *env) fileSettings(flags *pflag.FlagSet) (map[string]given, error) {
 	if err == nil {
 		_, err = toml.DecodeFile(name, &entries)
 	}
-	if syntax := (toml.ParseError{}); errors.As(err, &syntax) {
-		return nil, misuse(`a setting has the form NAME = "VALUE"; text must be in quotes`, "serve: read %s: %v", name, innermost(err))
-	}
 	if err != nil {
-		return nil, misuse("", "serve: read %s: %v", name, innermost(err))
+		hint := ""
+		if syntax := (toml.ParseError{}); errors.As(err, &syntax) {
+			hint = `a setting has the form NAME = "VALUE"; text must be in quotes`
+		}
+		return nil, misuse(hint, "serve: read %s: %v", name, innermost(err))
 	}
 	var errs []error
 	for key, entry := range entries {

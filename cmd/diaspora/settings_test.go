@@ -427,3 +427,14 @@ func TestServeFile(t *testing.T) {
 		}
 	}
 }
+
+// TestUnquotedSetting: TOML wants quotes, which is not obvious from its own error.
+func TestUnquotedSetting(t *testing.T) {
+	t.Parallel()
+	d, file := emptyDesk(t), filepath.Join(t.TempDir(), "serve.toml")
+	testkit.Must(t, os.WriteFile(file, []byte("acl-listen = 0.0.0.0:9190\n"), 0o600))
+	const hint = "\nhint: a setting has the form NAME = \"VALUE\"; text must be in quotes\n"
+	if code := d.types(t.Context(), "serve", "--check", "--config", file); code != 2 || !strings.HasSuffix(d.err.String(), hint) {
+		t.Errorf("serve exits with %d and says %q, want 2 and %q", code, d.err.String(), hint)
+	}
+}

@@ -373,7 +373,7 @@ func (e *env) hintDrain(d spoolDocument) {
 	switch drain := e.spoolCommand("drain"); {
 	case err != nil:
 	case known && cfg.Identity.Subject != d.Subject:
-		e.hint("another identity logged them: only that one can send them")
+		e.hint("another identity logged them, and only that identity can send them")
 	case strings.Contains(d.Why, diaspora.ErrUnauthenticated.Error()):
 		e.hint(fmt.Sprintf(`then send them: "%s"`, drain))
 	default:

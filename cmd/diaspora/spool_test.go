@@ -584,7 +584,7 @@ func TestStatusHints(t *testing.T) {
 		{cfg.Identity.Subject, "unavailable: no broker", "hint: to send them now: \""},
 		{cfg.Identity.Subject, "not authenticated: the access key was revoked; replace the key file", "hint: then send them: \""},
 		{spool.UnboundKey + "x", "unavailable: no broker", "hint: to send them now: \""},
-		{"00000000-0000-4000-8000-000000000001", "unavailable: no broker", "hint: another identity logged them: only that one can send them\n"},
+		{"00000000-0000-4000-8000-000000000001", "unavailable: no broker", "hint: another identity logged them, and only that identity can send them\n"},
 		{cfg.Identity.Subject, "log topic \"weather\": permission denied: no", "hint: the events are sent once that is allowed"},
 	} {
 		dir := filepath.Join(p.Dir, "1")

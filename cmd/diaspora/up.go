@@ -194,7 +194,7 @@ func (e *env) up(ctx context.Context, o upOptions, again func(...portFlag) strin
 	case err == nil:
 		defer func() { err = errors.Join(err, leave()) }()
 	}
-	last, _ := readLastRun(dir)
+	last := readLastRun(dir)
 	if err := o.useLast(last); err != nil {
 		return err
 	}
@@ -432,13 +432,16 @@ func (e *env) tellMoved(dir string, last, now lastRun, again func(...portFlag) s
 	now.write(dir)
 }
 
-// readLastRun reads what the last run has recorded in the data folder.
-func readLastRun(dir string) (last lastRun, ok bool) {
+// readLastRun reads what the last run has recorded in the data folder. It returns the zero value if there was none.
+func readLastRun(dir string) (last lastRun) {
 	if dir == "" {
-		return last, false
+		return lastRun{}
 	}
 	text, err := os.ReadFile(filepath.Join(dir, addressesFile))
-	return last, err == nil && json.Unmarshal(text, &last) == nil
+	if err != nil || json.Unmarshal(text, &last) != nil {
+		return lastRun{}
+	}
+	return last
 }
 
 // write records a run in the data folder.

@@ -23,7 +23,7 @@ import (
 
 // tell calls tellMoved for a run after those that the folder has records of.
 func tell(d *desk, dir string, now lastRun, again func(...portFlag) string) {
-	last, _ := readLastRun(dir)
+	last := readLastRun(dir)
 	d.tellMoved(dir, last, now, again)
 }
 
@@ -122,7 +122,7 @@ func TestOtherBroker(t *testing.T) {
 			t.Errorf("run %d says\n%s\nwant\n%s", n+1, step.said, step.want)
 		}
 	}
-	if last, _ := readLastRun(dir); last.embeddedPort() != "2" {
+	if last := readLastRun(dir); last.embeddedPort() != "2" {
 		t.Errorf("the port of the embedded broker is %q, want 2", last.embeddedPort())
 	}
 }

@@ -241,10 +241,6 @@ func (p *produceRun) startRightsCheck(ctx context.Context, cfg diaspora.Config) 
 		} else {
 			err = p.about(err)
 		}
-		if named := diaspora.ValidTopic(p.topic); rejected && named != nil { // nobody can claim or share such a topic
-			p.giveUp(fmt.Errorf("produce: %w", named))
-			return
-		}
 		// If there are events, run reports why they are not sent.
 		if rejected && p.logger.Stats().Spool.Events == 0 {
 			text, hints := explanation(err)

@@ -676,7 +676,7 @@ func TestWatchNoRight(t *testing.T) {
 	said := func(text string) func() bool { return func() bool { return strings.Contains(d.err.String(), text) } }
 	d.err.Reset()
 	d.watching(t, 0, said("log topic \"scnas\": nobody has claimed scnas; did you mean scans?; new files wait on disk until this is solved\nhint: "), "scnas", "--watch", t.TempDir())
-	// A name that no topic can have is never solved, so the watch ends.
+	// A name that no topic can have is refused at once.
 	d.err.Reset()
 	if code := d.types(t.Context(), "produce", "my-scans", "--watch", t.TempDir()); code != 2 || !said("a topic's name has only letters, digits and underscores")() {
 		t.Errorf("a watch with a name that nobody can claim exits with %d and says\n%s", code, d.err.String())

@@ -203,7 +203,7 @@ func checkFreshness(_ context.Context, v *visit) Finding {
 		name string
 		same bool
 	}{
-		{"brokers", sameBrokers(old, v.live)},
+		{"brokers", SameBrokers(old, v.live)},
 		{"security", old.Security == v.live.Security},
 		{"CA", strings.TrimSpace(old.CA) == strings.TrimSpace(v.live.CA)},
 		{"Globus Auth", v.sameGlobus(old.Globus, v.live.Globus)},
@@ -227,7 +227,8 @@ func (v *visit) sameGlobus(old, live diaspora.DiscoveryGlobus) bool {
 	return old == live
 }
 
-func sameBrokers(a, b *diaspora.Discovery) bool {
+// SameBrokers reports whether two discovery documents have the same brokers, in whatever order.
+func SameBrokers(a, b *diaspora.Discovery) bool {
 	return slices.Equal(sorted(a.Brokers), sorted(b.Brokers))
 }
 

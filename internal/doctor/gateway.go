@@ -116,7 +116,7 @@ func checkGatewayTCP(ctx context.Context, v *visit) Finding {
 
 // gatewayAdvice returns what to do if no connection to a gateway is possible.
 func (v *visit) gatewayAdvice(err error) string {
-	if old := v.cfg.Discovery; len(v.cfg.Brokers) == 0 && old != nil && v.live != nil && !sameBrokers(old, v.live) {
+	if old := v.cfg.Discovery; len(v.cfg.Brokers) == 0 && old != nil && v.live != nil && !SameBrokers(old, v.live) {
 		return "the fabric has other gateways than at the login: " + v.loginAdvice()
 	}
 	return networkAdvice(err, "the gateway")

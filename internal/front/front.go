@@ -31,6 +31,7 @@ import (
 
 	"github.com/diaspora-streams/diaspora"
 	"github.com/diaspora-streams/diaspora/globus"
+	"github.com/diaspora-streams/diaspora/internal/aclclient"
 	"github.com/diaspora-streams/diaspora/internal/apache"
 	"github.com/diaspora-streams/diaspora/internal/assemble"
 	"github.com/diaspora-streams/diaspora/internal/claims"
@@ -264,11 +265,10 @@ func (g Globus) check() error {
 	return errors.Join(errs...)
 }
 
-// checkAddress returns an error if a client cannot connect to address.
-func checkAddress(name, address string) error {
-	host, port, err := net.SplitHostPort(address)
-	if n, bad := strconv.ParseUint(port, 10, 16); err != nil || bad != nil || host == "" || n == 0 {
-		return fmt.Errorf("%s: %q is not HOST:PORT", name, address)
+// checkAddress returns an error if address, of a setting, is one that clients refuse.
+func checkAddress(setting, address string) error {
+	if err := aclclient.CheckBroker(address); err != nil {
+		return fmt.Errorf("%s: %w", setting, err)
 	}
 	return nil
 }
